@@ -1,0 +1,1 @@
+//! portreeve watches outbound SSH connections: which login, through which chain of processes, to where.
