@@ -2,4 +2,5 @@
 
 pub mod cidr;
 pub mod glob;
+pub mod report;
 pub mod text;
