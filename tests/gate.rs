@@ -1,6 +1,11 @@
 //! The gated and the ungated poller tell the same stories, whatever happens when: every pair of every connection's
 //! lives, also where other connections hide what the level of established ones would tell.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panic"
+)]
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a test program")]
 
 mod support {
@@ -51,7 +56,9 @@ fn lives(steps: usize) -> Vec<Vec<Do>> {
             // Whatever it is, it may also last a step longer.
             let stays = (last != Do::Nothing).then_some((Do::Nothing, last));
             let goes = next(last).iter().map(|step| (*step, *step));
-            longer.extend(stays.into_iter().chain(goes).map(|(step, last)| ([&life[..], &[step]].concat(), last)));
+            longer.extend(
+                stays.into_iter().chain(goes).map(|(step, last)| ([&life[..], &[step]].concat(), last)),
+            );
         }
         lives = longer;
     }
@@ -166,7 +173,10 @@ fn an_attempt_that_is_given_up_is_told_in_the_next_tick_though_no_counter_moves(
     kernel.give_up(1);
     kernel.write();
     let told = poller.tick(&proc, moment(50)).unwrap();
-    assert_eq!(told.iter().map(story).collect::<Vec<_>>(), ["10.0.0.1:50001 connection-closed by 201 cancelled None"]);
+    assert_eq!(
+        told.iter().map(story).collect::<Vec<_>>(),
+        ["10.0.0.1:50001 connection-closed by 201 cancelled None"]
+    );
 }
 
 #[test]

@@ -92,16 +92,21 @@ impl Kernel {
         let mut stat = format!("{pid} (").into_bytes();
         stat.extend(comm);
         let start = 1_000 + u64::from(pid);
-        stat.extend(format!(") S {ppid} {pid} {pid} 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0 0").bytes());
+        stat.extend(
+            format!(") S {ppid} {pid} {pid} 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0 0").bytes(),
+        );
         stat.extend(b" 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
         fs::write(dir.join("stat"), stat).unwrap();
         let cmdline: Vec<u8> = args.iter().flat_map(|arg| [arg, &b"\0"[..]].concat()).collect();
         fs::write(dir.join("cmdline"), cmdline).unwrap();
-        fs::write(dir.join("status"), "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\n").unwrap();
+        fs::write(dir.join("status"), "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\n")
+            .unwrap();
         fs::write(dir.join("cgroup"), "0::/user.slice/user-1000.slice/session-3.scope\n").unwrap();
         fs::write(dir.join("loginuid"), "1000").unwrap();
         fs::write(dir.join("sessionid"), "3").unwrap();
-        for (name, target) in [("exe", format!("/usr/bin/{}", String::from_utf8_lossy(comm))), ("cwd", "/home".into())] {
+        for (name, target) in
+            [("exe", format!("/usr/bin/{}", String::from_utf8_lossy(comm))), ("cwd", "/home".into())]
+        {
             let _ = fs::remove_file(dir.join(name));
             std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
         }
@@ -134,7 +139,8 @@ impl Kernel {
         self.let_go(inode);
         let fd = self.next_fd;
         self.next_fd += 1;
-        std::os::unix::fs::symlink(format!("socket:[{inode}]"), self.path(&format!("{pid}/fd/{fd}"))).unwrap();
+        std::os::unix::fs::symlink(format!("socket:[{inode}]"), self.path(&format!("{pid}/fd/{fd}")))
+            .unwrap();
         self.holders.insert(inode, (pid, fd));
     }
 
@@ -230,7 +236,9 @@ impl Kernel {
 }
 
 fn table(rows: &[&Row]) -> String {
-    let mut text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n".to_owned();
+    let mut text =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+            .to_owned();
     for (n, row) in rows.iter().enumerate() {
         let timer = row.timewait.map_or("00:00000000".to_owned(), |left| format!("03:{left:08X}"));
         let Row { local, remote, state, uid, inode, .. } = row;
