@@ -245,3 +245,6 @@ impl Sink {
 fn size_of(body: &Body) -> usize {
     body.json.len() + body.message.len()
 }
+
+#[cfg(test)]
+mod tests;
