@@ -37,6 +37,8 @@ fn the_package_serves_a_real_system_and_leaves_nothing_behind() {
     names_the_owner_of_a_connection(&system);
     reloads_and_rotates(&system);
     feeds_the_watchdog_and_is_restarted_when_hung(&system);
+    takes_its_interval_from_the_environment(&system);
+    leaves_a_wrong_setting_to_a_person(&system);
     says_that_it_stopped(&system);
 
     system.sh("systemctl start portreeve; dpkg --remove portreeve");
@@ -77,39 +79,37 @@ fn runs_with_one_capability(system: &Container) {
     assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1", "2"));
 }
 
-/// alice's ssh, neither root's nor portreeve's process, to a real sshd.
+/// alice's own ssh in her home, neither root's nor portreeve's to read, against a real sshd.
 fn names_the_owner_of_a_connection(system: &Container) {
     system.sh("useradd -m alice; useradd -m -p '*' bob
         mkdir -p /run/sshd ~bob/.ssh
+        cp /usr/bin/ssh ~alice/
         runuser -u alice -- ssh-keygen -q -t ed25519 -N '' -f ~alice/key
         cp ~alice/key.pub ~bob/.ssh/authorized_keys
         chown -R bob: ~bob
         ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key
         systemd-run --quiet --unit=sshd-test /usr/sbin/sshd -D -f /dev/null -h /run/sshd/key -o UsePAM=no
         until ssh-keyscan 127.0.0.1 >/dev/null 2>&1; do sleep 0.1; done");
-    let opened_before = with_action(system, "connection-opened").len();
     let mut ssh = system
         .command(
-            "runuser -u alice -- sh -c 'echo $$ > ~alice/pid; exec \"$@\"' sh ssh -i ~alice/key \
-            -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null bob@127.0.0.1 'echo in; read wait'",
+            "echo 'echo $$ > pid; exec ./ssh -qi key -o StrictHostKeyChecking=no bob@127.0.0.1 \"read wait\"' > ~alice/go
+            cd ~alice; exec systemd-run --quiet --pipe --same-dir --uid=alice sh go",
         )
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
         .spawn()
         .expect("nsenter starts");
-    let opened = |record: &Value| record["process"]["name"] == "ssh";
-    let open = wait_for(|| {
-        with_action(system, "connection-opened").split_off(opened_before).into_iter().find(opened)
-    })
-    .expect("the connection is logged");
+    let is_hers = |record: &Value| record["process"]["executable"] == "/home/alice/ssh";
+    let open = wait_for(|| with_action(system, "connection-opened").into_iter().find(is_hers))
+        .expect("it is logged");
     let pid = fs::read_to_string(system.path("/home/alice/pid")).expect("alice's shell wrote it");
     assert_eq!(open["process"]["pid"].to_string(), pid.trim());
-    assert_eq!(open["process"]["executable"], "/usr/bin/ssh");
     assert_eq!(open["user"]["name"], "alice");
     assert_eq!(open["destination"]["port"], 22);
+    let first = open["portreeve"]["ancestry"].as_array().and_then(|line| line.last()).expect("an ancestry");
+    assert_eq!((&first["pid"], &first["name"]), (&1.into(), &"systemd".into()));
 
     drop(ssh.stdin.take());
-    assert!(ssh.wait().is_ok());
+    ssh.wait().expect("it is our child");
     let id = &open["portreeve"]["connection"]["id"];
     let is_its_close = |record: &Value| record["portreeve"]["connection"]["id"] == *id;
     wait_for(|| with_action(system, "connection-closed").into_iter().find(is_its_close))
@@ -150,6 +150,23 @@ fn feeds_the_watchdog_and_is_restarted_when_hung(system: &Container) {
     assert!(next.is_some(), "systemd kills the hung daemon and starts it again");
     assert_eq!(system.sh("systemctl show --property NRestarts --value portreeve"), "1\n");
     system.sh("rm -r /run/systemd/system/portreeve.service.d; systemctl daemon-reload");
+}
+
+fn takes_its_interval_from_the_environment(system: &Container) {
+    system.sh("echo SLEEP=200 > /etc/default/portreeve; systemctl restart portreeve");
+    let in_effect = |record: &Value| record["portreeve"]["watch"]["settings"]["interval"] == "200ms";
+    wait_for(|| with_action(system, "watch-started").into_iter().find(in_effect))
+        .expect("SLEEP is the interval");
+}
+
+fn leaves_a_wrong_setting_to_a_person(system: &Container) {
+    system.sh("cp /etc/portreeve/portreeve.toml /run; echo 'colour = 1' >> /etc/portreeve/portreeve.toml");
+    assert!(!system.succeeds("systemctl restart portreeve"));
+    // Longer than RestartSec.
+    sleep(Duration::from_secs(3));
+    let state = "systemctl show --property ActiveState --property ExecMainStatus --property NRestarts portreeve | sort";
+    assert_eq!(system.sh(state), "ActiveState=failed\nExecMainStatus=78\nNRestarts=0\n");
+    system.sh("mv /run/portreeve.toml /etc/portreeve/; systemctl restart portreeve");
 }
 
 fn says_that_it_stopped(system: &Container) {
