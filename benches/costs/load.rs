@@ -4,9 +4,9 @@
 //! output that it stands, and then lets go of it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::{figures, floors};
@@ -24,6 +24,11 @@ pub fn play(args: &[String]) -> ExitCode {
         "holder" => holder(number(1) as usize),
         "server" => server(),
         "client" => client(None),
+        "waiter" => {
+            // Until `Visits::call`, or the end of the run.
+            let _ = std::io::stdin().read(&mut [0; 1]);
+            client(None);
+        }
         "visitor" => client(Some(Duration::from_millis(number(1)))),
         "timer" => floors::paced(|| ()),
         "gate" => floors::gate(),
@@ -76,14 +81,15 @@ impl Crew {
     }
 }
 
-fn start(role: &str, tell: &std::io::PipeWriter) -> Child {
-    Command::new(std::env::current_exe().expect("this program's own path"))
-        .arg("role")
-        .args(role.split(' '))
-        .stdin(Stdio::null())
-        .stdout(tell.try_clone().expect("a descriptor"))
-        .spawn()
-        .expect("another copy of this program")
+fn start(role: &str, tell: &PipeWriter) -> Child {
+    command(role, tell).spawn().expect("another copy of this program")
+}
+
+fn command(role: &str, tell: &PipeWriter) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program's own path"));
+    command.arg("role").args(role.split(' ')).stdin(Stdio::null());
+    command.stdout(tell.try_clone().expect("a descriptor"));
+    command
 }
 
 /// A connection made by a process of its own, as that process tells it.
@@ -95,17 +101,35 @@ pub struct Visit {
     pub connected_ns: u64,
 }
 
-/// Starts newborn processes that connect to port 22, one at a time.
+/// Processes that connect to port 22, one at a time: newborn, or older ones when called.
 pub struct Visits {
     reader: BufReader<PipeReader>,
-    writer: std::io::PipeWriter,
+    writer: PipeWriter,
     crew: Crew,
+    waiting: Vec<ChildStdin>,
 }
 
 impl Visits {
     pub fn new() -> Self {
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        Self { reader: BufReader::new(reader), writer, crew: Crew(Vec::new()) }
+        Self { reader: BufReader::new(reader), writer, crew: Crew(Vec::new()), waiting: Vec::new() }
+    }
+
+    /// Starts processes that connect when they are called.
+    pub fn prepare(&mut self, count: usize) {
+        for _ in 0..count {
+            let mut child =
+                command("waiter", &self.writer).stdin(Stdio::piped()).spawn().expect("another copy");
+            self.waiting.extend(child.stdin.take());
+            self.crew.0.push(child);
+        }
+    }
+
+    /// Lets the last one that waits connect; it stays until all are dropped.
+    pub fn call(&mut self) -> Visit {
+        let mut waiting = self.waiting.pop().expect("one that waits");
+        waiting.write_all(b".").expect("it listens");
+        self.visit()
     }
 
     /// One that connects, stays for `life`, closes and exits.
@@ -116,6 +140,10 @@ impl Visits {
     /// One that connects and stays until all are dropped.
     pub fn stay(&mut self) -> Visit {
         self.crew.0.push(start("client", &self.writer));
+        self.visit()
+    }
+
+    fn visit(&mut self) -> Visit {
         let mut line = String::new();
         self.reader.read_line(&mut line).expect("a line from the client");
         Visit::parse(&line)
@@ -123,7 +151,7 @@ impl Visits {
 
     /// Waits for all that pass; what they told.
     pub fn finish(self) -> Vec<Visit> {
-        let Self { reader, writer, mut crew } = self;
+        let Self { reader, writer, mut crew, waiting: _ } = self;
         drop(writer);
         for child in &mut crew.0 {
             child.wait().expect("a child to wait for");

@@ -1,9 +1,10 @@
-//! How soon the owner of a new connection is known: processes born to connect, on machines with many others.
+//! How soon the owner of a new connection is known, on machines with many processes: newborn ones, which is what
+//! an `ssh` is, and for the worst case those that are older than all others.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -14,14 +15,14 @@ use crate::plan::Plan;
 use crate::tables::{Table, head};
 use crate::watch;
 
-/// What portreeve made of the newborn connections of one run.
-struct Births {
+/// What portreeve made of the new connections of one run.
+struct Opens {
     /// From its first sight of the socket to the owner, as it says itself.
     latency_ms: Spread,
     /// From `connect` having returned to the record in our hands: the wait for the next tick included.
     record_ms: Spread,
     attributed: usize,
-    born: usize,
+    made: usize,
     /// CPU time for one open: reading the tables, finding the owner, its ancestors, the record.
     cpu_ms: f64,
 }
@@ -30,26 +31,43 @@ pub fn run(plan: &Plan) {
     let mut columns = Vec::new();
     for &processes in &plan.processes {
         eprintln!("newborn: P = {processes}");
-        let _load = [Crew::ssh(), Crew::sleeping(processes), Crew::holding(100)];
-        let births = births(plan.newborns);
-        columns.push((births, one_shots(plan.looks.min(5))));
+        let mut old = Visits::new();
+        let _ssh = Crew::ssh();
+        old.prepare(plan.newborns / 2);
+        let _load = [Crew::sleeping(processes), Crew::holding(100)];
+        let shots = one_shots(plan.looks.min(5));
+        let oldest = opens(plan.newborns / 2, || old.call());
+        let mut new = Visits::new();
+        columns.push(Column { newborn: opens(plan.newborns, || new.stay()), oldest, shots });
     }
-    let title = "Owner of a newborn process's connection, in ms, by processes with 10 to 12 descriptors each";
+    let title = "Owner of a new connection, in ms, by processes with 10 to 12 descriptors each";
     let mut table = Table::new(title, head("", "P", &plan.processes));
-    let mut row = |name: &str, cell: &dyn Fn(&Births) -> String| {
-        table.row(name, columns.iter().map(|(births, _)| cell(births)));
-    };
-    row("portreeve: first sight to owner, median", &|births| number(births.latency_ms.median()));
-    row("portreeve: first sight to owner, p99", &|births| number(births.latency_ms.quantile(0.99)));
-    row("portreeve: first sight to owner, max", &|births| number(births.latency_ms.quantile(1.0)));
-    row("portreeve: connect to record out, median", &|births| number(births.record_ms.median()));
-    row("portreeve: connect to record out, p99", &|births| number(births.record_ms.quantile(0.99)));
-    row("portreeve: CPU for one open", &|births| number(births.cpu_ms));
-    row("portreeve: right owner named", &|births| format!("{} of {}", births.attributed, births.born));
-    for (index, (name, _)) in columns[0].1.iter().enumerate() {
-        table.row(name, columns.iter().map(|(_, shots)| shots[index].1.show()));
+    rows(&mut table, "newborn process", columns.iter().map(|column| &column.newborn).collect());
+    rows(&mut table, "oldest process", columns.iter().map(|column| &column.oldest).collect());
+    for (index, (name, _)) in columns[0].shots.iter().enumerate() {
+        table.row(name, columns.iter().map(|column| column.shots[index].1.show()));
     }
     table.print(plan.markdown);
+}
+
+/// All for one number of processes.
+struct Column {
+    newborn: Opens,
+    oldest: Opens,
+    shots: Vec<(&'static str, Spread)>,
+}
+
+fn rows(table: &mut Table, who: &str, columns: Vec<&Opens>) {
+    let mut row = |name: &str, cell: &dyn Fn(&Opens) -> String| {
+        table.row(&format!("portreeve, {who}: {name}"), columns.iter().map(|opens| cell(opens)));
+    };
+    row("first sight to owner, median", &|opens| number(opens.latency_ms.median()));
+    row("first sight to owner, p99", &|opens| number(opens.latency_ms.quantile(0.99)));
+    row("first sight to owner, max", &|opens| number(opens.latency_ms.quantile(1.0)));
+    row("connect to record out, median", &|opens| number(opens.record_ms.median()));
+    row("connect to record out, p99", &|opens| number(opens.record_ms.quantile(0.99)));
+    row("CPU for one open", &|opens| number(opens.cpu_ms));
+    row("right owner named", &|opens| format!("{} of {}", opens.attributed, opens.made));
 }
 
 /// CPU time of one search by others.
@@ -66,7 +84,8 @@ fn one_shots(times: usize) -> Vec<(&'static str, Spread)> {
     shots
 }
 
-fn births(count: usize) -> Births {
+/// Connections at uneven times, so that they fall anywhere between two ticks.
+fn opens(count: usize, mut connect: impl FnMut() -> Visit) -> Opens {
     let mut running = watch::portreeve().start(Stdio::piped());
     let out = running.child.stdout.take().expect("a pipe");
     // A thread of its own stamps each record when it arrives.
@@ -76,28 +95,24 @@ fn births(count: usize) -> Births {
     });
     std::thread::sleep(Duration::from_secs(1));
     running.settle();
-    let mut visits = Visits::new();
-    let begun = std::time::Instant::now();
-    let born: Vec<Visit> = (0..count).map(|index| visit(&mut visits, index)).collect();
+    let begun = Instant::now();
+    let mut made = Vec::new();
+    for index in 0..count as u64 {
+        std::thread::sleep(Duration::from_millis(70 + (index * 17) % 50));
+        made.push(connect());
+    }
     std::thread::sleep(Duration::from_millis(300));
     let seconds = begun.elapsed().as_secs_f64();
     let cost = running.stop();
-    drop(visits);
     let records = records.join().expect("the reading thread");
     let cpu_ms = cost.map_or(f64::NAN, |cost| cost.percent / 100.0 * seconds * 1e3 / count as f64);
-    judge(&born, &records, cpu_ms)
+    judge(&made, &records, cpu_ms)
 }
 
-/// Births come at uneven times, so that they fall anywhere between two ticks.
-fn visit(visits: &mut Visits, index: usize) -> Visit {
-    std::thread::sleep(Duration::from_millis(70 + (index as u64 * 17) % 50));
-    visits.stay()
-}
-
-fn judge(born: &[Visit], records: &[(u64, String)], cpu_ms: f64) -> Births {
+fn judge(made: &[Visit], records: &[(u64, String)], cpu_ms: f64) -> Opens {
     let opens: HashMap<u64, (u64, Value)> = records.iter().filter_map(|(at, line)| open(*at, line)).collect();
     let (mut latency, mut record, mut attributed) = (Vec::new(), Vec::new(), 0);
-    for visit in born {
+    for visit in made {
         let Some((at, value)) = opens.get(&u64::from(visit.port)) else { continue };
         record.push(at.saturating_sub(visit.connected_ns) as f64 / 1e6);
         if value.pointer("/process/pid").and_then(Value::as_u64) == Some(u64::from(visit.pid)) {
@@ -106,11 +121,11 @@ fn judge(born: &[Visit], records: &[(u64, String)], cpu_ms: f64) -> Births {
             latency.extend(latency_us.map(|us| us / 1e3));
         }
     }
-    Births {
+    Opens {
         latency_ms: Spread::of(latency),
         record_ms: Spread::of(record),
         attributed,
-        born: born.len(),
+        made: made.len(),
         cpu_ms,
     }
 }
