@@ -24,23 +24,22 @@ pub fn run(plan: &Plan) {
     table.print(plan.markdown);
 }
 
-/// Resident memory once it has written `opens` records, and the most that it ever was.
+/// Resident memory once its log has stood still for three seconds, and the most that it ever was.
 fn resident(watcher: &Watcher, opens: usize) -> [String; 2] {
     let log = Log::new();
-    let mut running = watcher.start(log.stdout());
-    let opened = || log.read().matches("\"connection-opened\"").count();
-    for _ in 0..60 {
-        std::thread::sleep(Duration::from_secs(1));
-        if opened() >= opens || running.child.try_wait().is_ok_and(|status| status.is_some()) {
+    let running = watcher.start(log.stdout());
+    let mut length = 0;
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_secs(3));
+        if std::mem::replace(&mut length, log.length()) == log.length() {
             break;
         }
     }
-    std::thread::sleep(Duration::from_secs(2));
-    let seen = opened();
     let status = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap_or_default();
     running.stop();
-    if seen != opens {
-        eprintln!("memory: {seen} opens logged, {opens} expected");
+    let opened = log.read().matches("\"connection-opened\"").count();
+    if opened != opens {
+        eprintln!("memory: {opened} opens logged, {opens} expected");
     }
     ["VmRSS:", "VmHWM:"].map(|name| number(kib(&status, name).map_or(f64::NAN, mib)))
 }

@@ -21,7 +21,9 @@ struct Opens {
     latency_ms: Spread,
     /// From `connect` having returned to the record in our hands: the wait for the next tick included.
     record_ms: Spread,
-    attributed: usize,
+    /// Right owner in the record of the open, and in one that followed.
+    at_once: usize,
+    later: usize,
     made: usize,
     /// CPU time for one open: reading the tables, finding the owner, its ancestors, the record.
     cpu_ms: f64,
@@ -67,7 +69,8 @@ fn rows(table: &mut Table, who: &str, columns: Vec<&Opens>) {
     row("connect to record out, median", &|opens| number(opens.record_ms.median()));
     row("connect to record out, p99", &|opens| number(opens.record_ms.quantile(0.99)));
     row("CPU for one open", &|opens| number(opens.cpu_ms));
-    row("right owner named", &|opens| format!("{} of {}", opens.attributed, opens.made));
+    row("right owner named at once", &|opens| format!("{} of {}", opens.at_once, opens.made));
+    row("right owner named later", &|opens| format!("{} of {}", opens.later, opens.made));
 }
 
 /// CPU time of one search by others.
@@ -109,31 +112,44 @@ fn opens(count: usize, mut connect: impl FnMut() -> Visit) -> Opens {
     judge(&made, &records, cpu_ms)
 }
 
-fn judge(made: &[Visit], records: &[(u64, String)], cpu_ms: f64) -> Opens {
-    let opens: HashMap<u64, (u64, Value)> = records.iter().filter_map(|(at, line)| open(*at, line)).collect();
-    let (mut latency, mut record, mut attributed) = (Vec::new(), Vec::new(), 0);
+fn judge(made: &[Visit], arrivals: &[(u64, String)], cpu_ms: f64) -> Opens {
+    let mut records: HashMap<u16, Vec<(u64, Record)>> = HashMap::new();
+    for (at, record) in arrivals.iter().filter_map(|(at, line)| Some((*at, Record::parse(line)?))) {
+        records.entry(record.port).or_default().push((at, record));
+    }
+    let (mut latency_ms, mut record_ms) = (Vec::new(), Vec::new());
+    let (mut at_once, mut later) = (0, 0);
     for visit in made {
-        let Some((at, value)) = opens.get(&u64::from(visit.port)) else { continue };
-        record.push(at.saturating_sub(visit.connected_ns) as f64 / 1e6);
-        if value.pointer("/process/pid").and_then(Value::as_u64) == Some(u64::from(visit.pid)) {
-            attributed += 1;
-            let latency_us = value.pointer("/portreeve/attribution/latency_us").and_then(Value::as_f64);
-            latency.extend(latency_us.map(|us| us / 1e3));
-        }
+        let Some(records) = records.get(&visit.port) else { continue };
+        record_ms.extend(records.first().map(|(at, _)| at.saturating_sub(visit.connected_ns) as f64 / 1e6));
+        let Some(place) = records.iter().position(|(_, record)| record.pid == Some(visit.pid)) else {
+            continue;
+        };
+        *(if place == 0 { &mut at_once } else { &mut later }) += 1;
+        latency_ms.extend(records[place].1.latency_ms);
     }
-    Opens {
-        latency_ms: Spread::of(latency),
-        record_ms: Spread::of(record),
-        attributed,
-        made: made.len(),
-        cpu_ms,
-    }
+    let (latency_ms, record_ms) = (Spread::of(latency_ms), Spread::of(record_ms));
+    Opens { latency_ms, record_ms, at_once, later, made: made.len(), cpu_ms }
 }
 
-/// Source port, time of arrival and record, if this line opens a connection.
-pub fn open(at: u64, line: &str) -> Option<(u64, (u64, Value))> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let action = value.pointer("/event/action")?.as_str()?;
-    let port = value.pointer("/source/port")?.as_u64()?;
-    (action == "connection-opened").then_some((port, (at, value)))
+/// What matters here of a record about a connection.
+pub struct Record {
+    pub port: u16,
+    pub pid: Option<u32>,
+    pub alive: bool,
+    latency_ms: Option<f64>,
+}
+
+impl Record {
+    /// `None`: the record is about something else than a connection.
+    pub fn parse(line: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let number = |path| value.pointer(path).and_then(Value::as_u64);
+        Some(Self {
+            port: number("/source/port")? as u16,
+            pid: number("/process/pid").map(|pid| pid as u32),
+            alive: value.pointer("/portreeve/connection/seen")? != "time_wait",
+            latency_ms: number("/portreeve/attribution/latency_us").map(|us| us as f64 / 1e3),
+        })
+    }
 }

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::figures::number;
 use crate::load::{Crew, Visit, Visits};
-use crate::newborn;
+use crate::newborn::Record;
 use crate::plan::Plan;
 use crate::tables::Table;
 use crate::watch::{self, Log, Watcher};
@@ -114,14 +112,9 @@ fn score(visits: &[Visit], sights: &HashMap<u16, Sight>) -> Score {
 }
 
 fn read_portreeve(text: &str) -> Vec<(u16, Sight)> {
-    let opens = text.lines().filter_map(|line| newborn::open(0, line));
-    let sight = |(port, (_, value)): (u64, (u64, Value))| {
-        let seen = value.pointer("/portreeve/connection/seen").and_then(Value::as_str);
-        let pid = value.pointer("/process/pid").and_then(Value::as_u64);
-        let owner = pid.map(|pid| Owner::Process(pid as u32));
-        (port as u16, Sight { alive: seen != Some("time_wait"), owner })
-    };
-    opens.map(sight).collect()
+    let records = text.lines().filter_map(Record::parse);
+    let sight = |Record { port, pid, alive, .. }| (port, Sight { alive, owner: pid.map(Owner::Process) });
+    records.map(sight).collect()
 }
 
 /// `ESTAB 0 0 127.0.0.1:40000 127.0.0.1:22 users:(("costs",pid=7,fd=3))`
