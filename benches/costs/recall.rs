@@ -52,18 +52,18 @@ pub fn run(plan: &Plan) {
         plan.recalls
     );
     let lifetimes = plan.lifetimes_ms.iter().map(|ms| format!("{ms} ms"));
-    let head = std::iter::once(String::new()).chain(lifetimes).chain(["CPU, % of one core".to_owned()]);
+    let head = std::iter::once(String::new())
+        .chain(lifetimes)
+        .chain(["wrong owner", "% of one core"].map(str::to_owned));
     let mut table = Table::new(&title, head);
-    let mut wrong = 0;
     for (watcher, read) in candidates {
         eprintln!("recall: {}", watcher.name);
         let (scores, percent) = visit_all(&watcher, read, plan);
-        wrong += scores.iter().map(|score| score.wrong).sum::<usize>();
+        let wrong = scores.iter().map(|score| score.wrong).sum::<usize>();
         let cells =
             scores.iter().map(|Score { seen, alive, owned, .. }| format!("{seen} / {alive} / {owned}"));
-        table.row(watcher.name, cells.chain([number(percent)]));
+        table.row(watcher.name, cells.chain([wrong.to_string(), number(percent)]));
     }
-    table.note(&format!("A wrong owner was named {wrong} times."));
     table.print(plan.markdown);
 }
 

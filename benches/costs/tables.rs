@@ -4,25 +4,15 @@ pub struct Table {
     title: String,
     head: Vec<String>,
     rows: Vec<Vec<String>>,
-    notes: Vec<String>,
 }
 
 impl Table {
     pub fn new(title: &str, head: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            title: title.to_owned(),
-            head: head.into_iter().collect(),
-            rows: Vec::new(),
-            notes: Vec::new(),
-        }
+        Self { title: title.to_owned(), head: head.into_iter().collect(), rows: Vec::new() }
     }
 
     pub fn row(&mut self, name: &str, cells: impl IntoIterator<Item = String>) {
         self.rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
-    }
-
-    pub fn note(&mut self, note: &str) {
-        self.notes.push(note.to_owned());
     }
 
     pub fn print(&self, markdown: bool) {
@@ -41,9 +31,6 @@ impl Table {
                     widths.iter().enumerate().map(|(column, _)| if column == 0 { "---" } else { "---:" });
                 println!("| {} |", rules.collect::<Vec<_>>().join(" | "));
             }
-        }
-        for note in &self.notes {
-            println!("{}{note}", if markdown { "\n" } else { "  " });
         }
     }
 }
