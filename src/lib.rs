@@ -14,14 +14,20 @@ pub mod text;
 // The only reader of the kernel.
 pub mod proc;
 
-// Stages, in the order in which data flows.
-pub mod attribution;
-pub mod enrichment;
-pub mod event;
-pub mod pipeline;
-pub mod sink;
+// Stages, in the order in which data flows; blank lines keep it from being sorted.
 pub mod source;
+
 pub mod table;
+
+pub mod attribution;
+
+pub mod enrichment;
+
+pub mod event;
+
+pub mod pipeline;
+
+pub mod sink;
 
 // The shell.
 pub mod cli;
