@@ -171,6 +171,11 @@ impl Lab {
         self
     }
 
+    /// The process that keeps the namespaces alive; it holds no socket.
+    pub fn holder(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// The pid of the first sshd.
     pub fn sshd_pid(&self) -> u32 {
         self.servers[0].id()
