@@ -1,12 +1,14 @@
 //! Ends that no orderly shutdown announces.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 
 use crate::lab;
-use crate::support::log::{actions, assert_fields};
+use crate::support::log::{actions, assert_fields, with_action};
 
 #[test]
 fn a_connection_reset_by_its_peer_is_closed_though_its_descriptor_stands() {
@@ -56,20 +58,62 @@ fn a_connection_whose_process_is_killed_is_closed() {
 }
 
 #[test]
-fn a_descriptor_passed_on_to_a_child_keeps_the_connection_open_until_the_last_holder_ends() {
+fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     let lab = lab!("bash");
     let server = lab.listen("127.0.0.1:22");
     let mut watch = lab.watch(&[]);
-    // The child inherits descriptor 3 and outlives the shell that connected.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 1.5 & exec 4<&3; sleep 0.7";
+    let elsewhere = lab.listen("127.0.0.1:0");
+    // `3<&-`: that child does not get the socket. The colon keeps the shell from becoming its last command.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 0.6 3<&-; sleep 3 & sleep 0.3 3<&-; :";
     let mut shell = lab.command("bash").args(["-c", script]).spawn().unwrap();
     let (_accepted, _) = server.accept().unwrap();
     let open = watch.wait_opened();
-    assert_fields(&open, &json!({ "process.pid": shell.id() }));
+    assert_fields(
+        &open,
+        &json!({ "process.pid": shell.id(), "portreeve.attribution.holders": [shell.id()] }),
+    );
     shell.wait().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(!actions(&watch.records()).contains(&"connection-closed"), "its child still holds the socket");
+    // No counter tells that a process ended while another holds its socket: the next reading of the tables tells it,
+    // which any connection brings about, also one that is not watched.
+    let _elsewhere = lab.connect(&format!("127.0.0.1:{}", elsewhere.local_addr().unwrap().port()));
+    let change = watch.wait_for("the child as the owner", |records| {
+        with_action(records, "connection-changed")
+            .into_iter()
+            .find(|change| change["process"]["name"] == "sleep")
+    });
+    assert_eq!(
+        with_action(&watch.records(), "connection-closed").len(),
+        0,
+        "the child still holds the socket"
+    );
+    let id = &open["portreeve"]["connection"]["id"];
     let close = watch.wait_closed();
-    assert_eq!(close["portreeve"]["connection"]["id"], open["portreeve"]["connection"]["id"]);
+    for record in [&change, &close] {
+        assert_eq!(&record["portreeve"]["connection"]["id"], id);
+        assert_fields(record, &json!({ "process.name": "sleep", "process.args": ["sleep", "3"] }));
+    }
+    watch.stop();
+}
+
+#[test]
+fn of_a_family_that_shares_a_socket_all_are_named_and_the_child_is_the_owner() {
+    let lab = lab!("bash");
+    let server = lab.listen("127.0.0.1:22");
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 20 & echo $!; wait";
+    let mut shell = lab.command("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let mut child = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut child).unwrap();
+    let child: u32 = child.trim().parse().unwrap();
+    let mut watch = lab.watch(&[]);
+    let shared = json!({
+        "portreeve.attribution.status": "shared",
+        "portreeve.attribution.holders": [child, shell.id()],
+        "process.pid": child,
+        "process.parent.pid": shell.id(),
+    });
+    assert_fields(&watch.wait_opened(), &shared);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
     watch.stop();
 }

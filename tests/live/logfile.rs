@@ -108,7 +108,7 @@ fn a_symbolic_link_at_the_logs_path_is_refused_and_its_target_untouched() {
 fn a_full_disk_loses_nothing_that_memory_can_hold_and_tears_no_line() {
     let lab = lab!();
     let server = lab.listen("127.0.0.1:22");
-    lab.run("mkdir /run/disk && mount -t tmpfs -o size=64k tmpfs /run/disk");
+    lab.run("mkdir /run/disk && mount -t tmpfs -o size=1m tmpfs /run/disk");
     let path = Path::new("/run/disk/events.jsonl");
     let seen_from_here = lab.outside(path);
     let mut command = lab.portreeve();

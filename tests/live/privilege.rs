@@ -40,7 +40,7 @@ fn without_rights_every_connection_is_told_and_of_others_that_their_owner_is_den
     watch.wait_closed();
 
     let own = start_session_as(&lab, NOBODY);
-    let open = watch.wait_actions("connection-opened", 2).remove(1);
+    let open = watch.wait_opens(2).remove(1);
     let expected = json!({
         "user.id": "65534",
         "process.pid": own.pid(),
@@ -67,7 +67,7 @@ fn with_cap_sys_ptrace_alone_everybodys_connections_have_their_owner() {
     // A third user: neither root nor the watcher's own.
     for (number, user) in [(1, 0), (2, 1)] {
         let session = start_session_as(&lab, user);
-        let open = watch.wait_actions("connection-opened", number).remove(number - 1);
+        let open = watch.wait_opens(number).remove(number - 1);
         let expected = json!({
             "user.id": user.to_string(),
             "process.pid": session.pid(),
@@ -124,14 +124,10 @@ fn in_the_network_namespace_of_pid_1_it_does_not_warn_of_namespaces() {
 /// Runs the watcher as nobody where /proc hides others' processes.
 fn where_processes_are_hidden(lab: &Lab, options: &str) -> Output {
     let script = format!(
-        "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups \
-         {options} \"$0\" watch --config \"$1\" --duration 300ms"
+        "mount -t proc -o hidepid=2 proc /proc && setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {options} \
+         \"$1\" watch --config \"$2\" --duration 300ms; exit $?"
     );
-    let mut unshare = lab.command("unshare");
-    unshare.args(["--mount", "sh", "-c", &script, PORTREEVE]).arg(lab.path("portreeve.toml"));
-    let output = output(&mut unshare);
-    println!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    output
+    in_own_pids(lab, &script)
 }
 
 #[test]

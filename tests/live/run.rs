@@ -54,10 +54,10 @@ fn a_pace_that_is_none_is_an_error_that_names_it() {
         assert!(said.contains(word), "{said}");
         assert!(output.stdout.is_empty(), "no record of a watch that never was");
     };
-    for sleep in ["abc", "", "-5", "10ms", "0"] {
+    for sleep in ["abc", "-5", "10ms", "0"] {
         refused(lab.portreeve().env("SLEEP", sleep), "SLEEP");
     }
-    refused(lab.portreeve().args(["--interval", "250us"]), "1 ms");
+    refused(lab.portreeve().args(["--interval", "250us"]), "1ms");
     refused(lab.portreeve().args(["--interval", "soon"]), "interval");
 }
 
@@ -134,34 +134,58 @@ fn duration_ends_it_after_that_time() {
 }
 
 #[test]
-fn a_storm_of_connections_is_told_without_a_wrong_or_a_double_story() {
+fn bursts_of_short_connections_are_told_without_a_missing_a_wrong_or_a_double_story() {
+    // A burst stays below the 128 connections that the listener queues: what overflows leaves no trace in the kernel.
+    const BURSTS: usize = 4;
+    const BURST: usize = 100;
     let lab = lab!();
     let server = lab.listen("127.0.0.1:22");
-    let mut watch = lab.watch(&["--interval", "5ms"]);
-    const COUNT: usize = 400;
-    let served = std::thread::spawn(move || {
-        for stream in server.incoming().take(COUNT) {
+    let watch = lab.watch(&["--interval", "5ms"]);
+    let (served, wait_served) = std::sync::mpsc::channel();
+    let serving = std::thread::spawn(move || {
+        for stream in server.incoming().take(BURSTS * BURST) {
             std::io::copy(&mut stream.unwrap(), &mut std::io::sink()).unwrap();
+            served.send(()).unwrap();
         }
     });
     // Each lives a moment or a few ticks; never more than ten at a time.
-    lab.inside(|| {
-        let mut alive = std::collections::VecDeque::new();
-        for number in 0..COUNT {
-            alive.push_back(std::net::TcpStream::connect("127.0.0.1:22").unwrap());
-            if alive.len() > number % 10 {
-                alive.pop_front();
-            }
-        }
-    });
-    served.join().unwrap();
-    watch.wait_for("all closes", |records| {
-        (with_action(records, "connection-closed").len() >= COUNT).then_some(())
-    });
+    let mut made = Vec::new();
+    for _ in 0..BURSTS {
+        made.extend(lab.inside(|| burst(BURST)));
+        (0..BURST).for_each(|_| wait_served.recv_timeout(PATIENCE).unwrap());
+    }
+    serving.join().unwrap();
+    made.sort_unstable();
+
+    // All rows stay for a minute in TIME_WAIT, and a repair read comes within ten seconds even on a slow machine.
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline && with_action(&watch.records(), "connection-closed").len() < made.len() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let records = watch.stop().records;
-    let opens = with_action(&records, "connection-opened");
-    let mut ports: Vec<_> = opens.iter().map(|open| open["source"]["port"].as_u64()).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    assert_eq!((opens.len(), ports.len()), (COUNT, COUNT));
+    let ports_of = |action: &str| {
+        let mut ports: Vec<_> = with_action(&records, action)
+            .iter()
+            .map(|record| record["source"]["port"].as_u64().unwrap())
+            .collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(ports_of("connection-opened"), made);
+    assert_eq!(ports_of("connection-closed"), made);
+}
+
+/// Connects that often; the source ports.
+fn burst(count: usize) -> Vec<u64> {
+    let mut alive = std::collections::VecDeque::new();
+    let mut ports = Vec::new();
+    for number in 0..count {
+        let client = std::net::TcpStream::connect("127.0.0.1:22").unwrap();
+        ports.push(u64::from(client.local_addr().unwrap().port()));
+        alive.push_back(client);
+        if alive.len() > number % 10 {
+            alive.pop_front();
+        }
+    }
+    ports
 }

@@ -154,7 +154,7 @@ fn a_jump_is_two_sockets_the_clients_helper_owns_one_and_the_jump_hosts_sshd_the
     let mut watch = lab.watch(&["--ports", "2201,2202"]);
 
     let session = Session::start(lab.ssh().args(["-J", "127.0.0.1:2201", "-p", "2202", "127.0.0.1", STAY]));
-    let opens = watch.wait_actions("connection-opened", 2);
+    let opens = watch.wait_opens(2);
     let (first, second) = (&opens[0], &opens[1]);
     let [helper] = processes::children(session.pid(), "ssh")[..] else { panic!("not one ssh -W") };
     assert!(processes::arguments(helper).contains(&"-W".to_owned()), "{:?}", processes::arguments(helper));

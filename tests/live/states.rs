@@ -140,8 +140,12 @@ fn once_prints_the_connections_that_stand_and_exits() {
     let text = String::from_utf8(text.stdout).unwrap();
     for session in &sessions {
         let (from, from_port, to, to_port) = &session.addresses;
-        let line = format!("{from}:{from_port} → {to}:{to_port}  ssh[{}]", session.pid());
-        assert!(text.contains(&line), "no {line:?} in:\n{text}");
+        let ends = format!("  {from}:{from_port} → {to}:{to_port}  ");
+        let owner = format!("  ssh[{}] ← ", session.pid());
+        assert!(
+            text.lines().any(|line| line.contains(&ends) && line.contains(&owner)),
+            "no {ends}{owner} in:\n{text}"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use serde_json::json;
 
@@ -10,8 +10,8 @@ use crate::lab;
 use crate::support::lab::Lab;
 use crate::support::log::{assert_fields, with_action};
 use crate::support::session::{STAY, Session};
-use crate::support::wait_for;
 use crate::support::watch::PATIENCE;
+use crate::support::{find_program, wait_for};
 
 /// A remote command with a forged line, a terminal escape, a byte that is no UTF-8 and a text that looks like ours for
 /// such a byte; a C1 control and a bidirectional mark, both proper UTF-8.
@@ -55,7 +55,7 @@ fn odd_arguments_and_file_names_are_ascii_in_json_and_different_bytes_stay_diffe
     assert_fields(&open, &json!({ "process.pid": session.pid(), "process.executable": executable }));
     let message = open["message"].as_str().unwrap();
     assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
-    assert!(message.chars().all(|c| c.is_ascii() || "→←".contains(c)), "{message:?}");
+    assert!(message.chars().all(|c| c.is_ascii() || "→←…".contains(c)), "{message:?}");
     // `stop` checks that each line is one record of printable ASCII.
     assert!(session.end().success());
     watch.wait_closed();
@@ -67,10 +67,13 @@ fn a_name_that_a_process_gives_itself_is_escaped_too() {
     let mut lab = lab!("bash");
     lab.sshd(&["127.0.0.1:22"]);
     let mut watch = lab.watch(&[]);
-    let script = r"printf 'e)v\n\x1b[7m\xfe (' > /proc/$$/comm; exec 3<>/dev/tcp/127.0.0.1/22; read -u 3 -t 5; read -u 3 -t 5";
-    let mut shell = lab.command("bash").args(["-c", script]).spawn().unwrap();
+    // The kernel takes the name from the file's. With `) S 1 (` in it a careless reader finds other fields behind it.
+    let path = OsString::from_vec([lab.path("").as_os_str().as_bytes(), b"e) S 1 (\n\x1b[7m\xfe"].concat());
+    std::os::unix::fs::symlink(find_program("bash").unwrap(), &path).unwrap();
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; read -u 3 -t 9; read -u 3 -t 9";
+    let mut shell = lab.command(path).args(["-c", script]).spawn().unwrap();
     let open = watch.wait_opened();
-    assert_fields(&open, &json!({ "process.pid": shell.id(), "process.name": "e)v\n\u{1b}[7m\\xfe (" }));
+    assert_fields(&open, &json!({ "process.pid": shell.id(), "process.name": "e) S 1 (\n\u{1b}[7m\\xfe" }));
     let message = open["message"].as_str().unwrap();
     assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
     shell.kill().unwrap();
@@ -107,7 +110,7 @@ fn text_output_holds_one_line_a_record_and_no_raw_escape_whatever_a_process_is_c
     let told: Vec<_> = all.iter().filter(|line| line.contains(&format!("[{pid}]"))).collect();
     assert!(told.len() >= 2, "{all:#?}");
     for line in &all {
-        assert!(line.chars().all(|c| (' '..='~').contains(&c) || "→←".contains(c)), "{line:?}");
+        assert!(line.chars().all(|c| (' '..='~').contains(&c) || "→←…".contains(c)), "{line:?}");
         let (day, rest) = line.split_once(' ').unwrap();
         assert!(day.len() == 10 && rest.len() > 12, "{line:?}");
     }
