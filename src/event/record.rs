@@ -1,0 +1,518 @@
+//! Records in the schema's names: the Elastic Common Schema's (ECS 9), and `portreeve` for what it has no name for.
+//!
+//! Every field of a connection is placed here or dropped by name. A field that is not known is absent; where its
+//! absence could mislead, `portreeve.*` says why. portreeve-events(5) is this page for readers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::ascii::{readable, to_json};
+use super::community::community_id;
+use super::message::{command_line, message};
+use super::{Ending, Event, Gap, What};
+use crate::cgroup;
+use crate::connection::{Connection, Moment, Seen, TcpState};
+use crate::process::{Attribution, Process};
+
+/// Version of the fields.
+pub const SCHEMA: u32 = 1;
+const ECS: &str = "9.4.0";
+/// The longest line, its end included.
+pub const LONGEST: usize = 16 * 1024;
+/// Room for what `Stream` adds: sequence, chain and line end.
+const ENDING: usize = 128;
+
+/// What every record repeats about the machine and the run.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// `None` where it is hidden.
+    pub boot_id: Option<String>,
+    /// Operating system and kernel, for the first record.
+    pub os: Option<String>,
+    /// Kernel release.
+    pub kernel: Option<String>,
+    /// Clock ticks a second of process start times.
+    pub ticks_per_second: u64,
+}
+
+/// A record that lacks only its place in the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// When it was observed.
+    pub at: Moment,
+    /// `event.action`.
+    pub action: &'static str,
+    /// In one line for people.
+    pub message: String,
+    /// JSON up to, not including, `event.sequence`, which comes last.
+    pub json: Vec<u8>,
+}
+
+/// Gives events the schema's names.
+pub struct Renderer {
+    host: Host,
+    stream: String,
+    run: String,
+    new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
+}
+
+impl Renderer {
+    /// `stream` is the log's id, `run` this run's.
+    #[must_use]
+    pub fn new(
+        host: Host,
+        stream: String,
+        run: String,
+        new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
+    ) -> Self {
+        Self { host, stream, run, new_id }
+    }
+
+    /// Renders a record of at most 16 KiB: where it would be longer, the ancestors' command lines are left out, then
+    /// arguments cut, and `portreeve.truncated` says which.
+    #[must_use]
+    pub fn render(&mut self, event: &Event) -> Body {
+        let id = (self.new_id)(event.at);
+        let message = message(event);
+        let mut json = Vec::new();
+        for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
+            let record = self.record(event, &message, id, cut);
+            // The values are maps, strings and integers: serde_json has no error for them.
+            json = to_json(&record).unwrap_or_default();
+            if json.len() + ENDING <= LONGEST {
+                break;
+            }
+        }
+        // `event` is the last member and `sequence` will be its last: both are still open.
+        json.truncate(json.len().saturating_sub(2));
+        Body { at: event.at, action: event.what.action(), message, json }
+    }
+
+    fn record(&self, event: &Event, message: &str, id: uuid::Uuid, cut: Cut) -> Record {
+        let mut record = Record {
+            timestamp: time(event.at),
+            message: if cut == Cut::Everything {
+                message.chars().take(1_000).collect()
+            } else {
+                message.to_owned()
+            },
+            ecs: json!({ "version": ECS }),
+            agent: json!({
+                "type": "portreeve", "version": env!("CARGO_PKG_VERSION"), "id": self.stream, "ephemeral_id": self.run,
+            }),
+            host: self.host_fields(event),
+            fields: Map::new(),
+            portreeve: Map::new(),
+            event: self.event_fields(event, id),
+        };
+        record.portreeve.insert("schema".into(), SCHEMA.into());
+        record.portreeve.insert("boottime_us".into(), micros(event.at.boot).into());
+        self.tell(&mut record, event, cut);
+        record
+    }
+
+    fn tell(&self, record: &mut Record, event: &Event, cut: Cut) {
+        match &event.what {
+            What::Opened(connection) => self.connection(record, connection, cut),
+            What::Changed { connection, changed } => {
+                self.connection(record, connection, cut);
+                record.own("changed", json!(changed));
+            }
+            What::Closed { connection, ending } => {
+                self.connection(record, connection, cut);
+                close(record, ending);
+            }
+            What::Started(started) => record.own("watch", json!(started)),
+            What::Stopped { reason, totals } => {
+                record.own("watch", json!({ "reason": readable(reason.as_bytes()), "totals": totals }));
+            }
+            What::Reloaded { outcome } => {
+                let watch = match outcome {
+                    Ok(changed) => json!({ "changed": changed }),
+                    Err(error) => json!({ "error": error }),
+                };
+                record.own("watch", watch);
+            }
+            What::Gap(gap) => record.own("gap", gap_fields(gap)),
+            What::LogOpened { path, previous } => {
+                let mut log = json!({ "path": path });
+                set(&mut log, "previous", previous.as_ref().map(|p| json!(p)));
+                record.own("log", log);
+            }
+            What::LogRepaired { path, offset, bytes } => {
+                record.own("log", json!({ "path": path, "offset": offset, "bytes": bytes }));
+            }
+        }
+    }
+
+    fn host_fields(&self, event: &Event) -> Value {
+        let mut host = json!({ "name": self.host.name });
+        set(&mut host, "boot", self.host.boot_id.as_ref().map(|id| json!({ "id": id })));
+        if let What::Started(_) = event.what {
+            let mut os = json!({ "type": "linux" });
+            set(&mut os, "full", self.host.os.as_ref().map(|os| json!(os)));
+            set(&mut os, "kernel", self.host.kernel.as_ref().map(|kernel| json!(kernel)));
+            set(&mut host, "os", Some(os));
+        }
+        host
+    }
+
+    fn event_fields(&self, event: &Event, id: uuid::Uuid) -> EventFields {
+        let what = &event.what;
+        let (kind, types, outcome): (_, &[&str], _) = match what {
+            What::Opened(_) => ("event", &["connection", "start"], "success"),
+            What::Changed { .. } => ("event", &["connection", "change"], "success"),
+            What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
+            What::Reloaded { outcome: Err(_) } => ("state", &["change"], "failure"),
+            What::Reloaded { .. } => ("state", &["change"], "success"),
+            What::Started(_) => ("state", &["start"], "success"),
+            What::Stopped { .. } => ("state", &["end"], "success"),
+            What::Gap(_) => ("state", &["error"], "failure"),
+            What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
+        };
+        let connection = what.connection();
+        // An attempt is neither a success nor a failure yet.
+        let pending = connection.is_some_and(|c| c.state == TcpState::SynSent);
+        let is_close = matches!(what, What::Closed { .. });
+        let mut fields = EventFields {
+            action: what.action(),
+            kind,
+            category: if connection.is_some() { &["network"] } else { &["host"] },
+            types,
+            outcome: if pending && !is_close { "unknown" } else { outcome },
+            reason: None,
+            start: None,
+            end: None,
+            duration: None,
+            id: id.to_string(),
+            provider: "portreeve",
+            dataset: if connection.is_some() { "portreeve.connection" } else { "portreeve.watch" },
+        };
+        if let Some(connection) = connection {
+            fields.start = (connection.seen == Seen::Poll).then(|| time(connection.opened));
+        }
+        if let What::Closed { connection, ending } = what {
+            fields.reason = Some(ending.reason.name());
+            fields.end = Some(time(ending.gone_by));
+            fields.duration = ending.duration(connection).map(nanos);
+        }
+        fields
+    }
+
+    fn connection(&self, record: &mut Record, connection: &Connection, cut: Cut) {
+        let Connection { id, netns, inode, tuple, state, uid, user, seen, opened, last_seen: _, attribution } =
+            connection;
+        let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
+        record.put("source", ip(tuple.local));
+        record.put("destination", ip(tuple.remote));
+        record.put(
+            "network",
+            json!({
+                "transport": "tcp",
+                "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
+                "direction": "egress",
+                "community_id": community_id(tuple),
+            }),
+        );
+        let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
+        set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
+        set(&mut own, "netns", (netns.0 != 0).then(|| json!(netns.0)));
+        record.own("connection", own);
+        record.own("attribution", attribution_fields(attribution));
+        match attribution {
+            Attribution::Owned { lineage, .. } => {
+                self.owner(record, &lineage.process, *opened, cut);
+                let chain = lineage.ancestry.iter().map(|p| self.link(p, *opened, cut)).collect::<Vec<_>>();
+                if let Some(parent) = lineage.ancestry.first() {
+                    let parent = self.parent(parent, *opened, cut);
+                    if let Some(process) = record.fields.get_mut("process") {
+                        set(process, "parent", Some(parent));
+                    }
+                }
+                record.own("ancestry", json!(chain));
+                if !lineage.complete {
+                    record.own("ancestry_cut", json!(true));
+                }
+            }
+            Attribution::Unknown(_) => {
+                if let Some(uid) = uid {
+                    record.put("user", user_fields(*uid, user.as_deref()));
+                }
+            }
+        }
+        if cut > Cut::None {
+            record.own("truncated", json!(cut.names()));
+        }
+    }
+
+    fn owner(&self, record: &mut Record, process: &Process, opened: Moment, cut: Cut) {
+        let Process {
+            pid: _,
+            ppid: _,
+            start_ticks: _,
+            pidfd_inode: _,
+            comm: _,
+            executable: _,
+            args: _,
+            args_bytes,
+            args_cut,
+            redacted,
+            working_directory,
+            tty,
+            ids,
+            user,
+            effective_user,
+            login,
+            cgroup,
+        } = process;
+        let mut fields = self.link(process, opened, Cut::None);
+        if let Some(map) = fields.as_object_mut() {
+            map.remove("user");
+            map.remove("command_line");
+        }
+        let args = kept_args(&process.args, cut);
+        set(&mut fields, "entity_id", Some(json!(self.entity_id(process))));
+        set(&mut fields, "args", Some(json!(args.iter().map(|a| readable(a)).collect::<Vec<_>>())));
+        set(&mut fields, "args_count", Some(json!(process.args.len())));
+        set(&mut fields, "command_line", Some(json!(command_line(&args))));
+        set(&mut fields, "working_directory", path(working_directory.as_deref()));
+        let device =
+            tty.map(|t| json!({ "char_device": { "major": t.major, "minor": t.minor }, "name": t.name() }));
+        set(&mut fields, "tty", device);
+        set(&mut fields, "cgroup", path(cgroup.as_deref()));
+        record.put("process", fields);
+        if let Some(ids) = ids {
+            let mut real = user_fields(ids.real_uid, user.as_deref());
+            if ids.effective_uid != ids.real_uid {
+                set(&mut real, "effective", Some(user_fields(ids.effective_uid, effective_user.as_deref())));
+            }
+            record.put("user", real);
+            record.put("group", json!({ "id": ids.real_gid.to_string() }));
+        }
+        if let Some(login) = login {
+            let mut fields = json!({ "uid": login.uid });
+            set(&mut fields, "name", login.user.as_ref().map(|name| json!(name.as_ref())));
+            set(&mut fields, "session", login.session.map(|session| json!(session)));
+            record.own("login", fields);
+        }
+        if let Some(cgroup) = cgroup {
+            place(record, cgroup);
+        }
+        if *redacted > 0 {
+            record.own("redacted", json!(redacted));
+        }
+        if *args_cut {
+            record.own("args_cut", json!({ "bytes": args_bytes }));
+        }
+    }
+
+    /// What is told of every process: pid, name, executable, command line, start, user.
+    fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
+        let mut link = json!({ "pid": process.pid, "name": readable(&process.comm) });
+        set(&mut link, "executable", path(process.executable.as_deref()));
+        if !process.args.is_empty() && cut < Cut::Ancestors {
+            set(&mut link, "command_line", Some(json!(shortened(command_line(&process.args), 1_024))));
+        }
+        set(&mut link, "start", self.started(process, opened).map(|start| json!(start)));
+        let user = process.ids.map(|ids| match &process.user {
+            Some(name) => json!(name.as_ref()),
+            None => json!(ids.real_uid.to_string()),
+        });
+        set(&mut link, "user", user);
+        link
+    }
+
+    fn parent(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
+        let mut parent = self.link(process, opened, cut);
+        if let Some(map) = parent.as_object_mut() {
+            map.remove("user");
+        }
+        if cut < Cut::Ancestors {
+            let args: Vec<_> = kept_args(&process.args, Cut::Arguments);
+            set(&mut parent, "args", Some(json!(args.iter().map(|a| readable(a)).collect::<Vec<_>>())));
+        }
+        parent
+    }
+
+    /// The wall clock at a process's start, as of the connection's first sight: a later step does not move it.
+    fn started(&self, process: &Process, opened: Moment) -> Option<String> {
+        let ticks = u128::from(process.start_ticks) * 1_000_000_000;
+        let since_boot = ticks.checked_div(u128::from(self.host.ticks_per_second))?;
+        let since_boot = Duration::from_nanos(u64::try_from(since_boot).ok()?);
+        let age = opened.boot.checked_sub(since_boot).unwrap_or_default();
+        opened.wall.checked_sub(age).ok().map(|wall| format!("{wall:.2}"))
+    }
+
+    /// Pid and start alone collide when a pid is reused at once: the pidfd's inode does not.
+    fn entity_id(&self, process: &Process) -> String {
+        let boot = self.host.boot_id.as_deref().unwrap_or("unknown-boot");
+        let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
+        format!("{boot}-{}-{}{unique}", process.pid, process.start_ticks)
+    }
+}
+
+/// What is left out of a record that would be too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cut {
+    None,
+    Ancestors,
+    Arguments,
+    Everything,
+}
+
+impl Cut {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &[],
+            Self::Ancestors => &["portreeve.ancestry.command_line"],
+            Self::Arguments => &["portreeve.ancestry.command_line", "process.args"],
+            Self::Everything => &["portreeve.ancestry.command_line", "process.args", "message"],
+        }
+    }
+}
+
+/// Members in the order in which they are written.
+#[derive(Serialize)]
+struct Record {
+    #[serde(rename = "@timestamp")]
+    timestamp: String,
+    message: String,
+    ecs: Value,
+    agent: Value,
+    host: Value,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    portreeve: Map<String, Value>,
+    event: EventFields,
+}
+
+impl Record {
+    fn put(&mut self, name: &str, value: Value) {
+        self.fields.insert(name.to_owned(), value);
+    }
+
+    fn own(&mut self, name: &str, value: Value) {
+        self.portreeve.insert(name.to_owned(), value);
+    }
+}
+
+#[derive(Serialize)]
+struct EventFields {
+    action: &'static str,
+    kind: &'static str,
+    category: &'static [&'static str],
+    #[serde(rename = "type")]
+    types: &'static [&'static str],
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<u64>,
+    id: String,
+    provider: &'static str,
+    dataset: &'static str,
+}
+
+fn close(record: &mut Record, ending: &Ending) {
+    let mut close =
+        json!({ "reason": ending.reason.name(), "gone_by": time(ending.gone_by), "exact": false });
+    set(&mut close, "last_seen", ending.last_seen.map(|at| json!(time(at))));
+    record.own("close", close);
+}
+
+fn attribution_fields(attribution: &Attribution) -> Value {
+    match attribution {
+        Attribution::Unknown(reason) => json!({ "status": "unknown", "reason": reason.name() }),
+        Attribution::Owned { holders, latency, .. } => {
+            let mut pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
+            pids.dedup();
+            let status = if pids.len() > 1 { "shared" } else { "owned" };
+            json!({ "status": status, "holders": pids, "latency_us": micros(*latency) })
+        }
+    }
+}
+
+fn gap_fields(gap: &Gap) -> Value {
+    let mut fields = json!({ "cause": gap.cause, "from": time(gap.from), "to": time(gap.to) });
+    set(&mut fields, "count", gap.count.map(|count| json!(count)));
+    set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
+    fields
+}
+
+fn place(record: &mut Record, path: &[u8]) {
+    if let Some(unit) = cgroup::unit(path) {
+        record.put("service", json!({ "name": unit }));
+    }
+    if let Some(container) = cgroup::container(path) {
+        let mut fields = json!({ "id": container.id });
+        set(&mut fields, "runtime", container.runtime.map(|runtime| json!(runtime)));
+        record.put("container", fields);
+    }
+}
+
+fn user_fields(uid: u32, name: Option<&str>) -> Value {
+    let mut fields = json!({ "id": uid.to_string() });
+    set(&mut fields, "name", name.map(|name| json!(name)));
+    fields
+}
+
+fn kept_args(args: &[Vec<u8>], cut: Cut) -> Vec<Vec<u8>> {
+    let most = match cut {
+        Cut::None | Cut::Ancestors => usize::MAX,
+        Cut::Arguments => 512,
+        Cut::Everything => 0,
+    };
+    let mut room = most;
+    let fits = |arg: &&Vec<u8>| {
+        room = room.saturating_sub(arg.len() + 1);
+        room > 0
+    };
+    args.iter().take_while(fits).cloned().collect()
+}
+
+fn shortened(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(most);
+        text.push('…');
+    }
+    text
+}
+
+fn path(bytes: Option<&[u8]>) -> Option<Value> {
+    bytes.map(|bytes| json!(readable(bytes)))
+}
+
+fn set(object: &mut Value, name: &str, value: Option<Value>) {
+    if let (Some(map), Some(value)) = (object.as_object_mut(), value) {
+        map.insert(name.to_owned(), value);
+    }
+}
+
+fn outcome_of(success: Option<bool>) -> &'static str {
+    match success {
+        Some(true) => "success",
+        Some(false) => "failure",
+        None => "unknown",
+    }
+}
+
+fn time(at: Moment) -> String {
+    format!("{:.6}", at.wall)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
