@@ -135,7 +135,7 @@ pub struct ShowArgs {
     pub exe: Vec<crate::glob::Glob>,
     /// Connection or record by id or its beginning (repeatable)
     #[arg(long, value_name = "ID")]
-    pub id: Vec<String>,
+    pub id: Vec<crate::report::IdPrefix>,
     /// Text, or the lines as they are
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: OutputFormat,

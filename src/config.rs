@@ -17,6 +17,9 @@ use crate::source::{Filter, Matcher, PortSet, Selection};
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
 
+/// Where the service logs.
+pub const DEFAULT_LOG: &str = "/var/log/portreeve/events.jsonl";
+
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What is wrong with the settings.

@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn many_stars_do_not_explode() {
         let pattern = glob(&"*a".repeat(50));
-        assert!(!pattern.matches(&[b'a'; 49].repeat(1)));
+        assert!(!pattern.matches(&[b'a'; 49]));
         assert!(!pattern.matches(&[&[b'a'; 4000][..], b"b"].concat()));
     }
 
@@ -198,7 +198,9 @@ mod tests {
     fn naive(pieces: &[Piece], text: &[u8]) -> bool {
         match pieces.split_first() {
             None => text.is_empty(),
-            Some((Piece::AnyBytes, after)) => (0..=text.len()).any(|taken| naive(after, &text[taken..])),
+            Some((Piece::AnyBytes, after)) => {
+                (0..=text.len()).any(|taken| naive(after, text.split_at(taken).1))
+            }
             Some((piece, after)) => {
                 text.split_first().is_some_and(|(byte, rest)| piece.accepts(*byte) && naive(after, rest))
             }

@@ -7,8 +7,10 @@ use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
 use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, ShowArgs, WatchArgs, When};
-use portreeve::config::{self, DEFAULT_PATH, Settings};
+use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
+use portreeve::report::show::{Logs, Show};
+use portreeve::report::{Filter, Notice};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::text::Style;
 use portreeve::{logger, report};
@@ -144,7 +146,36 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn show(_args: &ShowArgs) -> Result<(), Failure> {
-    let _ = report::PLACEHOLDER;
-    Ok(())
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let now = daemon::now().wall.to_zoned(TimeZone::system());
+    let time = |text: &Option<String>| {
+        let time = text.as_deref().map(|text| report::parse_time(text, &now)).transpose();
+        time.map_err(|text| Failure { status: USAGE, text })
+    };
+    let filter = Filter {
+        since: time(&args.since)?,
+        until: time(&args.until)?,
+        users: args.user.clone(),
+        addresses: args.address.clone(),
+        executables: args.exe.clone(),
+        ids: args.id.clone(),
+    };
+    let logs = match args.logs.as_slice() {
+        [] => Logs::Live(DEFAULT_LOG.into()),
+        paths => Logs::Listed(paths.to_vec()),
+    };
+    let format = match args.format {
+        OutputFormat::Text => report::show::Format::Text,
+        OutputFormat::Json => report::show::Format::Json,
+    };
+    let style = style(args.color, args.utc, stdout().is_terminal());
+    let show = Show { logs, follow: args.follow, filter, format, style };
+    let mut say = |notice: &Notice| drop(writeln!(stderr(), "portreeve: {notice}"));
+    // Interrupted by a signal, which ends a reader at once.
+    let summary = report::show::run(&show, &mut stdout(), &mut say, &|| false).map_err(|e| fail(1)(&e))?;
+    match summary.failures {
+        0 => Ok(()),
+        1 => Err(Failure { status: 1, text: "one thing could not be shown".to_owned() }),
+        n => Err(Failure { status: 1, text: format!("{n} things could not be shown") }),
+    }
 }

@@ -21,6 +21,8 @@ pub struct Process {
     pub comm: Vec<u8>,
     /// Target of `exe`. `None`: not readable, or a kernel thread.
     pub executable: Option<Vec<u8>>,
+    /// True if the file at `executable` is gone or another one by now.
+    pub executable_deleted: bool,
     /// Arguments, secrets masked; empty for a kernel thread or one that erased them.
     pub args: Vec<Vec<u8>>,
     /// Bytes of arguments that the process has; more than `args` holds means that they were cut.

@@ -70,7 +70,7 @@ mod tests {
     fn unread(text: &str) -> Vec<u8> {
         let (mut bytes, mut rest) = (Vec::new(), text);
         while let Some(at) = rest.find("\\x") {
-            bytes.extend_from_slice(rest[..at].as_bytes());
+            bytes.extend_from_slice(&rest.as_bytes()[..at]);
             bytes.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).unwrap());
             rest = &rest[at + 4..];
         }

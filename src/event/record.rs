@@ -258,6 +258,7 @@ impl Renderer {
             pidfd_inode: _,
             comm: _,
             executable: _,
+            executable_deleted,
             args: _,
             args_bytes,
             args_cut,
@@ -302,6 +303,9 @@ impl Renderer {
         }
         if let Some(cgroup) = cgroup {
             place(record, cgroup);
+        }
+        if *executable_deleted {
+            record.own("executable_deleted", json!(true));
         }
         if *redacted > 0 {
             record.own("redacted", json!(redacted));

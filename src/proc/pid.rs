@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, openat, readlinkat, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -42,6 +42,17 @@ impl Held {
 
     fn link(&self, name: &str) -> Option<Vec<u8>> {
         readlinkat(&self.dir, name, Vec::new()).ok().map(std::ffi::CString::into_bytes)
+    }
+
+    /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
+    fn without_deleted(&self, executable: Option<Vec<u8>>) -> (Option<Vec<u8>>, bool) {
+        let Some(path) = executable else { return (None, false) };
+        match path.strip_suffix(b" (deleted)") {
+            Some(bare) if statat(&self.dir, "exe", AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
+                (Some(bare.to_vec()), true)
+            }
+            _ => (Some(path), false),
+        }
     }
 
     fn number(&self, name: &str) -> Option<u32> {
@@ -110,16 +121,16 @@ impl Proc {
     /// # Errors
     /// `Read` if it is gone, `Parse` if `stat` is not of the kernel's form.
     pub fn read_process(&self, held: &Held, depth: Depth) -> Result<Process, ProcError> {
-        let mut executable = held.link("exe");
+        let mut before = held.link("exe");
         for _ in 0..3 {
-            let process = self.read_once(held, depth, executable)?;
+            let process = self.read_once(held, depth, before.clone())?;
             let now = held.link("exe");
-            if now == process.executable {
+            if now == before {
                 return Ok(process);
             }
-            executable = now;
+            before = now;
         }
-        self.read_once(held, depth, executable)
+        self.read_once(held, depth, before)
     }
 
     fn read_once(
@@ -134,6 +145,7 @@ impl Proc {
         let (args, cut) = split_args(&arguments, size);
         let status = held.read("status", 4096).unwrap_or_default();
         let owner = depth == Depth::Owner;
+        let (executable, executable_deleted) = held.without_deleted(executable);
         Ok(Process {
             pid: held.pid,
             ppid: unsigned(stat.ppid),
@@ -141,6 +153,7 @@ impl Proc {
             pidfd_inode: if owner && self.live { pidfd_inode(held.pid) } else { None },
             comm,
             executable,
+            executable_deleted,
             args,
             args_bytes: size.max(arguments.len() as u64),
             args_cut: cut,
