@@ -1,8 +1,6 @@
 //! Real command lines, then generated ones. A table line is an argument list as `ps` shows it: a space parts two
 //! arguments, `·` is a space within one, `↵` a new line within one.
 
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-
 use super::rules::{PROGRAMS, Value};
 use super::{MASK, Masker};
 use proptest::prelude::*;

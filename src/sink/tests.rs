@@ -1,5 +1,7 @@
 //! A destination that fails and heals.
 
+#![expect(clippy::disallowed_methods, reason = "the test reads the log")]
+
 use std::fs;
 use std::path::Path;
 
