@@ -97,6 +97,7 @@ struct Daemon {
     watchdog: Option<Duration>,
     /// First of the polls that failed, and how many did.
     failing: Option<(Moment, u64, String)>,
+    last_tick: Option<Moment>,
     late: u64,
 }
 
@@ -206,7 +207,20 @@ fn set_up_parts(
     let sink = Sink::new(renderer, Stream::default(), format, destination);
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
     let watchdog = sd_notify::watchdog_enabled().map(|patience| patience / 3);
-    Ok((Daemon { proc, pipeline, sink, settings, schedule, watchdog, failing: None, late: 0 }, view))
+    Ok((
+        Daemon {
+            proc,
+            pipeline,
+            sink,
+            settings,
+            schedule,
+            watchdog,
+            failing: None,
+            last_tick: None,
+            late: 0,
+        },
+        view,
+    ))
 }
 
 /// How many owners can be held: the limit of descriptors is raised to what is allowed, and some are spared.
@@ -284,11 +298,11 @@ impl Daemon {
         }
     }
 
+    /// By the clock that counts suspended time: a stopped process and a sleeping machine alike saw nothing.
     fn tell_a_stall(&mut self, at: Moment) {
-        let behind = Instant::now().saturating_duration_since(self.schedule.due);
+        let Some(from) = self.last_tick.replace(at) else { return };
+        let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
         if behind > STALL.max(self.schedule.interval * 10) {
-            let from = at.wall.checked_sub(behind).unwrap_or(at.wall);
-            let from = Moment { wall: from, boot: at.boot.saturating_sub(behind) };
             let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
             self.sink.push(&Event { at, what: What::Gap(gap) });
         }

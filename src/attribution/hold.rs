@@ -22,6 +22,8 @@ pub struct Holds {
 struct Hold {
     holders: Vec<Holder>,
     owner: Option<Rc<Held>>,
+    /// True if the owner let go and nobody else was found: not to be asked at each reading.
+    orphaned: bool,
 }
 
 impl Holds {
@@ -46,7 +48,14 @@ impl Holds {
             }
             None => None,
         };
-        self.by_key.insert(key, Hold { holders, owner });
+        self.by_key.insert(key, Hold { holders, owner, orphaned: false });
+    }
+
+    /// The owner has left and no other was found.
+    pub fn orphan(&mut self, key: &Key) {
+        if let Some(hold) = self.by_key.get_mut(key) {
+            hold.orphaned = true;
+        }
     }
 
     /// Forgets a connection.

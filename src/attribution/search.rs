@@ -1,14 +1,15 @@
 //! Who holds a socket: asked first of those who most likely do, within a budget, going on in the next tick.
 //!
 //! Order: the newest processes, by counting down from the last pid that the kernel gave out (0.1 ms whatever the
-//! number of processes); then all processes of the socket's user, newest first; then all others; then threads that
-//! have a table of descriptors of their own. Newest is by distance from the last pid, because pids wrap.
+//! number of processes); those that were found to hold another socket lately; then all processes of the socket's user,
+//! newest first; then all others; then threads that have a table of descriptors of their own. Newest is by distance
+//! from the last pid, because pids wrap.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::connection::Inode;
-use crate::proc::Proc;
+use crate::proc::{Held, Proc, Sight};
 use crate::process::{Holder, Reason};
 
 /// A socket whose holder is wanted.
@@ -33,11 +34,16 @@ pub enum Found {
 const NEWEST: u32 = 32;
 const NEWEST_TIME: Duration = Duration::from_millis(2);
 
+/// As many who were found lately are remembered.
+const LATELY: usize = 32;
+
 /// Searches that are under way.
 #[derive(Debug, Default)]
 pub struct Search {
     wanted: HashMap<Inode, u32>,
     walk: Option<Walk>,
+    /// Who was found lately, the last one first: a program that keeps making connections is found without a walk.
+    lately: VecDeque<u32>,
     /// From `Proc::pid_max`, once.
     pid_max: u32,
 }
@@ -50,6 +56,8 @@ struct Walk {
     stage: Stage,
     queue: VecDeque<u32>,
     later: Vec<u32>,
+    /// Threads of the process that the last stage is at.
+    threads: Vec<(u32, u32)>,
     denied: bool,
 }
 
@@ -88,14 +96,25 @@ impl Search {
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
             self.try_newest(proc, clock, &mut found);
+            self.try_lately(proc, &mut found);
         }
-        while self.is_under_way() {
-            if clock() >= until {
-                break;
-            }
+        while self.is_under_way() && clock() < until {
             self.step(proc, &mut found);
         }
+        for pid in found.values().filter_map(Found::first_pid) {
+            self.lately.retain(|known| *known != pid);
+            self.lately.push_front(pid);
+        }
+        self.lately.truncate(LATELY);
         found.into_iter().collect()
+    }
+
+    fn try_lately(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {
+        for pid in self.lately.clone() {
+            if self.is_under_way() {
+                self.ask(proc, pid, None, found);
+            }
+        }
     }
 
     fn try_newest(&mut self, proc: &Proc, clock: &dyn Fn() -> Duration, found: &mut HashMap<Inode, Found>) {
@@ -119,14 +138,15 @@ impl Search {
             found.extend(self.wanted.drain().map(denied));
             return;
         };
-        match walk.queue.pop_front() {
-            None => return self.next_stage(proc, walk, found),
-            Some(pid) => match walk.stage {
-                Stage::Users if !self.is_users(proc, pid) => walk.later.push(pid),
-                Stage::Users | Stage::Others => {
-                    walk.denied |= self.ask(proc, pid, None, found) == Asked::Denied
-                }
-                Stage::Threads => self.ask_threads(proc, pid, found),
+        match (walk.threads.pop(), walk.stage) {
+            (Some((pid, tid)), _) => {
+                self.ask(proc, pid, Some(tid), found);
+            }
+            (None, stage) => match (walk.queue.pop_front(), stage) {
+                (None, _) => return self.next_stage(proc, walk, found),
+                (Some(pid), Stage::Users) if !self.is_users(proc, pid) => walk.later.push(pid),
+                (Some(pid), Stage::Threads) => walk.threads = threads_beside(proc, pid),
+                (Some(pid), _) => walk.denied |= self.ask(proc, pid, None, found) == Asked::Denied,
             },
         }
         self.walk = Some(walk);
@@ -138,6 +158,7 @@ impl Search {
             stage: Stage::Users,
             queue: self.newest_first(proc)?,
             later: Vec::new(),
+            threads: Vec::new(),
             denied: false,
         })
     }
@@ -183,7 +204,7 @@ impl Search {
         let wanted = &mut self.wanted;
         let outcome = proc.read_sockets(&held, tid, |holder, inode| {
             if wanted.remove(&inode).is_some() {
-                found.insert(inode, Found::Holders(vec![holder]));
+                found.insert(inode, Found::Holders(vec![of_process(proc, &held, holder, inode)]));
             }
             !wanted.is_empty()
         });
@@ -192,16 +213,34 @@ impl Search {
             _ => Asked::Answered,
         }
     }
+}
 
-    /// Only a thread with a table of its own can show what the process did not: but which one has, no file tells.
-    fn ask_threads(&mut self, proc: &Proc, pid: u32, found: &mut HashMap<Inode, Found>) {
-        let Ok(held) = proc.hold(pid) else { return };
-        let threads = proc.threads_of(&held);
-        drop(held);
-        for tid in threads.into_iter().filter(|tid| *tid != pid) {
-            self.ask(proc, pid, Some(tid), found);
+impl Found {
+    fn first_pid(&self) -> Option<u32> {
+        match self {
+            Self::Holders(holders) => holders.first().map(|holder| holder.pid),
+            Self::Nobody(_) => None,
         }
     }
+}
+
+/// Counting down from the last pid meets threads too: they bear numbers of the same row, and `/proc` answers to them
+/// without listing them. The holder is their process, by its own table or by the thread's.
+fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder {
+    let process = proc.process_of(held).unwrap_or(held.pid);
+    if process == held.pid {
+        return holder;
+    }
+    let shared = Holder { pid: process, ..holder };
+    let shares = proc.hold(process).is_ok_and(|process| proc.look(&process, shared, inode) == Sight::Stands);
+    if shares { shared } else { Holder { tid: Some(held.pid), ..shared } }
+}
+
+/// All threads but the main one. Only a thread with a table of its own can show what its process did not; which one
+/// has, no file tells.
+fn threads_beside(proc: &Proc, pid: u32) -> Vec<(u32, u32)> {
+    let threads = proc.hold(pid).map(|held| proc.threads_of(&held)).unwrap_or_default();
+    threads.into_iter().filter(|tid| *tid != pid).map(|tid| (pid, tid)).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

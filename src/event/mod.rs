@@ -7,6 +7,7 @@ pub mod ascii;
 pub mod community;
 pub mod message;
 pub mod record;
+mod who;
 
 use std::time::Duration;
 

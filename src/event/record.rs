@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::ascii::{readable, to_json};
 use super::community::community_id;
-use super::message::{command_line, message};
+use super::message::message;
+use super::who::user_fields;
 use super::{Ending, Event, Gap, What};
-use crate::cgroup;
 use crate::connection::{Connection, Moment, Seen, TcpState};
-use crate::process::{Attribution, Process};
+use crate::process::Attribution;
 
 /// Version of the fields.
 pub const SCHEMA: u32 = 1;
@@ -55,7 +55,7 @@ pub struct Body {
 
 /// Gives events the schema's names.
 pub struct Renderer {
-    host: Host,
+    pub(super) host: Host,
     stream: String,
     run: String,
     new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
@@ -225,20 +225,7 @@ impl Renderer {
         record.own("connection", own);
         record.own("attribution", attribution_fields(attribution));
         match attribution {
-            Attribution::Owned { lineage, .. } => {
-                self.owner(record, &lineage.process, *opened, cut);
-                let chain = lineage.ancestry.iter().map(|p| self.link(p, *opened, cut)).collect::<Vec<_>>();
-                if let Some(parent) = lineage.ancestry.first() {
-                    let parent = self.parent(parent, *opened, cut);
-                    if let Some(process) = record.fields.get_mut("process") {
-                        set(process, "parent", Some(parent));
-                    }
-                }
-                record.own("ancestry", json!(chain));
-                if !lineage.complete {
-                    record.own("ancestry_cut", json!(true));
-                }
-            }
+            Attribution::Owned { lineage, .. } => self.lineage(record, lineage, *opened, cut),
             Attribution::Unknown(_) => {
                 if let Some(uid) = uid {
                     record.put("user", user_fields(*uid, user.as_deref()));
@@ -249,120 +236,11 @@ impl Renderer {
             record.own("truncated", json!(cut.names()));
         }
     }
-
-    fn owner(&self, record: &mut Record, process: &Process, opened: Moment, cut: Cut) {
-        let Process {
-            pid: _,
-            ppid: _,
-            start_ticks: _,
-            pidfd_inode: _,
-            comm: _,
-            executable: _,
-            executable_deleted,
-            args: _,
-            args_bytes,
-            args_cut,
-            redacted,
-            working_directory,
-            tty,
-            ids,
-            user,
-            effective_user,
-            login,
-            cgroup,
-        } = process;
-        let mut fields = self.link(process, opened, Cut::None);
-        if let Some(map) = fields.as_object_mut() {
-            map.remove("user");
-            map.remove("command_line");
-        }
-        let args = kept_args(&process.args, cut);
-        set(&mut fields, "entity_id", Some(json!(self.entity_id(process))));
-        set(&mut fields, "args", Some(json!(args.iter().map(|a| readable(a)).collect::<Vec<_>>())));
-        set(&mut fields, "args_count", Some(json!(process.args.len())));
-        set(&mut fields, "command_line", Some(json!(command_line(&args))));
-        set(&mut fields, "working_directory", path(working_directory.as_deref()));
-        let device =
-            tty.map(|t| json!({ "char_device": { "major": t.major, "minor": t.minor }, "name": t.name() }));
-        set(&mut fields, "tty", device);
-        set(&mut fields, "cgroup", path(cgroup.as_deref()));
-        record.put("process", fields);
-        if let Some(ids) = ids {
-            let mut real = user_fields(ids.real_uid, user.as_deref());
-            if ids.effective_uid != ids.real_uid {
-                set(&mut real, "effective", Some(user_fields(ids.effective_uid, effective_user.as_deref())));
-            }
-            record.put("user", real);
-            record.put("group", json!({ "id": ids.real_gid.to_string() }));
-        }
-        if let Some(login) = login {
-            let mut fields = json!({ "uid": login.uid });
-            set(&mut fields, "name", login.user.as_ref().map(|name| json!(name.as_ref())));
-            set(&mut fields, "session", login.session.map(|session| json!(session)));
-            record.own("login", fields);
-        }
-        if let Some(cgroup) = cgroup {
-            place(record, cgroup);
-        }
-        if *executable_deleted {
-            record.own("executable_deleted", json!(true));
-        }
-        if *redacted > 0 {
-            record.own("redacted", json!(redacted));
-        }
-        if *args_cut {
-            record.own("args_cut", json!({ "bytes": args_bytes }));
-        }
-    }
-
-    /// What is told of every process: pid, name, executable, command line, start, user.
-    fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
-        let mut link = json!({ "pid": process.pid, "name": readable(&process.comm) });
-        set(&mut link, "executable", path(process.executable.as_deref()));
-        if !process.args.is_empty() && cut < Cut::Ancestors {
-            set(&mut link, "command_line", Some(json!(shortened(command_line(&process.args), 1_024))));
-        }
-        set(&mut link, "start", self.started(process, opened).map(|start| json!(start)));
-        let user = process.ids.map(|ids| match &process.user {
-            Some(name) => json!(name.as_ref()),
-            None => json!(ids.real_uid.to_string()),
-        });
-        set(&mut link, "user", user);
-        link
-    }
-
-    fn parent(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
-        let mut parent = self.link(process, opened, cut);
-        if let Some(map) = parent.as_object_mut() {
-            map.remove("user");
-        }
-        if cut < Cut::Ancestors {
-            let args: Vec<_> = kept_args(&process.args, Cut::Arguments);
-            set(&mut parent, "args", Some(json!(args.iter().map(|a| readable(a)).collect::<Vec<_>>())));
-        }
-        parent
-    }
-
-    /// The wall clock at a process's start, as of the connection's first sight: a later step does not move it.
-    fn started(&self, process: &Process, opened: Moment) -> Option<String> {
-        let ticks = u128::from(process.start_ticks) * 1_000_000_000;
-        let since_boot = ticks.checked_div(u128::from(self.host.ticks_per_second))?;
-        let since_boot = Duration::from_nanos(u64::try_from(since_boot).ok()?);
-        let age = opened.boot.checked_sub(since_boot).unwrap_or_default();
-        opened.wall.checked_sub(age).ok().map(|wall| format!("{wall:.2}"))
-    }
-
-    /// Pid and start alone collide when a pid is reused at once: the pidfd's inode does not.
-    fn entity_id(&self, process: &Process) -> String {
-        let boot = self.host.boot_id.as_deref().unwrap_or("unknown-boot");
-        let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
-        format!("{boot}-{}-{}{unique}", process.pid, process.start_ticks)
-    }
 }
 
 /// What is left out of a record that would be too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Cut {
+pub(super) enum Cut {
     None,
     Ancestors,
     Arguments,
@@ -382,7 +260,7 @@ impl Cut {
 
 /// Members in the order in which they are written.
 #[derive(Serialize)]
-struct Record {
+pub(super) struct Record {
     #[serde(rename = "@timestamp")]
     timestamp: String,
     message: String,
@@ -390,17 +268,17 @@ struct Record {
     agent: Value,
     host: Value,
     #[serde(flatten)]
-    fields: Map<String, Value>,
+    pub(super) fields: Map<String, Value>,
     portreeve: Map<String, Value>,
     event: EventFields,
 }
 
 impl Record {
-    fn put(&mut self, name: &str, value: Value) {
+    pub(super) fn put(&mut self, name: &str, value: Value) {
         self.fields.insert(name.to_owned(), value);
     }
 
-    fn own(&mut self, name: &str, value: Value) {
+    pub(super) fn own(&mut self, name: &str, value: Value) {
         self.portreeve.insert(name.to_owned(), value);
     }
 }
@@ -452,50 +330,7 @@ fn gap_fields(gap: &Gap) -> Value {
     fields
 }
 
-fn place(record: &mut Record, path: &[u8]) {
-    if let Some(unit) = cgroup::unit(path) {
-        record.put("service", json!({ "name": unit }));
-    }
-    if let Some(container) = cgroup::container(path) {
-        let mut fields = json!({ "id": container.id });
-        set(&mut fields, "runtime", container.runtime.map(|runtime| json!(runtime)));
-        record.put("container", fields);
-    }
-}
-
-fn user_fields(uid: u32, name: Option<&str>) -> Value {
-    let mut fields = json!({ "id": uid.to_string() });
-    set(&mut fields, "name", name.map(|name| json!(name)));
-    fields
-}
-
-fn kept_args(args: &[Vec<u8>], cut: Cut) -> Vec<Vec<u8>> {
-    let most = match cut {
-        Cut::None | Cut::Ancestors => usize::MAX,
-        Cut::Arguments => 512,
-        Cut::Everything => 0,
-    };
-    let mut room = most;
-    let fits = |arg: &&Vec<u8>| {
-        room = room.saturating_sub(arg.len() + 1);
-        room > 0
-    };
-    args.iter().take_while(fits).cloned().collect()
-}
-
-fn shortened(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        text.truncate(most);
-        text.push('…');
-    }
-    text
-}
-
-fn path(bytes: Option<&[u8]>) -> Option<Value> {
-    bytes.map(|bytes| json!(readable(bytes)))
-}
-
-fn set(object: &mut Value, name: &str, value: Option<Value>) {
+pub(super) fn set(object: &mut Value, name: &str, value: Option<Value>) {
     if let (Some(map), Some(value)) = (object.as_object_mut(), value) {
         map.insert(name.to_owned(), value);
     }

@@ -115,7 +115,7 @@ impl Pipeline {
         if self.must_read(proc, counters, at) {
             self.read(proc, at, &mut told)?;
         } else if self.search.is_under_way() {
-            self.go_on_searching(proc, at, &[], &mut told);
+            self.go_on_searching(proc, at, &mut told);
         }
         Ok(told)
     }

@@ -17,6 +17,8 @@ use crate::table::Delta;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// ... up to this, and then no more.
 const LAST_RETRY: Duration = Duration::from_secs(64);
+/// So long may the first reading search for owners.
+const FIRST_SEARCH: Duration = Duration::from_secs(1);
 /// The kernel keeps TIME_WAIT this long (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// As many owners are asked in one reading whether they hold their socket still.
@@ -48,7 +50,9 @@ impl Pipeline {
             self.sought.insert(inode, (key, sight));
             wanted.push(Wanted { inode, uid: socket.uid });
         }
-        let mut found = self.search(proc, &wanted);
+        // Before the watch has begun there is no pace to keep: what stands is told with its owners.
+        let time = if adopting { self.search_time.max(FIRST_SEARCH) } else { self.search_time };
+        let mut found = self.search(proc, &wanted, time);
         for socket in &delta.opened {
             let Some(inode) = socket.inode else { continue };
             let key = Key { netns: snapshot.netns, tuple: socket.tuple, inode };
@@ -57,20 +61,14 @@ impl Pipeline {
         self.tell_found(proc, found, at, told);
     }
 
-    /// Goes on with searches of earlier ticks.
-    pub(super) fn go_on_searching(
-        &mut self,
-        proc: &Proc,
-        at: Moment,
-        wanted: &[Wanted],
-        told: &mut Vec<Event>,
-    ) {
-        let found = self.search(proc, wanted);
+    /// Goes on with searches of earlier ticks, more slowly: whoever is found now is no newborn that might leave.
+    pub(super) fn go_on_searching(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        let found = self.search(proc, &[], self.search_time / 5);
         self.tell_found(proc, found, at, told);
     }
 
-    fn search(&mut self, proc: &Proc, wanted: &[Wanted]) -> HashMap<Inode, Found> {
-        let until = (self.boottime)() + self.search_time;
+    fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
+        let until = (self.boottime)() + time;
         self.search.run(proc, wanted, &self.boottime, until).into_iter().collect()
     }
 
@@ -146,6 +144,7 @@ impl Pipeline {
             }
             (Attribution::Unknown(Reason::Budget), _) => {}
             _ => {
+                self.holds.orphan(&key);
                 let (_, delay) = self.unknown.get(&key).copied().unwrap_or((at.boot, FIRST_RETRY / 2));
                 self.unknown.insert(key, (at.boot + delay * 2, delay * 2));
             }

@@ -92,6 +92,14 @@ impl Proc {
         self.read_stat(held).map(|(stat, _)| unsigned(stat.ppid))
     }
 
+    /// The process that a thread belongs to; a process's own number for itself (`Tgid:` of `status`).
+    #[must_use]
+    pub fn process_of(&self, held: &Held) -> Option<u32> {
+        let status = held.read("status", 4096).ok()?;
+        let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+        parse_u64(line.trim_ascii()).and_then(|pid| u32::try_from(pid).ok())
+    }
+
     /// Child processes of the main thread. Empty where the kernel was built without `children`.
     #[must_use]
     pub fn children_of(&self, held: &Held) -> Vec<u32> {

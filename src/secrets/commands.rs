@@ -51,10 +51,10 @@ impl<'a> Reader<'a> {
     /// Marks the secrets of the next argument.
     pub(super) fn read(&mut self, arg: &[u8], marks: &mut Marks) {
         let spaced = quoting::has_space(arg);
-        let script = spaced && self.expects_script(arg);
+        let script = self.expects_script(arg);
         let reading = if script { Reading::Script } else { Reading::Argument };
         shapes::find(arg, reading, &self.masker.names, marks);
-        if script {
+        if script && spaced {
             self.place.next = Next::Unknown;
         } else {
             self.word(arg, marks);
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             self.word(quoting::unwrap(word), marks);
-            // Each level has quotes of its own, and there are only eight of them, so this ends.
+            // Each level has quotes of its own, and there are ten kinds of them, so this ends.
             let mut rest = word;
             while let Some((inside, after)) = quoting::next_quoted(rest) {
                 if quoting::has_space(inside) {
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         }
         // `--rsh=sshpass -p …`
         if word.contains(&b'=')
-            && let Some(program) = self.find_program(word)
+            && let Some(program) = self.find_program(word, marks)
         {
             self.place = Place::of(program);
         }
@@ -153,26 +153,30 @@ impl<'a> Reader<'a> {
         let Some(program) = self.place.active().filter(|program| !program.takes.is_empty()) else {
             return false;
         };
-        let Some(mut rest) = word.strip_prefix(b"-").filter(|rest| !rest.starts_with(b"-")) else {
-            return false;
-        };
+        let mut letters = word.strip_prefix(b"-").unwrap_or_default();
         while let Some((letter, joined)) =
-            rest.split_first().filter(|(letter, _)| letter.is_ascii_alphanumeric())
+            letters.split_first().filter(|(letter, _)| letter.is_ascii_alphanumeric())
         {
-            let short = |option: &str| option.as_bytes() == [b'-', *letter];
-            let rule = self.place.rules().find(|(option, _)| short(option)).map(|(_, value)| value);
-            let takes = rule.is_some() || program.takes.as_bytes().contains(letter);
-            match rule {
-                Some(flag @ Value::Beyond(_)) => self.expect(flag),
-                Some(value) if joined.is_empty() => self.expect(value),
-                Some(value) => mark(value, joined, marks),
-                None if takes && joined.is_empty() => self.place.next = Next::Plain,
+            let mut rules = self.place.rules();
+            match rules.find(|(option, _)| option.as_bytes() == [b'-', *letter]) {
+                Some((_, flag @ Value::Beyond(_))) => self.expect(flag),
+                Some((_, value)) => {
+                    if joined.is_empty() {
+                        self.expect(value);
+                    } else {
+                        mark(value, joined, marks);
+                    }
+                    return true;
+                }
+                None if program.takes.as_bytes().contains(letter) => {
+                    if joined.is_empty() {
+                        self.place.next = Next::Plain;
+                    }
+                    return true;
+                }
                 None => {}
             }
-            if takes && !matches!(rule, Some(Value::Beyond(_))) {
-                return true;
-            }
-            rest = joined;
+            letters = joined;
         }
         false
     }
@@ -200,7 +204,7 @@ impl<'a> Reader<'a> {
             Some(Value::Beyond(_)) if self.place.begun => return,
             _ => {}
         }
-        if let Some(program) = self.find_program(word) {
+        if let Some(program) = self.find_program(word, marks) {
             self.place = Place::of(program);
         } else if self.place.kind == Some(Value::Command) {
             self.place = Place::default();
@@ -210,10 +214,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The program that `word` names: `mysql`, `/usr/bin/mysql`, `ProxyCommand=sshpass`, `$(curl`, `plink.exe`.
-    fn find_program(&self, word: &[u8]) -> Option<&'static Program> {
+    fn find_program(&self, word: &[u8], marks: &Marks) -> Option<&'static Program> {
         let mut parts = word.rsplit(|byte| matches!(byte, b'/' | b'=' | b'(' | b'`' | b'"' | b'\'' | b'\\'));
         let name = parts.next()?;
-        self.masker.program(name.strip_suffix(b".exe").unwrap_or(name))
+        let program = self.masker.program(name.strip_suffix(b".exe").unwrap_or(name));
+        // A password may be called "mysql" too.
+        program.filter(|_| !marks.cover(name))
     }
 }
 

@@ -28,7 +28,7 @@
 //! | `ssh-keygen` | `-N`, `-P` |
 //! | `mysql`, `mysqldump`, `mariadb`, … | `-pX`, `--password=X` |
 //! | `psql`, `pg_dump`, … | `PGPASSWORD=`, `password=`; `--password` alone takes no value |
-//! | `curl` | `-u`, `-U`, `-E` after the colon, `-b` after `=`, `--oauth2-bearer` |
+//! | `curl` | `-u`, `-U`, `-E` after the colon, `-x` before the `@`, `-b` after `=`, `--oauth2-bearer` |
 //! | `http`, `https`, `xh` | `-a`, `--auth` after the colon |
 //! | `ncat`, `proxytunnel` | `--proxy-auth`; `-P`, `-R` after the colon |
 //! | `lftp` | `-u` after the comma |
@@ -41,10 +41,10 @@
 //! | `mongo`, `mongosh`, `mongodump`, `cqlsh`, `sqlcmd`, `bcp` | `-p`; `-P` |
 //! | `docker`, `podman`, `helm`, `oc`, … | `login -p` |
 //! | `vault`, `cargo` | `login` and what follows |
-//! | `aws configure set` | `aws_secret_access_key`, `aws_session_token` |
+//! | `aws` | `aws_secret_access_key`, `aws_session_token` |
 //! | `xfreerdp`, `rdesktop` | `/p:`, `-p` |
 //! | `zip`, `unzip`; `7z`, `rar`, … | `-P`; `-pX`, `-hpX` |
-//! | `htpasswd -b`, `mosquitto_passwd -b`, `wpa_passphrase` | the last argument |
+//! | `htpasswd`, `mosquitto_passwd`, `wpa_passphrase` | `-b` and the last argument; the last argument |
 //! | `nmcli` | `password X` |
 //! | `ipmitool`, `mosquitto_pub`; `snmpget`, …; `twine` | `-P`; `-A`, `-X`, `-c`; `-p` |
 //! | `hydra`, `medusa`, `nxc`, … | `-p`, `-H` |
@@ -150,10 +150,20 @@ impl Marks {
     /// Marks a part of the argument as secret, but not the quotes around it.
     fn add(&mut self, secret: &[u8]) {
         let secret = quoting::unwrap(secret);
-        let start = secret.as_ptr().addr().checked_sub(self.base);
-        if let Some(start) = start.filter(|_| !secret.is_empty() && secret != MASK) {
-            self.found.push(start..start + secret.len());
+        if !secret.is_empty() && secret != MASK {
+            self.found.push(self.range(secret));
         }
+    }
+
+    /// Whether a part of the argument begins in what is marked.
+    fn cover(&self, part: &[u8]) -> bool {
+        let Range { start, .. } = self.range(part);
+        self.found.iter().any(|mark| mark.contains(&start))
+    }
+
+    fn range(&self, part: &[u8]) -> Range<usize> {
+        let start = part.as_ptr().addr().saturating_sub(self.base);
+        start..start + part.len()
     }
 
     /// Writes the mask over what was marked, once where marks overlap or touch. Answers how many times.

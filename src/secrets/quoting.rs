@@ -5,7 +5,7 @@
 
 /// Splits `text` after the quote that it begins with.
 pub(super) fn open(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    // Four levels are more than anyone types, and a bound keeps hostile text from costing the square of its length.
+    // Four backslashes are more than anyone types; without a bound, hostile text would cost the square of its length.
     let slashes = text.iter().take(4).take_while(|byte| **byte == b'\\').count();
     let quoted = matches!(text.get(slashes), Some(b'"' | b'\''));
     quoted.then(|| text.split_at(slashes + 1))

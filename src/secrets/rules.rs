@@ -74,7 +74,7 @@ pub(super) static PROGRAMS: &[Program] = &[
     program("ncat", "", &[("--proxy-auth", After(":"))]),
     program("proxytunnel", "cdFpr", &[("-P --proxyauth -R --remproxyauth", After(":"))]),
     program("hydra medusa ncrack", "CeFfLlMmNnoPRSsTtUuWwx", &[("-p", Whole), ("", Plain)]),
-    program("nxc netexec crackmapexec cme evil-winrm", "", &[("-p -H", Whole), ("", Plain)]),
+    program("nxc netexec crackmapexec cme evil-winrm", "dikMotuxX", &[("-p -H", Whole), ("", Plain)]),
     // Web and files.
     program(
         "curl",
@@ -111,7 +111,11 @@ pub(super) static PROGRAMS: &[Program] = &[
         &[("--password", Joined)],
     ),
     program("redis-cli valkey-cli", "", &[("-a --pass", Whole)]),
-    program("mongo mongosh mongodump mongorestore mongoexport mongoimport mongostat", "", &[("-p", Whole)]),
+    program(
+        "mongo mongosh mongodump mongorestore mongoexport mongoimport mongostat",
+        "cdfhoqu",
+        &[("-p", Whole)],
+    ),
     program("cqlsh", "ekut", &[("-p", Whole)]),
     program("sqlcmd bcp", "aCcdEFfhiKlmoQqrSstUvwXy", &[("-P", Whole)]),
     program(
@@ -167,7 +171,7 @@ pub(super) const ENDINGS: &[&str] = &[
     "-psk",
 ];
 
-/// Further secret names. `pwd` is none of them: PWD is the working directory.
+/// Further secret names. `pwd` is one only in a list: PWD alone is the working directory.
 pub(super) const NAMES: &[&str] = &[
     "pass",
     "psk",

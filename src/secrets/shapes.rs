@@ -25,7 +25,7 @@ pub(super) fn find(arg: &[u8], reading: Reading, extra: &[String], marks: &mut M
 pub(super) fn takes_secret(name: &[u8], extra: &[String]) -> bool {
     let name = without_dashes(name);
     let begins = |flag: &&str| name.get(..flag.len()).is_some_and(|start| same(start, flag));
-    is_secret_name(name, extra) && !FLAGS.iter().any(|flag| begins(flag))
+    is_secret_name(name, extra) && !FLAGS.iter().any(begins)
 }
 
 /// The password of `user:password@host`, and what follows the `@`.
@@ -85,7 +85,9 @@ fn find_pairs(text: &[u8], reading: Reading, extra: &[String], marks: &mut Marks
         let header = colon && is_header(key.name);
         // Without a blank or a quote, a colon may as well stand in `scp token:file .` or `https://token:8080`.
         let parted = !colon || key.quoted || value.len() < after.len() || quoting::open(value).is_some();
-        if header || (parted && is_secret_name(key.name, extra)) {
+        // `Uid=…;Pwd=…` is a password, a PWD that stands alone is a folder.
+        let pwd = key.list_end().is_some() && same(key.name, "pwd");
+        if header || (parted && (pwd || is_secret_name(key.name, extra))) {
             let (secret, others) = value.split_at(frame.value_len(value, &key, header));
             marks.add(secret);
             rest = others;
@@ -152,7 +154,7 @@ impl<'a> Frame<'a> {
 
     fn value_len(self, value: &[u8], key: &Key, header: bool) -> usize {
         let quoted = quoting::open(value).and_then(|(quote, inside)| quoting::close(inside, quote));
-        if let Some((_, after)) = quoted.filter(|(_, after)| self.may_follow_quotes(after)) {
+        if let Some((_, after)) = quoted.filter(|(_, after)| self.ends_before(after, key)) {
             return value.len() - after.len();
         }
         let listed = key.list_end().and_then(|end| value.split(|byte| *byte == end).next());
@@ -170,13 +172,16 @@ impl<'a> Frame<'a> {
     }
 
     /// Whether a quoted value ends before `after`; in `PASSWORD='a'b` and `PASSWORD='a'"b"` it does not.
-    fn may_follow_quotes(self, after: &[u8]) -> bool {
-        match (after.first(), self) {
-            (None | Some(b',' | b';' | b'&' | b'}' | b']' | b')'), _) => true,
-            (Some(byte), Frame::Word | Frame::Command) => quoting::is_end(*byte),
-            (Some(byte), Frame::Quotes(quote)) => byte.is_ascii_whitespace() || after.starts_with(quote),
-            (Some(_), Frame::Argument) => false,
-        }
+    fn ends_before(self, after: &[u8], key: &Key) -> bool {
+        let Some(byte) = after.first() else { return true };
+        let listed =
+            matches!(byte, b',' | b';' | b'&' | b'}' | b']') && (key.quoted || key.list_end().is_some());
+        listed
+            || match self {
+                Frame::Argument => false,
+                Frame::Quotes(quote) => byte.is_ascii_whitespace() || after.starts_with(quote),
+                Frame::Word | Frame::Command => quoting::is_end(*byte),
+            }
     }
 }
 

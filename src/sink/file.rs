@@ -156,6 +156,8 @@ impl Inner {
             if let Err(e) = old.sync_data() {
                 log::warn!("cannot sync the rotated log: {e}");
             }
+            // Of a file in which nothing was told, nothing is told.
+            self.told.retain(|incident| !matches!(incident, Incident::Opened { .. }));
             self.told.extend(told);
         }
         Ok(())
@@ -231,5 +233,116 @@ impl LogWriter for LogFile {
     fn reopen_output(&self) -> Result<(), flexi_logger::FlexiLoggerError> {
         let mut inner = self.lock();
         inner.reopen().map_err(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn opened(file: &LogFile) -> Vec<Incident> {
+        file.look().unwrap()
+    }
+
+    #[test]
+    fn only_an_ordinary_file_of_its_own_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("real"), "").unwrap();
+        std::os::unix::fs::symlink(at("real"), at("link")).unwrap();
+        fs::write(at("two"), "").unwrap();
+        fs::hard_link(at("two"), at("names")).unwrap();
+        fs::write(at("open"), "").unwrap();
+        fs::set_permissions(at("open"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), rustix::fs::Mode::RUSR).unwrap();
+        for (name, why) in [
+            ("link", "symbolic link"),
+            ("names", "second name"),
+            ("open", "everybody"),
+            ("fifo", ""),
+            (".", "directory"),
+            ("missing/log", "No such file"),
+        ] {
+            let error = LogFile::open(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(why), "{name}: {error}");
+        }
+        assert_eq!(fs::read(at("real")).unwrap(), b"");
+        LogFile::open(&at("new")).unwrap();
+        assert_eq!(fs::metadata(at("new")).unwrap().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_renamed_or_removed_file_is_opened_anew_and_says_what_it_goes_on_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = LogFile::open(&path).unwrap();
+        assert_eq!(opened(&file), [Incident::Opened { previous: None }]);
+        file.append(b"one\n").unwrap();
+        assert_eq!(opened(&file), []);
+        let inode = fs::metadata(&path).unwrap().ino();
+        fs::rename(&path, dir.path().join("log.1")).unwrap();
+        assert!(
+            matches!(&opened(&file)[..], [Incident::Opened { previous: Some(p) }] if p.ends_with(&inode.to_string()))
+        );
+        file.append(b"two\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(opened(&file)[..], [Incident::Opened { previous: Some(_) }]));
+        file.append(b"three\n").unwrap();
+        assert_eq!(fs::read(dir.path().join("log.1")).unwrap(), b"one\n");
+        assert_eq!(fs::read(&path).unwrap(), b"three\n");
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_opened_again_costs_nothing_while_the_old_file_has_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = LogFile::open(&path).unwrap();
+        opened(&file);
+        fs::rename(&path, dir.path().join("log.1")).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(opened(&file), []);
+        file.append(b"one\n").unwrap();
+        assert_eq!(fs::read(dir.path().join("log.1")).unwrap(), b"one\n");
+        fs::remove_file(dir.path().join("log.1")).unwrap();
+        assert!(file.look().is_err(), "what is written now would be lost");
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(opened(&file).len(), 1);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, "whole\n{\"torn").unwrap();
+        let file = LogFile::open(&path).unwrap();
+        assert_eq!(opened(&file)[1], Incident::Repaired { offset: 6, bytes: 6 });
+        file.append(b"next\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole\n{\"torn\nnext\n");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = LogFile::open(&path).unwrap();
+        opened(&file);
+        file.append(b"0123456789\n").unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(opened(&file), [Incident::Truncated { lost_bytes: 11 }]);
+        file.append(b"next\n").unwrap();
+        assert_eq!((opened(&file), fs::read(&path).unwrap()), (vec![], b"next\n".to_vec()), "and no hole");
+    }
+
+    #[test]
+    fn flexi_logger_opens_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = LogFile::open(&path).unwrap();
+        opened(&file);
+        fs::rename(&path, dir.path().join("log.1")).unwrap();
+        LogWriter::reopen_output(&file).unwrap();
+        assert_eq!(opened(&file).len(), 1, "and the record about it is not forgotten");
     }
 }

@@ -104,6 +104,10 @@ impl Sink {
         let body = self.renderer.render(event);
         let size = size_of(&body);
         if self.waiting_bytes + size > BACKLOG {
+            // More than memory may hold came at once: what can be written goes now. `flush` says if nobody reads.
+            let _ = self.flush(event.at);
+        }
+        if self.waiting_bytes + size > BACKLOG {
             self.lost += 1;
             let dropped = self.dropped.get_or_insert(Dropped { from: event.at, to: event.at, count: 0 });
             (dropped.to, dropped.count) = (event.at, dropped.count + 1);
@@ -241,3 +245,6 @@ impl Sink {
 fn size_of(body: &Body) -> usize {
     body.json.len() + body.message.len()
 }
+
+#[cfg(test)]
+mod tests;

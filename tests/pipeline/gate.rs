@@ -1,22 +1,11 @@
 //! The gated and the ungated poller tell the same stories, whatever happens when: every pair of every connection's
 //! lives, also where other connections hide what the level of established ones would tell.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panic"
-)]
-#![allow(missing_docs, clippy::disallowed_methods, reason = "a test program")]
-
-mod support {
-    pub mod kernel;
-}
 
 use std::collections::BTreeMap;
 
+use super::kernel::{Kernel, moment, pipeline, story};
 use portreeve::event::Event;
 use portreeve::source::Filter;
-use support::kernel::{Kernel, moment, pipeline, story};
 
 /// What can happen to a connection in one step.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,24 +1,13 @@
 //! Trees over time, and the exact words that they must lead to.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panic"
-)]
-#![allow(missing_docs, clippy::disallowed_methods, reason = "a test program")]
-
-mod support {
-    pub mod kernel;
-}
 
 use std::fs;
 use std::time::Duration;
 
+use super::kernel::{CLOSE_WAIT, FIN_WAIT2, Kernel, LISTEN, Row, TIME_WAIT, moment, pipeline, told};
 use portreeve::pipeline::Pipeline;
 use portreeve::proc::Proc;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection};
-use support::kernel::{CLOSE_WAIT, FIN_WAIT2, Kernel, LISTEN, Row, TIME_WAIT, moment, pipeline, told};
 
 const REMOTE: &str = "203.0.113.7:22";
 const LOCAL: &str = "10.0.0.1:50001";

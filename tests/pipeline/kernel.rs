@@ -284,7 +284,7 @@ pub fn pipeline(kernel: &Kernel, ports: &str, filter: Filter) -> Pipeline {
 
 /// What a record tells, without its time.
 pub fn told(events: &[Event]) -> Vec<String> {
-    events.iter().map(|event| portreeve::event::message::message(event)).collect()
+    events.iter().map(portreeve::event::message::message).collect()
 }
 
 /// Action and connection of each event: what must not depend on when the tables are read.
