@@ -12,7 +12,7 @@ use crate::process::{Holder, Lineage, Process};
 /// The longest chain that is read. Real ones have about ten links.
 const LONGEST_CHAIN: usize = 32;
 /// As many relatives of a holder are asked for its descriptor.
-const MOST_RELATIVES: usize = 16;
+const MOST_RELATIVES: usize = 64;
 
 /// What was read last of each pid. Only equal content is shared, so a reused pid cannot be confused.
 pub(super) type Shared<T> = HashMap<u32, Weak<T>>;
@@ -90,16 +90,6 @@ fn share<T: PartialEq>(shared: &mut Shared<T>, pid: u32, value: T) -> Arc<T> {
     let value = Arc::new(value);
     shared.insert(pid, Arc::downgrade(&value));
     value
-}
-
-/// Pids from `pid` up to 1.
-pub(super) fn pids_above(proc: &Proc, mut pid: u32) -> Vec<u32> {
-    let mut pids = Vec::new();
-    while pid != 0 && pids.len() < LONGEST_CHAIN && !pids.contains(&pid) {
-        pids.push(pid);
-        pid = proc.hold(pid).and_then(|held| proc.parent_of(&held)).unwrap_or(0);
-    }
-    pids
 }
 
 /// Relatives that hold the socket by the same descriptor number: ancestors as long as they do, and descendants.

@@ -100,10 +100,12 @@ impl Proc {
         parse_u64(line.trim_ascii()).and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// Child processes of the main thread. Empty where the kernel was built without `children`.
+    /// Child processes, which the kernel lists by the thread that made them; of at most 64 threads. Empty where the
+    /// kernel was built without `children`.
     #[must_use]
     pub fn children_of(&self, held: &Held) -> Vec<u32> {
-        let text = held.read(&format!("task/{}/children", held.pid), 64 * 1024).unwrap_or_default();
+        let of_thread = |tid: u32| held.read(&format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
+        let text: Vec<u8> = self.threads_of(held).into_iter().take(64).flat_map(of_thread).collect();
         text.split(|b| *b == b' ').filter_map(parse_u64).filter_map(|pid| u32::try_from(pid).ok()).collect()
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::kernel::{CLOSE_WAIT, FIN_WAIT2, Kernel, LISTEN, Row, TIME_WAIT, moment, pipeline, told};
 use portreeve::pipeline::Pipeline;
 use portreeve::proc::Proc;
+use portreeve::process::Attribution;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection};
 
@@ -201,14 +202,21 @@ fn a_mapped_address_is_ipv4() {
 }
 
 #[test]
-fn several_holders_are_told_and_the_child_is_the_owner() {
+fn of_several_holders_the_one_that_started_first_is_the_owner() {
     let mut watch = Watch::new();
     watch.connect(200, 1);
     watch.kernel.establish(1);
     watch.kernel.spawn(201, 200, "ssh", &["ssh", "child"]);
+    fs::create_dir_all(watch.kernel.path("200/task/200")).unwrap();
+    fs::write(watch.kernel.path("200/task/200/children"), "201 ").unwrap();
     let fd = fs::read_dir(watch.kernel.path("200/fd")).unwrap().next().unwrap().unwrap().file_name();
     std::os::unix::fs::symlink("socket:[1]", watch.kernel.path("201/fd").join(fd)).unwrap();
-    assert!(watch.tick()[0].contains("ssh[201] ← ssh[200] ← bash[100]"));
+    watch.kernel.write();
+    let told = watch.pipeline.tick(&watch.proc, moment(100)).unwrap();
+    let Attribution::Owned { holders, .. } = &told[0].what.connection().unwrap().attribution else {
+        panic!()
+    };
+    assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [200, 201]);
 }
 
 #[test]
