@@ -1,6 +1,6 @@
 //! Reading an owner and its ancestors, and keeping once what several of them share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
@@ -12,7 +12,7 @@ use crate::process::{Holder, Lineage, Process};
 /// The longest chain that is read. Real ones have about ten links.
 const LONGEST_CHAIN: usize = 32;
 /// As many relatives of a holder are asked for its descriptor.
-const MOST_RELATIVES: usize = 64;
+const MOST_RELATIVES: usize = 128;
 
 /// What was read last of each pid. Only equal content is shared, so a reused pid cannot be confused.
 pub(super) type Shared<T> = HashMap<u32, Weak<T>>;
@@ -92,7 +92,8 @@ fn share<T: PartialEq>(shared: &mut Shared<T>, pid: u32, value: T) -> Arc<T> {
     value
 }
 
-/// Relatives that hold the socket by the same descriptor number: ancestors as long as they do, and descendants.
+/// Relatives that hold the socket by the same descriptor number: up as long as the parent does, and from the topmost
+/// down through all who do.
 pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
     let holds = |pid: u32| {
         let held = proc.hold(pid).ok()?;
@@ -100,20 +101,20 @@ pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
         (proc.look(&held, holder, inode) == Sight::Stands).then_some((holder, held))
     };
     let mut holders = Vec::new();
-    let mut above = of.process.ppid;
-    while let Some((holder, held)) = holds(above) {
-        holders.push(holder);
-        above = proc.parent_of(&held).unwrap_or(0);
-        if holders.len() >= MOST_RELATIVES {
-            break;
-        }
-    }
     let mut below = proc.children_of(&of.held);
+    let mut above = of.process.ppid;
+    while let Some((holder, held)) = holds(above).filter(|_| holders.len() < LONGEST_CHAIN) {
+        holders.push(holder);
+        below.extend(proc.children_of(&held));
+        above = proc.parent_of(&held).unwrap_or(0);
+    }
+    let mut asked = HashSet::from([of.holder.pid]);
+    asked.extend(holders.iter().map(|holder| holder.pid));
     while let Some(pid) = below.pop() {
-        if holders.len() >= MOST_RELATIVES {
-            break;
-        }
-        if let Some((holder, held)) = holds(pid) {
+        if asked.len() < MOST_RELATIVES
+            && asked.insert(pid)
+            && let Some((holder, held)) = holds(pid)
+        {
             holders.push(holder);
             below.extend(proc.children_of(&held));
         }
