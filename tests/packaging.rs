@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test reads what it built")]
 #![expect(clippy::expect_used, reason = "helpers of tests; a failure is a panic")]
 
+#[path = "support/shipping.rs"]
 mod support;
 
 use std::{

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "helpers of a test; a failure is a panic")]
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers a missing key with null")]
 
+#[path = "support/shipping.rs"]
 mod support;
 
 use std::{

@@ -1,125 +1,59 @@
-//! What more than one test file needs: saying what did not run, and finding the tools of the system.
-#![allow(dead_code, reason = "every test file uses its own part")]
+//! What the tests that use the real kernel share.
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a helper that fails must fail the test, and tests own their clock and files"
+)]
 
-use std::{
-    env,
-    fs::OpenOptions,
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-pub mod container;
+pub mod lab;
+pub mod log;
+mod not_run;
+pub mod processes;
+pub mod session;
+pub mod watch;
 
-/// Time that anything may take on a busy machine: long, for only a failing test waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use not_run::not_run;
 
-/// Says that a test did not run, past the harness's capture, and counts it in the file that `PORTREEVE_NOT_RUN` names.
-///
-/// A test that returns early looks like one that passed; this line is the difference.
-pub fn not_run(test: &str, reason: &str) {
-    let line = format!("NOT RUN: {test}: {reason}\n");
-    std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error is open");
-    if let Some(path) = env::var_os("PORTREEVE_NOT_RUN") {
-        let mut list =
-            OpenOptions::new().append(true).create(true).open(path).expect("PORTREEVE_NOT_RUN is writable");
-        list.write_all(line.as_bytes()).expect("PORTREEVE_NOT_RUN is writable");
-    }
+/// Where a program is; `sbin` is searched as well, since a user's PATH lacks it.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Whether everything in `needs` is there: names of programs, or `root`. If not, the test counts as not run.
-pub fn can_run(test: &str, needs: &[&str]) -> bool {
-    let missing: Vec<_> = needs.iter().copied().filter(|need| !is_there(need)).collect();
-    if !missing.is_empty() {
-        not_run(test, &format!("needs {}", missing.join(", ")));
-    }
-    missing.is_empty()
-}
-
-fn is_there(need: &str) -> bool {
-    match need {
-        "root" => is_root(),
-        program => search_path().split(':').any(|folder| Path::new(folder).join(program).is_file()),
-    }
-}
-
-/// Whether we may do what only root may.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// A system tool, found also in the folders that only root has in its search path.
-pub fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.env("PATH", search_path());
-    command
-}
-
-fn search_path() -> String {
-    format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default())
-}
-
-/// Runs a command to its end and returns what it wrote to standard output.
-///
-/// # Panics
-/// If it fails; the message holds all that it said.
-pub fn run(command: &mut Command) -> String {
-    let output = outcome(command);
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
-    stdout
-}
-
-/// Runs a command to its end, whatever that is.
-///
-/// # Panics
-/// If it cannot be started.
-pub fn outcome(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
-}
-
-/// True in a network of our own, where only loopback is. Outside, runs the test of that name again in such a network.
-///
-/// A namespace belongs to a process and a test is a thread: hence the second process.
-pub fn in_own_network(test: &str) -> bool {
-    if env::var_os("PORTREEVE_OWN_NETWORK").is_some() {
-        return true;
-    }
-    let mut unshare = command("unshare");
-    unshare.arg("--net").args(if is_root() { None } else { Some("--map-root-user") });
-    if !outcome(Command::new(unshare.get_program()).args(unshare.get_args()).arg("true")).status.success() {
-        not_run(test, "no network namespace is to be had");
-        return false;
-    }
-    let again = env::current_exe().expect("the test's own binary");
-    unshare.args(["sh", "-euc", "ip link set lo up; exec \"$0\" \"$@\""]).arg(again);
-    run(unshare.args(["--exact", test, "--nocapture"]).env("PORTREEVE_OWN_NETWORK", "yes"));
-    false
-}
-
-/// Asks until there is an answer, or returns None when patience ends.
-pub fn wait_for<T>(mut answer: impl FnMut() -> Option<T>) -> Option<T> {
-    let asked = Instant::now();
+/// Asks again every few milliseconds until there is an answer; panics with `what` when there is none in time.
+pub fn wait_for<T>(what: &str, timeout: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
     loop {
-        let answer = answer();
-        if answer.is_some() || asked.elapsed() > PATIENCE {
+        if let Some(answer) = ask() {
             return answer;
         }
-        sleep(Duration::from_millis(50));
+        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Builds a package around the binary under test; returns its file.
-///
-/// # Panics
-/// If the script of that name in `packaging` fails.
-pub fn package(script: &str, folder: &Path) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(script);
-    let mut build = command(script.to_str().expect("a path in UTF-8"));
-    build.arg(folder).env("PORTREEVE_BINARY", env!("CARGO_BIN_EXE_portreeve"));
-    let said = run(&mut build);
-    PathBuf::from(said.lines().last().expect("the script prints the package's name"))
+/// Runs a command to its end and gives what it printed. One that never ends is killed and fails the test.
+pub fn output(command: &mut Command) -> Output {
+    const LIMIT: Duration = Duration::from_secs(15);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    match end.recv_timeout(LIMIT) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            let _ended_meanwhile = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let output = end.recv_timeout(LIMIT).map(Result::unwrap);
+            panic!("not ended in {LIMIT:?}: {command:?}: {output:?}");
+        }
+    }
 }

@@ -1,0 +1,67 @@
+//! What portreeve costs, measured beside its floors and its peers in one run: `cargo bench --bench costs`.
+//!
+//! Only reports: no time passes or fails anything. `benches/README.md` says what each row means.
+//! The program runs itself again under other names: once inside namespaces of its own (`cage`), and there
+//! as every socket holder, sleeper and client that makes up the load (`load`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    reason = "a measuring program: it reads clocks, opens /proc itself, and stops at the first surprise"
+)]
+
+mod cage;
+mod figures;
+mod floors;
+mod load;
+mod machine;
+mod memory;
+mod newborn;
+mod plan;
+mod quiet;
+mod recall;
+mod tables;
+mod watch;
+
+use std::process::ExitCode;
+
+use plan::{Plan, Section};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("role") => load::play(&args[1..]),
+        Some("inside") => inside(&args[1..]),
+        _ => match Plan::parse(&args) {
+            Ok(Some(_)) => cage::enter(&args),
+            Ok(None) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("costs: {message}");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn inside(args: &[String]) -> ExitCode {
+    cage::settle();
+    let plan = Plan::parse(args).expect("parsed once outside").expect("asked for outside");
+    print!("{}", machine::describe());
+    for section in &plan.sections {
+        let before = machine::Busy::now();
+        match section {
+            Section::Quiet => quiet::by_sockets(&plan),
+            Section::Processes => quiet::by_processes(&plan),
+            Section::Look => floors::look(&plan),
+            Section::Newborn => newborn::run(&plan),
+            Section::Memory => memory::run(&plan),
+            Section::Recall => recall::run(&plan),
+        }
+        println!("{}", before.until_now());
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,111 @@
+//! What was asked for, and how much of everything that means.
+
+use std::time::Duration;
+
+const USAGE: &str = "\
+cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sudo asks)
+
+  quiet      CPU of watchers while nothing happens, by number of sockets
+  processes  the same, by number of processes
+  look       one look at the tables: bare system calls, portreeve's reading, ss, lsof
+  newborn    how soon the owner of a new connection is known, by number of processes
+  memory     resident memory, binary size
+  recall     which share of short connections is seen, and attributed
+";
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Section {
+    Quiet,
+    Processes,
+    Look,
+    Newborn,
+    Memory,
+    Recall,
+}
+
+const ALL: [(&str, Section); 6] = [
+    ("quiet", Section::Quiet),
+    ("processes", Section::Processes),
+    ("look", Section::Look),
+    ("newborn", Section::Newborn),
+    ("memory", Section::Memory),
+    ("recall", Section::Recall),
+];
+
+pub struct Plan {
+    pub markdown: bool,
+    pub sections: Vec<Section>,
+    /// Rows in the socket tables besides the five to port 22; a loopback connection is two.
+    pub sockets: Vec<usize>,
+    /// Processes besides the measuring and the socket holding ones.
+    pub processes: Vec<usize>,
+    /// How long one watcher runs, the first second not counted.
+    pub watch: Duration,
+    /// Times that the cheap rows, which noise distorts most, are measured.
+    pub repeats: usize,
+    /// Times that one look is measured.
+    pub looks: usize,
+    pub newborns: usize,
+    pub lifetimes_ms: Vec<u64>,
+    /// Connections for each lifetime.
+    pub recalls: usize,
+    /// Connections followed at once for the memory row.
+    pub followed: usize,
+}
+
+impl Plan {
+    /// `None`: nothing to measure, because help was asked for, or `cargo test --benches` only tries the program.
+    pub fn parse(args: &[String]) -> Result<Option<Self>, String> {
+        let (mut plan, mut chosen, mut asked) = (Self::full(), Vec::new(), false);
+        for arg in args {
+            match arg.as_str() {
+                "--bench" => asked = true,
+                "--quick" => plan = Self { markdown: plan.markdown, ..Self::quick() },
+                "--markdown" => plan.markdown = true,
+                "--help" | "-h" => {
+                    print!("{USAGE}");
+                    return Ok(None);
+                }
+                name => match ALL.iter().find(|(known, _)| *known == name) {
+                    Some((_, section)) => chosen.push(*section),
+                    None => return Err(format!("what is {name:?}?\n\n{USAGE}")),
+                },
+            }
+        }
+        if !chosen.is_empty() {
+            plan.sections = chosen;
+        }
+        Ok(asked.then_some(plan))
+    }
+
+    fn full() -> Self {
+        Self {
+            markdown: false,
+            sections: ALL.iter().map(|(_, section)| *section).collect(),
+            sockets: vec![100, 1_000, 10_000, 50_000],
+            processes: vec![100, 1_000, 3_000],
+            watch: Duration::from_secs(5),
+            repeats: 3,
+            looks: 21,
+            newborns: 120,
+            lifetimes_ms: vec![1, 5, 20, 100],
+            recalls: 200,
+            followed: 50_000,
+        }
+    }
+
+    fn quick() -> Self {
+        Self {
+            sockets: vec![10_000],
+            processes: vec![1_000],
+            watch: Duration::from_secs(1),
+            repeats: 1,
+            looks: 7,
+            newborns: 20,
+            lifetimes_ms: vec![20],
+            recalls: 30,
+            followed: 5_000,
+            ..Self::full()
+        }
+    }
+}

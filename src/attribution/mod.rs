@@ -1,0 +1,98 @@
+//! From a socket's inode to its process, its ancestors and its user.
+//!
+//! Spells no path and treats a missing owner as an answer. The owner, by rule: of the processes that hold the socket,
+//! leave out each one that is an ancestor of another; of the rest the one that started first; of equals the lowest
+//! pid. So a shell that passed its socket on is not blamed for what its child does with it.
+
+mod hold;
+mod lineage;
+mod search;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use hold::{Holds, MOST_HELD};
+pub use search::{Found, Search, Wanted};
+
+use crate::connection::Inode;
+use crate::proc::{Held, Proc};
+use crate::process::{Attribution, Holder, Lineage, Process, Reason};
+use crate::secrets::Masker;
+
+/// Login name of a user id.
+pub type UserNames = Box<dyn FnMut(u32) -> Option<Arc<str>>>;
+
+/// Reads owners and shares what they have in common.
+pub struct Attributor {
+    masker: Masker,
+    user_name: UserNames,
+    processes: lineage::Shared<Process>,
+    lineages: lineage::Shared<Lineage>,
+}
+
+/// A holder with its process held.
+pub(crate) struct Candidate {
+    holder: Holder,
+    held: Rc<Held>,
+    process: Arc<Process>,
+}
+
+impl Attributor {
+    /// `user_name` may take its time: it is asked once for each process that is read.
+    #[must_use]
+    pub fn new(masker: Masker, user_name: UserNames) -> Self {
+        Self { masker, user_name, processes: HashMap::new(), lineages: HashMap::new() }
+    }
+
+    /// Other secrets are masked from now on.
+    pub fn set_masker(&mut self, masker: Masker) {
+        self.masker = masker;
+    }
+
+    /// Login name of a user id.
+    pub fn user_name(&mut self, uid: u32) -> Option<Arc<str>> {
+        (self.user_name)(uid)
+    }
+
+    /// Reads the owner among the holders that a search found, its ancestors, and further holders in its family:
+    /// a descriptor keeps its number across fork, so parents and children are asked for that one alone.
+    pub fn attribute(
+        &mut self,
+        proc: &Proc,
+        inode: Inode,
+        found: &Found,
+        latency: Duration,
+    ) -> (Attribution, Option<Rc<Held>>) {
+        let holders = match found {
+            Found::Holders(holders) => holders,
+            Found::Nobody(reason) => return (Attribution::Unknown(*reason), None),
+        };
+        let mut candidates: Vec<Candidate> =
+            holders.iter().filter_map(|holder| self.candidate(proc, *holder, inode)).collect();
+        let family: Vec<Holder> = candidates.iter().flat_map(|c| lineage::family(proc, c, inode)).collect();
+        for holder in family {
+            if !candidates.iter().any(|c| c.holder.pid == holder.pid) {
+                candidates.extend(self.candidate(proc, holder, inode));
+            }
+        }
+        let Some(owner) = choose(proc, &candidates) else {
+            return (Attribution::Unknown(Reason::HolderVanished), None);
+        };
+        let lineage = self.lineage(proc, &owner.held, &owner.process);
+        let mut holders = vec![owner.holder];
+        holders.extend(candidates.iter().map(|c| c.holder).filter(|h| h.pid != owner.holder.pid));
+        (Attribution::Owned { lineage, holders, latency }, Some(owner.held.clone()))
+    }
+}
+
+fn choose<'a>(proc: &Proc, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
+    if let [only] = candidates {
+        return Some(only);
+    }
+    let ancestors: Vec<u32> =
+        candidates.iter().flat_map(|c| lineage::pids_above(proc, c.process.ppid)).collect();
+    let youngest = || candidates.iter().filter(|c| !ancestors.contains(&c.process.pid));
+    youngest().min_by_key(|c| (c.process.start_ticks, c.process.pid))
+}

@@ -1,0 +1,194 @@
+//! What was typed.
+//!
+//! Shapes only: `config` says what it means, together with the environment and the configuration file, whose keys are
+//! the flags' names because both are read into the same `Options`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+use crate::config::Interval;
+use crate::source::{Matcher, PortSet};
+
+const EXAMPLES: &str = "\
+Examples:
+  portreeve                                     watch port 22, one line for each open and close
+  sudo portreeve --ports 22,2222 --format json  also a second port, as JSON, with everybody's processes
+  SLEEP=10 portreeve                            look a hundred times a second
+  portreeve --exclude user:git --exclude 10.0.0.0/8
+  portreeve --once                              what stands now
+  portreeve show --since '2h ago' --user alice  what the service has logged
+
+Environment: SLEEP (interval in milliseconds), NO_COLOR.
+Files: /etc/portreeve/portreeve.toml, /var/log/portreeve/events.jsonl.
+Exit status: 0 done, 1 failure, 2 and 64 wrong usage, 73 log cannot be opened, 77 would be blind, 78 wrong configuration.
+Manual: portreeve(8), portreeve.toml(5), portreeve-events(5).";
+
+/// Watches outbound SSH connections: which login, through which chain of processes, to where, when, how long.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// Without a subcommand: watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch and log (the default)
+    Watch(WatchArgs),
+    /// Print logs as text, with filters
+    Show(ShowArgs),
+    /// Check or show the configuration
+    Config(ConfigArgs),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `watch`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WatchArgs {
+    /// What the configuration file may say too.
+    #[command(flatten)]
+    pub options: Options,
+    /// Print the connections that stand now and exit
+    #[arg(long, conflicts_with_all = ["log_file", "count", "duration"])]
+    pub once: bool,
+    /// Configuration file [default: /etc/portreeve/portreeve.toml, if it is there]
+    #[arg(short, long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// More diagnostics on standard error (-vv: still more)
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Only errors on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags that are keys of the configuration file too.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Options {
+    /// Remote ports to watch: 22 or 22,2222,8000-8100 or all [default: 22]
+    #[arg(short, long, value_name = "LIST")]
+    pub ports: Option<PortSet>,
+    /// Time between two looks: 50ms, 1s, ... [env: SLEEP in milliseconds] [default: 50ms]
+    #[arg(short, long, value_name = "TIME")]
+    pub interval: Option<Interval>,
+    /// Watch only what matches: address or CIDR, port:LIST, user:NAME, exe:PATTERN (repeatable)
+    #[arg(long, value_name = "WHAT")]
+    pub include: Option<Vec<Matcher>>,
+    /// Leave out what matches: address or CIDR, port:LIST, user:NAME, exe:PATTERN (repeatable)
+    #[arg(long, value_name = "WHAT")]
+    pub exclude: Option<Vec<Matcher>>,
+    /// Mask the value of this option or variable too: --pin, PIN (repeatable)
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub mask: Option<Vec<String>>,
+    /// How records are written [default: text on a terminal, json into a file or pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<OutputFormat>,
+    /// Write records to this file instead of standard output
+    #[arg(short, long, value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+    /// Colour in text [default: auto: on a terminal, unless NO_COLOR is set]
+    #[arg(long, value_name = "WHEN")]
+    pub color: Option<When>,
+    /// Times in text in UTC instead of local time
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub utc: Option<bool>,
+    /// Stop after this many opens
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Stop after this time: 10m, 1h30m, ...
+    #[arg(short, long, value_name = "TIME")]
+    pub duration: Option<Interval>,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Not before: 2026-11-20 13:42, 13:42, yesterday, '2h ago', RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Not after
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// User by name or number: who runs it, or who logged in (repeatable)
+    #[arg(long, value_name = "USER")]
+    pub user: Vec<String>,
+    /// Either end: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<crate::report::AddressMatch>,
+    /// Executable by pattern; without a slash, by its last name (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub exe: Vec<crate::glob::Glob>,
+    /// Connection or record by id or its beginning (repeatable)
+    #[arg(long, value_name = "ID")]
+    pub id: Vec<crate::report::IdPrefix>,
+    /// Text, or the lines as they are
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+    /// Times in UTC instead of local time
+    #[arg(long)]
+    pub utc: bool,
+    /// Colour
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+    /// Logs, plain, .gz or .zst, in any order; - is standard input
+    /// [default: /var/log/portreeve/events.jsonl and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What about it.
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+/// What can be done with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Check a configuration file: exit status 78 if it is wrong
+    Check {
+        /// The file [default: /etc/portreeve/portreeve.toml]
+        path: Option<PathBuf>,
+    },
+    /// Print the effective settings and where each comes from
+    Show(WatchArgs),
+}
+
+/// How records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputFormat {
+    /// One line for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}

@@ -1,0 +1,349 @@
+//! What the words mean: command line over environment over configuration file over default, validated and typed.
+
+#![expect(clippy::disallowed_methods, reason = "this module reads the configuration file")]
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{Options, OutputFormat, WatchArgs, When};
+use crate::source::{Filter, Matcher, PortSet, Selection};
+
+/// Where the configuration is looked for.
+pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
+
+/// Where the service logs.
+pub const DEFAULT_LOG: &str = "/var/log/portreeve/events.jsonl";
+
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What is wrong with the settings.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file does not say anything that can be meant. The text names the line.
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        text: String,
+    },
+    /// `SLEEP` is no interval.
+    Sleep(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, .. } => write!(f, "cannot read {}", path.display()),
+            Self::Parse { path, text } => write!(f, "{}: {}", path.display(), text.trim_end()),
+            Self::Sleep(text) => write!(f, "SLEEP: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            Self::Parse { .. } | Self::Sleep(_) => None,
+        }
+    }
+}
+
+/// A span of time as it is typed: `50ms`, `1s`, `1h30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval(pub Duration);
+
+impl Interval {
+    fn new(duration: Duration) -> Result<Self, String> {
+        if duration < LEAST_INTERVAL {
+            let reason = "below 1ms one look would run into the next: the counters alone take 10 µs to wake up for and \
+                          read, the tables several ms";
+            return Err(format!("too short: {reason}"));
+        }
+        Ok(Self(duration))
+    }
+
+    /// `SLEEP`: milliseconds.
+    fn from_sleep(text: &str) -> Result<Self, String> {
+        let number = text.trim().parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
+        let millis = number.ok_or_else(|| format!("`{text}` is no number of milliseconds"))?;
+        let duration =
+            Duration::try_from_secs_f64(millis / 1_000.0).map_err(|_| format!("`{text}` is too long"))?;
+        Self::new(duration)
+    }
+}
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no time: write 50ms, 1s, 10m, 1h30m");
+        let signed: SignedDuration = text.trim().parse().map_err(|_| bad())?;
+        Duration::try_from(signed).map_err(|_| bad()).and_then(Self::new)
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.as_micros(), self.0.as_millis()) {
+            (micros, _) if micros % 1_000 != 0 => write!(f, "{micros}us"),
+            (_, millis) if millis % 1_000 != 0 => write!(f, "{millis}ms"),
+            (_, millis) => write!(f, "{}s", millis / 1_000),
+        }
+    }
+}
+
+/// Types of the configuration file that are written as one string, as on the command line.
+macro_rules! from_string {
+    ($($name:ty),*) => {$(
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+from_string!(Interval, PortSet, Matcher);
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    CommandLine,
+    Environment,
+    File,
+    Default,
+}
+
+impl Origin {
+    fn name(self) -> &'static str {
+        match self {
+            Self::CommandLine => "command line",
+            Self::Environment => "environment (SLEEP)",
+            Self::File => "file",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Effective settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which connections.
+    pub select: Selection,
+    /// Pace.
+    pub interval: Interval,
+    /// More names of secrets.
+    pub mask: Vec<String>,
+    /// `None`: by destination.
+    pub format: Option<OutputFormat>,
+    /// `None`: standard output.
+    pub log_file: Option<PathBuf>,
+    /// Colour.
+    pub color: When,
+    /// UTC in text.
+    pub utc: bool,
+    /// Stop after this many opens.
+    pub count: Option<u64>,
+    /// Stop after this time.
+    pub duration: Option<Interval>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    origins: Vec<(&'static str, Value, Origin)>,
+}
+
+/// Reads the file and puts all layers together. `sleep`: the environment's `SLEEP`.
+///
+/// # Errors
+/// If the file cannot be read (one that was not named may be missing) or says something wrong, or `SLEEP` does.
+pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigError> {
+    let (file, path) = match &args.config {
+        Some(path) => (read(path)?, Some(path.clone())),
+        None if Path::new(DEFAULT_PATH).exists() => {
+            (read(Path::new(DEFAULT_PATH))?, Some(DEFAULT_PATH.into()))
+        }
+        None => (Options::default(), None),
+    };
+    let sleep = sleep.filter(|text| !text.trim().is_empty());
+    let env = sleep.map(Interval::from_sleep).transpose().map_err(ConfigError::Sleep)?;
+    Ok(merge(args.options.clone(), env, file, path))
+}
+
+/// Reads one configuration file.
+///
+/// # Errors
+/// As `load`.
+pub fn read(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let options = toml::from_str(&text);
+    options.map_err(|e| ConfigError::Parse { path: path.to_owned(), text: e.to_string() })
+}
+
+/// The first layer that says something, and which that was.
+fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origin) {
+    match (cli, env, file) {
+        (Some(value), ..) => (Some(value), Origin::CommandLine),
+        (_, Some(value), _) => (Some(value), Origin::Environment),
+        (_, _, Some(value)) => (Some(value), Origin::File),
+        _ => (None, Origin::Default),
+    }
+}
+
+fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBuf>) -> Settings {
+    let Options { ports, interval, include, exclude, mask, format, log_file, color, utc, count, duration } =
+        cli;
+    let (ports, ports_from) = pick(ports, None, file.ports);
+    let (interval, interval_from) = pick(interval, env, file.interval);
+    let (include, include_from) = pick(include, None, file.include);
+    let (exclude, exclude_from) = pick(exclude, None, file.exclude);
+    let (mask, mask_from) = pick(mask, None, file.mask);
+    let (format, format_from) = pick(format, None, file.format);
+    let (log_file, log_file_from) = pick(log_file, None, file.log_file);
+    let (color, color_from) = pick(color, None, file.color);
+    let (utc, utc_from) = pick(utc, None, file.utc);
+    let (count, count_from) = pick(count, None, file.count);
+    let (duration, duration_from) = pick(duration, None, file.duration);
+
+    let ports = ports.unwrap_or_else(PortSet::ssh);
+    let interval = interval.unwrap_or(Interval(Duration::from_millis(50)));
+    let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
+    let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
+    let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let origins = vec![
+        ("ports", json!(ports.to_string()), ports_from),
+        ("interval", json!(interval.to_string()), interval_from),
+        ("include", texts(&filter.include), include_from),
+        ("exclude", texts(&filter.exclude), exclude_from),
+        ("mask", json!(mask), mask_from),
+        ("format", json!(format.map_or("auto", format_name)), format_from),
+        ("log-file", json!(log_file.as_ref().map(|p| p.display().to_string())), log_file_from),
+        ("color", json!(when_name(color)), color_from),
+        ("utc", json!(utc), utc_from),
+        ("count", json!(count), count_from),
+        ("duration", json!(duration.map(|d| d.to_string())), duration_from),
+    ];
+    let select = Selection { ports, filter };
+    Settings { select, interval, mask, format, log_file, color, utc, count, duration, file: path, origins }
+}
+
+fn format_name(format: OutputFormat) -> &'static str {
+    match format {
+        OutputFormat::Text => "text",
+        OutputFormat::Json => "json",
+    }
+}
+
+fn when_name(when: When) -> &'static str {
+    match when {
+        When::Auto => "auto",
+        When::Always => "always",
+        When::Never => "never",
+    }
+}
+
+impl Settings {
+    /// For `watch-started`: by name; what is not set is left out.
+    #[must_use]
+    pub fn by_name(&self) -> Map<String, Value> {
+        let set = self.origins.iter().filter(|(_, value, _)| !value.is_null());
+        set.map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    /// Names of the settings that are not the same.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let pairs = self.origins.iter().zip(&other.origins);
+        pairs.filter(|(ours, theirs)| ours.1 != theirs.1).map(|((name, ..), _)| (*name).to_owned()).collect()
+    }
+
+    /// As a configuration file, each line with where it comes from.
+    #[must_use]
+    pub fn as_file(&self) -> String {
+        let mut text = String::new();
+        for (name, value, origin) in &self.origins {
+            // An unset key cannot be written in TOML, and `auto` is a format's absence.
+            let unset = value.is_null() || (*name == "format" && value == "auto");
+            // JSON's strings, numbers and arrays are TOML's.
+            let line = if unset { format!("# {name} is not set") } else { format!("{name} = {value}") };
+            let from = match (origin, &self.file) {
+                (Origin::File, Some(path)) => path.display().to_string(),
+                _ => origin.name().to_owned(),
+            };
+            let _ = writeln!(text, "{line:<50} # {from}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(typed: &[&str]) -> WatchArgs {
+        use clap::Parser;
+        crate::cli::Cli::try_parse_from([&["portreeve"], typed].concat()).unwrap().watch
+    }
+
+    fn with_file(text: &str, typed: &[&str], sleep: Option<&str>) -> Result<Settings, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let mut args = args(typed);
+        args.config = Some(file.path().to_owned());
+        load(&args, sleep)
+    }
+
+    #[test]
+    fn command_line_over_environment_over_file_over_default() {
+        let interval =
+            |text: &str, typed: &[&str], sleep| with_file(text, typed, sleep).unwrap().interval.to_string();
+        assert_eq!(interval("", &[], None), "50ms");
+        assert_eq!(interval("interval = '1s'", &[], None), "1s");
+        assert_eq!(interval("interval = '1s'", &[], Some("20")), "20ms");
+        assert_eq!(interval("interval = '1s'", &["-i", "5ms"], Some("20")), "5ms");
+        assert_eq!(interval("", &[], Some("")), "50ms", "empty is unset");
+    }
+
+    #[test]
+    fn what_is_no_number_or_too_short_is_an_error_that_names_sleep() {
+        for bad in ["abc", "5ms", "-1", "nan", "0.5", "0"] {
+            let error = with_file("", &[], Some(bad)).unwrap_err().to_string();
+            assert!(error.starts_with("SLEEP: "), "{bad}: {error}");
+        }
+        assert!("250us".parse::<Interval>().unwrap_err().contains("1ms"));
+        assert!("50".parse::<Interval>().is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_its_line() {
+        let error = with_file("ports = '22'\nprots = '23'\n", &[], None).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("prots"), "{error}");
+        let error = with_file("ports = '22x'\n", &[], None).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("22x"), "{error}");
+    }
+
+    #[test]
+    fn the_shown_settings_are_a_configuration_that_means_the_same() {
+        let text = "ports = '22,8000-8100'\ninclude = ['10.0.0.0/8', 'user:alice']\nutc = true\ncount = 3\nformat = 'json'\n";
+        let settings = with_file(text, &["-d", "10m"], None).unwrap();
+        let shown = settings.as_file();
+        assert!(shown.contains("# default") && shown.contains("# command line"), "{shown}");
+        let again = with_file(&shown, &[], None).unwrap();
+        assert_eq!(again.differences(&settings), Vec::<String>::new());
+        assert_eq!(with_file("", &[], None).unwrap().differences(&settings).len(), 6);
+    }
+}

@@ -1,0 +1,255 @@
+//! Sockets and connections as plain values.
+//!
+//! Owns the words that all stages share. Knows no I/O, no clock and no randomness: moments and ids are given.
+//! The names are the kernel's (`include/net/tcp_states.h`, `Documentation/networking/proc_net_tcp.rst`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::process::Attribution;
+
+/// A socket's inode number in the socket file system. The kernel prints 0 for "nobody holds it": that cannot be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Inode(NonZeroU64);
+
+impl Inode {
+    /// `None` for the kernel's 0.
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// The number as `/proc/PID/fd` prints it.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A network namespace, by the inode of its `/proc/PID/ns/net`. 0 where it may not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Netns(pub u64);
+
+/// Both ends of a TCP socket; IPv4-mapped IPv6 addresses are folded to IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tuple {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The other end; port 0 for a listener.
+    pub remote: SocketAddr,
+}
+
+/// The kernel's TCP states. `Other` keeps a number that this list does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    NewSynRecv,
+    Other(u8),
+}
+
+impl TcpState {
+    /// From the number in `net/tcp` column `st`.
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Established,
+            2 => Self::SynSent,
+            3 => Self::SynRecv,
+            4 => Self::FinWait1,
+            5 => Self::FinWait2,
+            6 => Self::TimeWait,
+            7 => Self::Close,
+            8 => Self::CloseWait,
+            9 => Self::LastAck,
+            10 => Self::Listen,
+            11 => Self::Closing,
+            12 => Self::NewSynRecv,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The kernel's name in lower case, as records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::SynSent => "syn_sent",
+            Self::SynRecv => "syn_recv",
+            Self::FinWait1 => "fin_wait1",
+            Self::FinWait2 => "fin_wait2",
+            Self::TimeWait => "time_wait",
+            Self::Close => "close",
+            Self::CloseWait => "close_wait",
+            Self::LastAck => "last_ack",
+            Self::Listen => "listen",
+            Self::Closing => "closing",
+            Self::NewSynRecv => "new_syn_recv",
+            Self::Other(_) => "unknown",
+        }
+    }
+
+    /// True in the states that a socket passes after its process let go of it, which is after it was established.
+    #[must_use]
+    pub fn is_ending(self) -> bool {
+        matches!(self, Self::FinWait1 | Self::FinWait2 | Self::TimeWait | Self::LastAck | Self::Closing)
+    }
+
+    /// True once the handshake is over.
+    #[must_use]
+    pub fn was_established(self) -> bool {
+        self == Self::Established || self == Self::CloseWait || self.is_ending()
+    }
+}
+
+/// One row of the kernel's TCP table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// Both ends.
+    pub tuple: Tuple,
+    /// Column `st`.
+    pub state: TcpState,
+    /// Column `uid`: who created the socket. Means nothing where `inode` is `None`: the kernel prints 0 there.
+    pub uid: u32,
+    /// Column `inode`. `None`: no process holds it (an end in progress, or not yet accepted).
+    pub inode: Option<Inode>,
+    /// What is left of TIME_WAIT (column `tm->when` where `tr` is 3). `None` for every other timer.
+    pub timewait_left: Option<Duration>,
+}
+
+/// One instant on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// CLOCK_REALTIME. May step.
+    pub wall: jiff::Timestamp,
+    /// CLOCK_BOOTTIME. Never runs backwards within a boot; counts suspended time.
+    pub boot: Duration,
+}
+
+/// What one reading of the tables brought, reduced to what the later stages need.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The namespace that was read.
+    pub netns: Netns,
+    /// Selected rows of which we are the connecting end, in the table's order, rows read twice kept once.
+    pub outbound: Vec<Socket>,
+    /// Rows whose other end connected: the selected ones, and those whose local port an SSH server listens on, which
+    /// tell where logins come from.
+    pub inbound: Vec<Socket>,
+    /// All LISTEN rows.
+    pub listeners: Vec<Socket>,
+    /// Rows that were read more than once.
+    pub duplicates: u64,
+    /// False if a row could not be parsed: then nothing may be concluded from a row that is absent.
+    pub complete: bool,
+}
+
+/// What makes a connection itself: the same port with a new inode is a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace.
+    pub netns: Netns,
+    /// Both ends.
+    pub tuple: Tuple,
+    /// Socket.
+    pub inode: Inode,
+}
+
+/// How a connection was first seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// Alive, in a table read.
+    Poll,
+    /// It stood before the watch began, or before it came into scope.
+    Start,
+    /// Only its TIME_WAIT (or another state after the end) was seen.
+    TimeWait,
+}
+
+impl Seen {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Start => "start",
+            Self::TimeWait => "time_wait",
+        }
+    }
+}
+
+/// A connection as the records tell it. An open holds all that its close will need.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// UUIDv7, from its open to its close.
+    pub id: Uuid,
+    /// Namespace.
+    pub netns: Netns,
+    /// `None` for a connection of which only the end was seen.
+    pub inode: Option<Inode>,
+    /// Both ends.
+    pub tuple: Tuple,
+    /// As last seen.
+    pub state: TcpState,
+    /// Creator of the socket. `None` where the kernel no longer told.
+    pub uid: Option<u32>,
+    /// Login name of `uid`, where it has one.
+    pub user: Option<Arc<str>>,
+    /// How it was first seen.
+    pub seen: Seen,
+    /// First sight.
+    pub opened: Moment,
+    /// Last sight of its row or its descriptor.
+    pub last_seen: Moment,
+    /// Who owns it.
+    pub attribution: Attribution,
+}
+
+/// Why a connection ended, as far as the evidence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// In order: its process let go of it.
+    Closed,
+    /// It went to CLOSED without an orderly end while its process still held it: a reset, or a timeout.
+    Reset,
+    /// The attempt failed; the kernel counted a failed attempt.
+    Failed,
+    /// The attempt's process let go of it before it was seen established; no failed attempt was counted.
+    Cancelled,
+    /// A reload took it out of the selection.
+    OutOfScope,
+}
+
+impl CloseReason {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::OutOfScope => "out_of_scope",
+        }
+    }
+}
+
+/// IPv4-mapped IPv6 is IPv4.
+#[must_use]
+pub fn fold(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

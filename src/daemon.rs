@@ -1,0 +1,405 @@
+//! The only loop, the only clock.
+
+#![expect(clippy::disallowed_methods, reason = "this module is the clock")]
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flexi_logger::LoggerHandle;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use sd_notify::NotifyState;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::attribution::MOST_HELD;
+use crate::cli::WatchArgs;
+use crate::config::{self, Settings};
+use crate::connection::Moment;
+use crate::enrichment::{Users, host};
+use crate::event::{Event, Gap, Renderer, Started, What};
+use crate::pipeline::{Outside, Pipeline};
+use crate::proc::{Proc, ProcError};
+use crate::secrets::Masker;
+use crate::selftest::{self, Blind, View};
+use crate::signals::{self, Signal};
+use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
+
+/// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
+const STALL: Duration = Duration::from_secs(1);
+/// Descriptors that are not spent on held owners.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Why a watch could not be begun.
+#[derive(Debug)]
+pub enum DaemonError {
+    /// It would see nothing.
+    Blind(Blind),
+    /// `/proc` cannot be opened.
+    Proc(ProcError),
+    /// No thread or handler can be had.
+    System(std::io::Error),
+}
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blind(blind) => blind.fmt(f),
+            Self::Proc(error) => error.fmt(f),
+            Self::System(_) => f.write_str("cannot set up signals or threads"),
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Blind(blind) => blind.source(),
+            Self::Proc(error) => error.source(),
+            Self::System(error) => Some(error),
+        }
+    }
+}
+
+/// Both clocks, now.
+#[must_use]
+pub fn now() -> Moment {
+    Moment { wall: jiff::Timestamp::now(), boot: boottime() }
+}
+
+fn boottime() -> Duration {
+    read_clock(ClockId::Boottime)
+}
+
+fn read_clock(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
+}
+
+/// UUIDv7s, each later than all before, also where the wall clock steps back.
+fn new_ids() -> impl FnMut(Moment) -> Uuid + Clone {
+    let context = Arc::new(Mutex::new(ContextV7::new().with_additional_precision()));
+    move |at| {
+        let context = context.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = u64::try_from(at.wall.as_second()).unwrap_or(0);
+        let nanos = u32::try_from(at.wall.subsec_nanosecond()).unwrap_or(0);
+        Uuid::new_v7(Timestamp::from_unix(&*context, seconds, nanos))
+    }
+}
+
+/// A watch that is set up.
+struct Daemon {
+    proc: Proc,
+    pipeline: Pipeline,
+    sink: Sink,
+    settings: Settings,
+    schedule: Schedule,
+    watchdog: Option<Duration>,
+    /// First of the polls that failed, and how many did.
+    failing: Option<(Moment, u64, String)>,
+    last_tick: Option<Moment>,
+    late: u64,
+}
+
+/// Ticks at absolute times: one that comes late does not move those behind it; those that it ran over are skipped.
+struct Schedule {
+    interval: Duration,
+    due: Instant,
+}
+
+impl Schedule {
+    /// Moves to the next tick that is not over; answers how many are.
+    fn next(&mut self, now: Instant) -> u64 {
+        self.due += self.interval;
+        let behind = now.saturating_duration_since(self.due);
+        let skipped = u32::try_from(behind.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX);
+        let missed = if now > self.due { skipped + 1 } else { 0 };
+        self.due += self.interval * missed;
+        u64::from(missed)
+    }
+}
+
+/// Watches until a signal or a limit ends it.
+///
+/// # Errors
+/// If it cannot be begun. Once begun, errors are told and it goes on.
+pub fn run(
+    args: &WatchArgs,
+    settings: Settings,
+    format: Format,
+    destination: Destination,
+    logger: &LoggerHandle,
+) -> Result<(), DaemonError> {
+    let (sender, signals) = channel();
+    let deliver = move |signal| {
+        let _ = sender.send(signal);
+    };
+    signals::install(deliver).map_err(DaemonError::System)?;
+    let mut daemon = set_up(settings, format, destination)?;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let began = Instant::now();
+    let reason = daemon.watch(args, &signals, logger, began);
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    if let Ok(reason) = reason {
+        daemon.stop(reason);
+    }
+    Ok(())
+}
+
+/// Prints what stands now.
+///
+/// # Errors
+/// As `run`.
+pub fn once(settings: Settings, format: Format, destination: Destination) -> Result<(), DaemonError> {
+    let mut daemon = set_up_parts(settings, format, destination, Duration::from_secs(60))?.0;
+    let at = now();
+    for event in daemon.pipeline.tick_ungated(&daemon.proc, at).map_err(DaemonError::Proc)? {
+        if matches!(event.what, What::Opened(_)) {
+            daemon.sink.push(&event);
+        }
+    }
+    daemon.flush_patiently(Duration::from_secs(10));
+    Ok(())
+}
+
+fn set_up(settings: Settings, format: Format, destination: Destination) -> Result<Daemon, DaemonError> {
+    // A search may take half of a tick's time, so that the pace is kept.
+    let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
+    let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
+    for warning in &view.warnings {
+        log::warn!("{warning}");
+    }
+    let started = Started {
+        settings: daemon.settings.by_name(),
+        owners: if view.all_owners { "all" } else { "own" },
+        capabilities: selftest::capabilities(),
+        uid: rustix::process::geteuid().as_raw(),
+        netns: view.netns.map(|netns| netns.0),
+        init_netns: view.init_netns.map(|netns| netns.0),
+        source: "procfs",
+        warnings: view.warnings,
+    };
+    daemon.sink.push(&Event { at: now(), what: What::Started(Box::new(started)) });
+    Ok(daemon)
+}
+
+fn set_up_parts(
+    settings: Settings,
+    format: Format,
+    destination: Destination,
+    search_time: Duration,
+) -> Result<(Daemon, View), DaemonError> {
+    let proc = Proc::new("/proc").map_err(DaemonError::Proc)?.with_own_socket_mount();
+    let view = selftest::look(&proc).map_err(DaemonError::Blind)?;
+    let mut users = Users::new().map_err(DaemonError::System)?;
+    let mut new_id = new_ids();
+    let host = host(proc.boot_id());
+    let (stream, run) = (new_id(now()).to_string(), new_id(now()).to_string());
+    let outside = Outside {
+        new_id: Box::new(new_id.clone()),
+        user_name: Box::new(move |uid| users.name(uid, boottime())),
+        boottime: Box::new(boottime),
+        cputime: Box::new(|| read_clock(ClockId::ThreadCPUTime)),
+    };
+    let masker = Masker::new(&settings.mask);
+    let pipeline = Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
+    let renderer = Renderer::new(host, stream, run, Box::new(new_id));
+    let sink = Sink::new(renderer, Stream::default(), format, destination);
+    let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
+    let watchdog = sd_notify::watchdog_enabled().map(|patience| patience / 3);
+    Ok((
+        Daemon {
+            proc,
+            pipeline,
+            sink,
+            settings,
+            schedule,
+            watchdog,
+            failing: None,
+            last_tick: None,
+            late: 0,
+        },
+        view,
+    ))
+}
+
+/// How many owners can be held: the limit of descriptors is raised to what is allowed, and some are spared.
+fn descriptors() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum.map(|most| most.min(4_096)).or(Some(4_096)) {
+        limit.current = limit.maximum.map(|most| most.min(4_096)).or(Some(4_096));
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(have.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(MOST_HELD).min(MOST_HELD)
+}
+
+impl Daemon {
+    /// Ticks until something ends it; answers what.
+    fn watch(
+        &mut self,
+        args: &WatchArgs,
+        signals: &Receiver<Signal>,
+        logger: &LoggerHandle,
+        began: Instant,
+    ) -> Result<String, ReaderGone> {
+        let end = self.settings.duration.map(|duration| began + duration.0);
+        self.schedule.due = Instant::now();
+        loop {
+            self.tick()?;
+            if let Some(count) = self.settings.count.filter(|count| self.pipeline.totals().opens >= *count) {
+                return Ok(format!("--count {count}"));
+            }
+            self.late += self.schedule.next(Instant::now());
+            while let Some(signal) = self.wait(signals, end) {
+                match signal {
+                    Signal::Stop(name) => return Ok(name.to_owned()),
+                    Signal::Reload => self.reload(args, logger)?,
+                }
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok("--duration".to_owned());
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), ReaderGone> {
+        let at = now();
+        self.tell_a_stall(at);
+        match self.pipeline.tick(&self.proc, at) {
+            Ok(events) => {
+                self.tell_failed_polls(at);
+                events.iter().for_each(|event| self.sink.push(event));
+            }
+            Err(error) => self.note_failed_poll(&error, at),
+        }
+        self.sink.flush(at)
+    }
+
+    /// Waits for the next tick. `None`: it is due. The watchdog is fed meanwhile, as often as it wants.
+    fn wait(&self, signals: &Receiver<Signal>, end: Option<Instant>) -> Option<Signal> {
+        let due = end.map_or(self.schedule.due, |end| end.min(self.schedule.due));
+        loop {
+            if self.watchdog.is_some() {
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            let nap = self.watchdog.map_or(left, |watchdog| watchdog.min(left));
+            match signals.recv_timeout(nap) {
+                Ok(signal) => return Some(signal),
+                Err(RecvTimeoutError::Timeout) if nap < left => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                // The thread that delivers signals never ends; if it did, the schedule still holds.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(nap);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// By the clock that counts suspended time: a stopped process and a sleeping machine alike saw nothing.
+    fn tell_a_stall(&mut self, at: Moment) {
+        let Some(from) = self.last_tick.replace(at) else { return };
+        let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
+        if behind > STALL.max(self.schedule.interval * 10) {
+            let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
+            self.sink.push(&Event { at, what: What::Gap(gap) });
+        }
+    }
+
+    fn note_failed_poll(&mut self, error: &ProcError, at: Moment) {
+        let text = chain(error);
+        match &mut self.failing {
+            Some((_, count, _)) => *count += 1,
+            None => {
+                log::error!("{text}; nothing is concluded from this, the next poll tries again");
+                self.failing = Some((at, 1, text));
+            }
+        }
+    }
+
+    fn tell_failed_polls(&mut self, at: Moment) {
+        if let Some((from, count, text)) = self.failing.take() {
+            log::warn!("polls work again");
+            let gap = Gap { cause: "read_failed", from, to: at, count: Some(count), detail: Some(text) };
+            self.sink.push(&Event { at, what: What::Gap(gap) });
+        }
+    }
+
+    /// SIGHUP: the log is opened again, the configuration read again; a wrong one changes nothing.
+    fn reload(&mut self, args: &WatchArgs, logger: &LoggerHandle) -> Result<(), ReaderGone> {
+        let _ = sd_notify::notify(&[NotifyState::Reloading]);
+        if let Err(error) = logger.reopen_output() {
+            log::error!("cannot open the log again, the old one is kept: {error}");
+        }
+        let at = now();
+        let sleep = std::env::var("SLEEP").ok();
+        let outcome = match config::load(args, sleep.as_deref()) {
+            Ok(new) => Ok(self.apply(new, at)),
+            Err(error) => {
+                log::error!("{}; the old settings stay", chain(&error));
+                Err(chain(&error))
+            }
+        };
+        self.sink.push(&Event { at, what: What::Reloaded { outcome } });
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        self.sink.flush(at)
+    }
+
+    /// Takes what may change while running; answers which did. Where records go and how they look stays.
+    fn apply(&mut self, mut new: Settings, at: Moment) -> Vec<String> {
+        let fixed = [
+            ("log-file", new.log_file != self.settings.log_file),
+            ("format", new.format != self.settings.format),
+        ];
+        for (name, _) in fixed.iter().filter(|(_, differs)| *differs) {
+            log::warn!("{name} is another now: that needs a restart");
+        }
+        (new.log_file, new.format) = (self.settings.log_file.clone(), self.settings.format);
+        let changed = self.settings.differences(&new);
+        if changed.iter().any(|name| ["ports", "include", "exclude", "mask"].contains(&name.as_str())) {
+            let masker = Masker::new(&new.mask);
+            let ended = self.pipeline.select(new.select.clone(), masker, at);
+            ended.iter().for_each(|event| self.sink.push(event));
+        }
+        self.schedule.interval = new.interval.0;
+        self.settings = new;
+        changed
+    }
+
+    fn stop(&mut self, reason: String) {
+        let at = now();
+        if let Ok(events) = self.pipeline.tick(&self.proc, at) {
+            events.iter().for_each(|event| self.sink.push(event));
+        }
+        let mut totals = self.pipeline.totals();
+        (totals.late, totals.lost) = (self.late, self.sink.lost());
+        self.sink.push(&Event { at, what: What::Stopped { reason, totals } });
+        self.flush_patiently(Duration::from_millis(50));
+        self.sink.sync();
+    }
+
+    fn flush_patiently(&mut self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.sink.flush(now()).is_ok() && !self.sink.is_idle() {
+            if Instant::now() >= until {
+                log::error!("some records could not be written before the end");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

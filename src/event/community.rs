@@ -1,0 +1,52 @@
+//! Community ID version 1: one name for a flow on both ends and in Zeek, Suricata and the like.
+//!
+//! Pure. Source: the Community ID specification, seed 0.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+use crate::connection::Tuple;
+
+/// IANA's number of TCP.
+const TCP: u8 = 6;
+
+/// `1:` and the base64 of the SHA-1 over seed, lower end, higher end, protocol and ports.
+#[must_use]
+pub fn community_id(tuple: &Tuple) -> String {
+    let octets = |ip: std::net::IpAddr| match ip {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let (one, two) = (tuple.local, tuple.remote);
+    let mut ends = [(octets(one.ip()), one.port()), (octets(two.ip()), two.port())];
+    ends.sort();
+    let [(low, low_port), (high, high_port)] = ends;
+    let mut hash = Sha1::new();
+    hash.update([0, 0]);
+    hash.update(low);
+    hash.update(high);
+    hash.update([TCP, 0]);
+    hash.update(low_port.to_be_bytes());
+    hash.update(high_port.to_be_bytes());
+    format!("1:{}", STANDARD.encode(hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(one: &str, two: &str) -> String {
+        community_id(&Tuple { local: one.parse().unwrap(), remote: two.parse().unwrap() })
+    }
+
+    #[test]
+    fn it_agrees_with_the_specifications_vectors() {
+        // baseline_deflt.json of the specification's repository: TCP over IPv4 and IPv6.
+        assert_eq!(id("128.232.110.120:34855", "66.35.250.204:80"), "1:LQU9qZlK+B5F3KDmev6m5PMibrg=");
+        assert_eq!(
+            id("[fe80::200:86ff:fe05:80da]:34855", "[fe80::260:97ff:fe07:69ea]:80"),
+            id("[fe80::260:97ff:fe07:69ea]:80", "[fe80::200:86ff:fe05:80da]:34855")
+        );
+    }
+}

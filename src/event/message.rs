@@ -1,0 +1,236 @@
+//! A record in one line for people.
+//!
+//! Pure. The separators are arrows and not ASCII, and everything untrusted is escaped to ASCII before it gets here, so
+//! no name or argument can forge a column. `text::line` adds time and colour.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Ending, Event, Gap, Started, Totals, What};
+use crate::connection::{CloseReason, Connection, Seen};
+use crate::process::{Attribution, Process};
+use crate::text::escape;
+
+/// As many links of a chain as fit a line; the record holds all.
+const LINKS: usize = 8;
+/// As much of a command line as a line shows; the record holds more.
+const COMMAND: usize = 300;
+
+/// `open   alice@pts/3  192.0.2.10:51514 → 203.0.113.7:22  ssh[4242] ← bash[4100]  ssh git.example.net  ID`
+#[must_use]
+pub fn message(event: &Event) -> String {
+    match &event.what {
+        What::Started(started) => start(started),
+        What::Stopped { reason, totals } => stop(reason, totals),
+        What::Reloaded { outcome: Ok(changed) } if changed.is_empty() => "reload nothing changed".to_owned(),
+        What::Reloaded { outcome: Ok(changed) } => format!("reload changed {}", changed.join(", ")),
+        What::Reloaded { outcome: Err(error) } => {
+            format!("reload refused, the old settings stay: {}", escape(error.as_bytes()))
+        }
+        What::Opened(connection) => open(connection),
+        What::Changed { connection, changed } => change(connection, changed),
+        What::Closed { connection, ending } => close(connection, ending),
+        What::Gap(gap) => lost(gap),
+        What::LogOpened { path, previous } => match previous {
+            Some(previous) => {
+                format!("file   {} goes on from {}", escape(path.as_bytes()), escape(previous.as_bytes()))
+            }
+            None => format!("file   {}", escape(path.as_bytes())),
+        },
+        What::LogRepaired { path, offset, bytes } => {
+            format!("repair {}: a torn line of {bytes} bytes at {offset} was ended", escape(path.as_bytes()))
+        }
+    }
+}
+
+fn start(started: &Started) -> String {
+    let text =
+        |name: &str| started.settings.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let mut line = format!(
+        "start  portreeve {} watches port {} every {}, {} owners",
+        env!("CARGO_PKG_VERSION"),
+        text("ports"),
+        text("interval"),
+        started.owners
+    );
+    for warning in &started.warnings {
+        let _ = write!(line, "; {}", escape(warning.as_bytes()));
+    }
+    line
+}
+
+fn stop(reason: &str, totals: &Totals) -> String {
+    let Totals { opens, closes, live, unattributed, lost, polls, reads, late, .. } = totals;
+    let mut line = format!(
+        "stop   {}: {opens} opened, {closes} closed, {live} open; {polls} polls, {reads} table reads",
+        escape(reason.as_bytes())
+    );
+    for (count, what) in [(unattributed, "without an owner"), (late, "late polls"), (lost, "records lost")] {
+        if *count > 0 {
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    line
+}
+
+fn open(connection: &Connection) -> String {
+    let note = match (connection.seen, connection.state.name()) {
+        (Seen::Start, _) => Some("stood before the watch"),
+        (Seen::TimeWait, _) => Some("only its end was seen"),
+        (Seen::Poll, "syn_sent") => Some("connecting"),
+        (Seen::Poll, _) => None,
+    };
+    columns("open  ", connection, note)
+}
+
+fn change(connection: &Connection, changed: &[&'static str]) -> String {
+    let note =
+        if changed.contains(&"portreeve.connection.state") { "now established" } else { "owner found" };
+    let note = if changed == ["process"] { "owner changed" } else { note };
+    columns("change", connection, Some(note))
+}
+
+fn close(connection: &Connection, ending: &Ending) -> String {
+    let reason = match (ending.reason, ending.success) {
+        (CloseReason::Cancelled, _) => "given up".to_owned(),
+        (reason, _) => reason.name().replace('_', " "),
+    };
+    let note = match ending.duration(connection) {
+        Some(duration) => format!("{reason} after {}", for_people(duration)),
+        None => reason,
+    };
+    columns("close ", connection, Some(&note))
+}
+
+fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
+    let mut line = format!("{verb} {}  {}", who(connection), ends(connection));
+    if let Some(note) = note {
+        let _ = write!(line, "  {note}");
+    }
+    // An end names the owner alone: its open told the chain, and the record holds it again.
+    let links = if verb == "close " { 1 } else { LINKS };
+    let _ = write!(line, "  {}", chain(&connection.attribution, links));
+    if let Some(owner) = connection.attribution.owner() {
+        let mut command = command_line(&owner.args);
+        if command.len() > COMMAND {
+            // ASCII, so every place is a character's.
+            command.truncate(COMMAND);
+            command.push('…');
+        }
+        if !command.is_empty() {
+            let _ = write!(line, "  {command}");
+        }
+    }
+    let _ = write!(line, "  {}", connection.id);
+    line
+}
+
+/// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
+fn who(connection: &Connection) -> String {
+    let owner = connection.attribution.owner();
+    let named = |name: &Option<std::sync::Arc<str>>, uid: u32| match name {
+        Some(name) => word(name.as_bytes()),
+        None => format!("uid {uid}"),
+    };
+    let user = match (owner.and_then(|o| o.ids.map(|ids| (o, ids))), connection.uid) {
+        (Some((owner, ids)), _) => named(&owner.user, ids.real_uid),
+        (None, Some(uid)) => named(&connection.user, uid),
+        (None, None) => "user unknown".to_owned(),
+    };
+    let real_uid = owner.and_then(|o| o.ids).map(|ids| ids.real_uid);
+    let login = owner.and_then(|o| o.login.as_ref()).filter(|login| real_uid != Some(login.uid));
+    let login = login.map(|l| format!("({})", named(&l.user, l.uid))).unwrap_or_default();
+    let tty = owner.and_then(|o| o.tty).map(|tty| format!("@{}", tty.name())).unwrap_or_default();
+    format!("{user}{login}{tty}")
+}
+
+fn ends(connection: &Connection) -> String {
+    format!("{} → {}", connection.tuple.local, connection.tuple.remote)
+}
+
+/// `ssh[4242] ← bash[4100] ← systemd[1]`.
+fn chain(attribution: &Attribution, most: usize) -> String {
+    let lineage = match attribution {
+        Attribution::Unknown(reason) => return format!("owner unknown ({})", reason.name()),
+        Attribution::Owned { lineage, .. } => lineage,
+    };
+    let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
+    let mut links: Vec<String> = vec![link(&lineage.process)];
+    if most == 1 {
+        return links.remove(0);
+    }
+    links.extend(lineage.ancestry.iter().map(|process| link(process)));
+    if links.len() > most {
+        let last = links.pop().unwrap_or_default();
+        links.truncate(most - 1);
+        links.extend(["…".to_owned(), last]);
+    } else if !lineage.complete {
+        links.push("…".to_owned());
+    }
+    links.join(" ← ")
+}
+
+fn lost(gap: &Gap) -> String {
+    let mut line = format!("gap    {}", gap.cause.replace('_', " "));
+    if let Some(count) = gap.count {
+        let _ = write!(line, ": {count} lost");
+    }
+    let _ = write!(line, ", for {}", for_people(gap.to.boot.saturating_sub(gap.from.boot)));
+    if let Some(detail) = &gap.detail {
+        let _ = write!(line, ": {}", escape(detail.as_bytes()));
+    }
+    line
+}
+
+/// A name as one word: quoted as a shell would where it is none.
+#[must_use]
+pub fn word(name: &[u8]) -> String {
+    let text = escape(name);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-+./:=@%,^~".contains(&b);
+    match text.bytes().all(plain) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// Arguments as a shell would take them.
+#[must_use]
+pub fn command_line(args: &[Vec<u8>]) -> String {
+    args.iter().map(|arg| word(arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// `320 ms`, `4.5 s`, `12m03s`, `3h00m`, `2d04h`.
+#[must_use]
+pub fn for_people(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..60 => format!("{seconds}.{} s", millis / 100),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_pass_for_several_words() {
+        assert_eq!(word(b"ssh"), "ssh");
+        assert_eq!(word(b""), "''");
+        assert_eq!(word(b"x[1] y"), "'x[1] y'");
+        assert_eq!(word(b"it's"), r"'it'\''s'");
+        assert_eq!(word("a ← b\n".as_bytes()), r"'a \u{2190} b\u{a}'");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        for (seconds, wanted) in
+            [(0.32, "320 ms"), (4.56, "4.5 s"), (723.0, "12m03s"), (10_800.0, "3h00m"), (187_200.0, "2d04h")]
+        {
+            assert_eq!(for_people(Duration::from_secs_f64(seconds)), wanted);
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Records in the schema's names: the Elastic Common Schema's (ECS 9), and `portreeve` for what it has no name for.
+//!
+//! Every field of a connection is placed here or dropped by name. A field that is not known is absent; where its
+//! absence could mislead, `portreeve.*` says why. portreeve-events(5) is this page for readers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::ascii::{readable, to_json};
+use super::community::community_id;
+use super::message::message;
+use super::who::user_fields;
+use super::{Ending, Event, Gap, What};
+use crate::connection::{Connection, Moment, Seen, TcpState};
+use crate::process::Attribution;
+
+/// Version of the fields.
+pub const SCHEMA: u32 = 1;
+const ECS: &str = "9.4.0";
+/// The longest line, its end included.
+pub const LONGEST: usize = 16 * 1024;
+/// Room for what `Stream` adds: sequence, chain and line end.
+const ENDING: usize = 128;
+
+/// What every record repeats about the machine and the run.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// `None` where it is hidden.
+    pub boot_id: Option<String>,
+    /// Operating system and kernel, for the first record.
+    pub os: Option<String>,
+    /// Kernel release.
+    pub kernel: Option<String>,
+    /// Clock ticks a second of process start times.
+    pub ticks_per_second: u64,
+}
+
+/// A record that lacks only its place in the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// When it was observed.
+    pub at: Moment,
+    /// `event.action`.
+    pub action: &'static str,
+    /// In one line for people.
+    pub message: String,
+    /// JSON up to, not including, `event.sequence`, which comes last.
+    pub json: Vec<u8>,
+}
+
+/// Gives events the schema's names.
+pub struct Renderer {
+    pub(super) host: Host,
+    stream: String,
+    run: String,
+    new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
+}
+
+impl Renderer {
+    /// `stream` is the log's id, `run` this run's.
+    #[must_use]
+    pub fn new(
+        host: Host,
+        stream: String,
+        run: String,
+        new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
+    ) -> Self {
+        Self { host, stream, run, new_id }
+    }
+
+    /// Renders a record of at most 16 KiB: where it would be longer, the ancestors' command lines are left out, then
+    /// arguments cut, and `portreeve.truncated` says which.
+    #[must_use]
+    pub fn render(&mut self, event: &Event) -> Body {
+        let id = (self.new_id)(event.at);
+        let message = message(event);
+        let mut json = Vec::new();
+        for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
+            let record = self.record(event, &message, id, cut);
+            // The values are maps, strings and integers: serde_json has no error for them.
+            json = to_json(&record).unwrap_or_default();
+            if json.len() + ENDING <= LONGEST {
+                break;
+            }
+        }
+        // `event` is the last member and `sequence` will be its last: both are still open.
+        json.truncate(json.len().saturating_sub(2));
+        Body { at: event.at, action: event.what.action(), message, json }
+    }
+
+    fn record(&self, event: &Event, message: &str, id: uuid::Uuid, cut: Cut) -> Record {
+        let mut record = Record {
+            timestamp: time(event.at),
+            message: if cut == Cut::Everything {
+                message.chars().take(1_000).collect()
+            } else {
+                message.to_owned()
+            },
+            ecs: json!({ "version": ECS }),
+            agent: json!({
+                "type": "portreeve", "version": env!("CARGO_PKG_VERSION"), "id": self.stream, "ephemeral_id": self.run,
+            }),
+            host: self.host_fields(event),
+            fields: Map::new(),
+            portreeve: Map::new(),
+            event: self.event_fields(event, id),
+        };
+        record.portreeve.insert("schema".into(), SCHEMA.into());
+        record.portreeve.insert("boottime_us".into(), micros(event.at.boot).into());
+        self.tell(&mut record, event, cut);
+        record
+    }
+
+    fn tell(&self, record: &mut Record, event: &Event, cut: Cut) {
+        match &event.what {
+            What::Opened(connection) => self.connection(record, connection, cut),
+            What::Changed { connection, changed } => {
+                self.connection(record, connection, cut);
+                record.own("changed", json!(changed));
+            }
+            What::Closed { connection, ending } => {
+                self.connection(record, connection, cut);
+                close(record, ending);
+            }
+            What::Started(started) => record.own("watch", json!(started)),
+            What::Stopped { reason, totals } => {
+                record.own("watch", json!({ "reason": readable(reason.as_bytes()), "totals": totals }));
+            }
+            What::Reloaded { outcome } => {
+                let watch = match outcome {
+                    Ok(changed) => json!({ "changed": changed }),
+                    Err(error) => json!({ "error": error }),
+                };
+                record.own("watch", watch);
+            }
+            What::Gap(gap) => record.own("gap", gap_fields(gap)),
+            What::LogOpened { path, previous } => {
+                let mut log = json!({ "path": path });
+                set(&mut log, "previous", previous.as_ref().map(|p| json!(p)));
+                record.own("log", log);
+            }
+            What::LogRepaired { path, offset, bytes } => {
+                record.own("log", json!({ "path": path, "offset": offset, "bytes": bytes }));
+            }
+        }
+    }
+
+    fn host_fields(&self, event: &Event) -> Value {
+        let mut host = json!({ "name": self.host.name });
+        set(&mut host, "boot", self.host.boot_id.as_ref().map(|id| json!({ "id": id })));
+        if let What::Started(_) = event.what {
+            let mut os = json!({ "type": "linux" });
+            set(&mut os, "full", self.host.os.as_ref().map(|os| json!(os)));
+            set(&mut os, "kernel", self.host.kernel.as_ref().map(|kernel| json!(kernel)));
+            set(&mut host, "os", Some(os));
+        }
+        host
+    }
+
+    fn event_fields(&self, event: &Event, id: uuid::Uuid) -> EventFields {
+        let what = &event.what;
+        let (kind, types, outcome): (_, &[&str], _) = match what {
+            What::Opened(_) => ("event", &["connection", "start"], "success"),
+            What::Changed { .. } => ("event", &["connection", "change"], "success"),
+            What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
+            What::Reloaded { outcome: Err(_) } => ("state", &["change"], "failure"),
+            What::Reloaded { .. } => ("state", &["change"], "success"),
+            What::Started(_) => ("state", &["start"], "success"),
+            What::Stopped { .. } => ("state", &["end"], "success"),
+            What::Gap(_) => ("state", &["error"], "failure"),
+            What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
+        };
+        let connection = what.connection();
+        // An attempt is neither a success nor a failure yet.
+        let pending = connection.is_some_and(|c| c.state == TcpState::SynSent);
+        let is_close = matches!(what, What::Closed { .. });
+        let mut fields = EventFields {
+            action: what.action(),
+            kind,
+            category: if connection.is_some() { &["network"] } else { &["host"] },
+            types,
+            outcome: if pending && !is_close { "unknown" } else { outcome },
+            reason: None,
+            start: None,
+            end: None,
+            duration: None,
+            id: id.to_string(),
+            provider: "portreeve",
+            dataset: if connection.is_some() { "portreeve.connection" } else { "portreeve.watch" },
+        };
+        if let Some(connection) = connection {
+            fields.start = (connection.seen == Seen::Poll).then(|| time(connection.opened));
+        }
+        if let What::Closed { connection, ending } = what {
+            fields.reason = Some(ending.reason.name());
+            fields.end = Some(time(ending.gone_by));
+            fields.duration = ending.duration(connection).map(nanos);
+        }
+        fields
+    }
+
+    fn connection(&self, record: &mut Record, connection: &Connection, cut: Cut) {
+        let Connection { id, netns, inode, tuple, state, uid, user, seen, opened, last_seen: _, attribution } =
+            connection;
+        let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
+        record.put("source", ip(tuple.local));
+        record.put("destination", ip(tuple.remote));
+        record.put(
+            "network",
+            json!({
+                "transport": "tcp",
+                "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
+                "direction": "egress",
+                "community_id": community_id(tuple),
+            }),
+        );
+        let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
+        set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
+        set(&mut own, "netns", (netns.0 != 0).then(|| json!(netns.0)));
+        record.own("connection", own);
+        record.own("attribution", attribution_fields(attribution));
+        match attribution {
+            Attribution::Owned { lineage, .. } => self.lineage(record, lineage, *opened, cut),
+            Attribution::Unknown(_) => {
+                if let Some(uid) = uid {
+                    record.put("user", user_fields(*uid, user.as_deref()));
+                }
+            }
+        }
+        if cut > Cut::None {
+            record.own("truncated", json!(cut.names()));
+        }
+    }
+}
+
+/// What is left out of a record that would be too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cut {
+    None,
+    Ancestors,
+    Arguments,
+    Everything,
+}
+
+impl Cut {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &[],
+            Self::Ancestors => &["portreeve.ancestry.command_line"],
+            Self::Arguments => &["portreeve.ancestry.command_line", "process.args"],
+            Self::Everything => &["portreeve.ancestry.command_line", "process.args", "message"],
+        }
+    }
+}
+
+/// Members in the order in which they are written.
+#[derive(Serialize)]
+pub(super) struct Record {
+    #[serde(rename = "@timestamp")]
+    timestamp: String,
+    message: String,
+    ecs: Value,
+    agent: Value,
+    host: Value,
+    #[serde(flatten)]
+    pub(super) fields: Map<String, Value>,
+    portreeve: Map<String, Value>,
+    event: EventFields,
+}
+
+impl Record {
+    pub(super) fn put(&mut self, name: &str, value: Value) {
+        self.fields.insert(name.to_owned(), value);
+    }
+
+    pub(super) fn own(&mut self, name: &str, value: Value) {
+        self.portreeve.insert(name.to_owned(), value);
+    }
+}
+
+#[derive(Serialize)]
+struct EventFields {
+    action: &'static str,
+    kind: &'static str,
+    category: &'static [&'static str],
+    #[serde(rename = "type")]
+    types: &'static [&'static str],
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<u64>,
+    id: String,
+    provider: &'static str,
+    dataset: &'static str,
+}
+
+fn close(record: &mut Record, ending: &Ending) {
+    let mut close =
+        json!({ "reason": ending.reason.name(), "gone_by": time(ending.gone_by), "exact": false });
+    set(&mut close, "last_seen", ending.last_seen.map(|at| json!(time(at))));
+    record.own("close", close);
+}
+
+fn attribution_fields(attribution: &Attribution) -> Value {
+    match attribution {
+        Attribution::Unknown(reason) => json!({ "status": "unknown", "reason": reason.name() }),
+        Attribution::Owned { holders, latency, .. } => {
+            let mut pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
+            pids.dedup();
+            let status = if pids.len() > 1 { "shared" } else { "owned" };
+            json!({ "status": status, "holders": pids, "latency_us": micros(*latency) })
+        }
+    }
+}
+
+fn gap_fields(gap: &Gap) -> Value {
+    let mut fields = json!({ "cause": gap.cause, "from": time(gap.from), "to": time(gap.to) });
+    set(&mut fields, "count", gap.count.map(|count| json!(count)));
+    set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
+    fields
+}
+
+pub(super) fn set(object: &mut Value, name: &str, value: Option<Value>) {
+    if let (Some(map), Some(value)) = (object.as_object_mut(), value) {
+        map.insert(name.to_owned(), value);
+    }
+}
+
+fn outcome_of(success: Option<bool>) -> &'static str {
+    match success {
+        Some(true) => "success",
+        Some(false) => "failure",
+        None => "unknown",
+    }
+}
+
+fn time(at: Moment) -> String {
+    format!("{:.6}", at.wall)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,182 @@
+//! Who: the owner of a connection and its ancestors, in the schema's names.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::ascii::readable;
+use super::message::command_line;
+use super::record::{Cut, Record, Renderer, set};
+use crate::cgroup;
+use crate::connection::Moment;
+use crate::process::{Ids, Lineage, Login, Process, Tty};
+
+impl Renderer {
+    /// The owner with all that was read of it, its parent in ECS's place, and the whole chain in ours.
+    pub(super) fn lineage(&self, record: &mut Record, lineage: &Lineage, opened: Moment, cut: Cut) {
+        self.owner(record, &lineage.process, opened, cut);
+        let chain = lineage.ancestry.iter().map(|p| self.link(p, opened, cut)).collect::<Vec<_>>();
+        if let Some(parent) = lineage.ancestry.first() {
+            let parent = self.parent(parent, opened, cut);
+            if let Some(process) = record.fields.get_mut("process") {
+                set(process, "parent", Some(parent));
+            }
+        }
+        record.own("ancestry", json!(chain));
+        if !lineage.complete {
+            record.own("ancestry_cut", json!(true));
+        }
+    }
+
+    /// Every field of the owner is placed here or in what this calls.
+    fn owner(&self, record: &mut Record, process: &Process, opened: Moment, cut: Cut) {
+        let Process {
+            args, args_bytes, args_cut, executable_deleted, redacted, working_directory, tty, ..
+        } = process;
+        let Process { ids, user, effective_user, login, cgroup, .. } = process;
+        let mut fields = self.link(process, opened, Cut::None);
+        if let Some(map) = fields.as_object_mut() {
+            map.remove("user");
+        }
+        let kept = kept_args(args, cut);
+        set(&mut fields, "entity_id", Some(json!(self.entity_id(process))));
+        set(&mut fields, "args", Some(texts(&kept)));
+        set(&mut fields, "args_count", Some(json!(args.len())));
+        set(&mut fields, "command_line", Some(json!(command_line(&kept))));
+        set(&mut fields, "working_directory", path(working_directory.as_deref()));
+        set(&mut fields, "tty", tty.map(terminal));
+        set(&mut fields, "cgroup", path(cgroup.as_deref()));
+        record.put("process", fields);
+        if let Some(ids) = ids {
+            put_user(record, *ids, user.as_deref(), effective_user.as_deref());
+        }
+        if let Some(login) = login {
+            record.own("login", login_fields(login));
+        }
+        if let Some(cgroup) = cgroup {
+            put_place(record, cgroup);
+        }
+        if *executable_deleted {
+            record.own("executable_deleted", json!(true));
+        }
+        if *redacted > 0 {
+            record.own("redacted", json!(redacted));
+        }
+        if *args_cut {
+            record.own("args_cut", json!({ "bytes": args_bytes }));
+        }
+    }
+
+    /// What is told of every process: pid, name, executable, command line, start, user.
+    fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
+        let mut link = json!({ "pid": process.pid, "name": readable(&process.comm) });
+        set(&mut link, "executable", path(process.executable.as_deref()));
+        if !process.args.is_empty() && cut < Cut::Ancestors {
+            set(&mut link, "command_line", Some(json!(shortened(command_line(&process.args), 1_024))));
+        }
+        set(&mut link, "start", self.started(process, opened).map(|start| json!(start)));
+        let user = process.ids.map(|ids| match &process.user {
+            Some(name) => json!(name.as_ref()),
+            None => json!(ids.real_uid.to_string()),
+        });
+        set(&mut link, "user", user);
+        link
+    }
+
+    fn parent(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
+        let mut parent = self.link(process, opened, cut);
+        if let Some(map) = parent.as_object_mut() {
+            map.remove("user");
+        }
+        if cut < Cut::Ancestors {
+            let args: Vec<_> = kept_args(&process.args, Cut::Arguments);
+            set(&mut parent, "args", Some(texts(&args)));
+        }
+        parent
+    }
+
+    /// The wall clock at a process's start, as of the connection's first sight: a later step does not move it.
+    fn started(&self, process: &Process, opened: Moment) -> Option<String> {
+        let ticks = u128::from(process.start_ticks) * 1_000_000_000;
+        let since_boot = ticks.checked_div(u128::from(self.host.ticks_per_second))?;
+        let since_boot = Duration::from_nanos(u64::try_from(since_boot).ok()?);
+        let age = opened.boot.checked_sub(since_boot).unwrap_or_default();
+        opened.wall.checked_sub(age).ok().map(|wall| format!("{wall:.2}"))
+    }
+
+    /// Pid and start alone collide when a pid is reused at once: the pidfd's inode does not.
+    fn entity_id(&self, process: &Process) -> String {
+        let boot = self.host.boot_id.as_deref().unwrap_or("unknown-boot");
+        let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
+        format!("{boot}-{}-{}{unique}", process.pid, process.start_ticks)
+    }
+}
+
+fn put_user(record: &mut Record, ids: Ids, name: Option<&str>, effective_name: Option<&str>) {
+    let mut user = user_fields(ids.real_uid, name);
+    if ids.effective_uid != ids.real_uid {
+        set(&mut user, "effective", Some(user_fields(ids.effective_uid, effective_name)));
+    }
+    record.put("user", user);
+    record.put("group", json!({ "id": ids.real_gid.to_string() }));
+}
+
+fn login_fields(login: &Login) -> Value {
+    let mut fields = json!({ "uid": login.uid });
+    set(&mut fields, "name", login.user.as_ref().map(|name| json!(name.as_ref())));
+    set(&mut fields, "session", login.session.map(|session| json!(session)));
+    fields
+}
+
+fn terminal(tty: Tty) -> Value {
+    json!({ "char_device": { "major": tty.major, "minor": tty.minor }, "name": tty.name() })
+}
+
+fn texts(args: &[Vec<u8>]) -> Value {
+    json!(args.iter().map(|arg| readable(arg)).collect::<Vec<_>>())
+}
+
+/// Unit and container, from the cgroup path.
+fn put_place(record: &mut Record, path: &[u8]) {
+    if let Some(unit) = cgroup::unit(path) {
+        record.put("service", json!({ "name": unit }));
+    }
+    if let Some(container) = cgroup::container(path) {
+        let mut fields = json!({ "id": container.id });
+        set(&mut fields, "runtime", container.runtime.map(|runtime| json!(runtime)));
+        record.put("container", fields);
+    }
+}
+
+/// `id` and, where there is one, `name`.
+pub(super) fn user_fields(uid: u32, name: Option<&str>) -> Value {
+    let mut fields = json!({ "id": uid.to_string() });
+    set(&mut fields, "name", name.map(|name| json!(name)));
+    fields
+}
+
+fn kept_args(args: &[Vec<u8>], cut: Cut) -> Vec<Vec<u8>> {
+    let most = match cut {
+        Cut::None | Cut::Ancestors => usize::MAX,
+        Cut::Arguments => 512,
+        Cut::Everything => 0,
+    };
+    let mut room = most;
+    let fits = |arg: &&Vec<u8>| {
+        room = room.saturating_sub(arg.len() + 1);
+        room > 0
+    };
+    args.iter().take_while(fits).cloned().collect()
+}
+
+fn shortened(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(most);
+        text.push('…');
+    }
+    text
+}
+
+fn path(bytes: Option<&[u8]>) -> Option<Value> {
+    bytes.map(|bytes| json!(readable(bytes)))
+}

@@ -1,0 +1,89 @@
+//! The kernel's TCP counters of a network namespace: `net/snmp`, both address families together.
+//!
+//! Knows no meaning of them: `source::gate` reasons. Layout: RFC 4022 names in a header line, values in the next.
+
+use super::{Proc, ProcError, parse_u64};
+
+/// The counters that tell that something happened. All but `curr_estab` only ever rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Sockets that went from CLOSED to SYN_SENT: one for each outbound open.
+    pub active_opens: u64,
+    /// Sockets that were accepted by a listener.
+    pub passive_opens: u64,
+    /// Sockets that went from SYN_SENT or SYN_RECV to CLOSED.
+    pub attempt_fails: u64,
+    /// Sockets that went from ESTABLISHED or CLOSE_WAIT to CLOSED without an orderly end.
+    pub estab_resets: u64,
+    /// Sockets that are ESTABLISHED or CLOSE_WAIT now.
+    pub curr_estab: u64,
+}
+
+/// Reads the two `Tcp:` lines. `Err` names the counter that is missing.
+///
+/// # Errors
+/// The name of the first counter that is not there.
+pub fn parse_counters(snmp: &[u8]) -> Result<Counters, &'static str> {
+    let mut tcp = snmp.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"Tcp: "));
+    let names = tcp.next().ok_or("Tcp:")?;
+    let values = tcp.next().ok_or("Tcp:")?;
+    let value = |name: &'static str| {
+        names
+            .split(|b| *b == b' ')
+            .zip(values.split(|b| *b == b' '))
+            .find(|(n, _)| *n == name.as_bytes())
+            .and_then(|(_, v)| parse_u64(v))
+            .ok_or(name)
+    };
+    Ok(Counters {
+        active_opens: value("ActiveOpens")?,
+        passive_opens: value("PassiveOpens")?,
+        attempt_fails: value("AttemptFails")?,
+        estab_resets: value("EstabResets")?,
+        curr_estab: value("CurrEstab")?,
+    })
+}
+
+impl Proc {
+    /// The TCP counters of our namespace: one `pread`, about 8 µs however many sockets there are.
+    ///
+    /// # Errors
+    /// `Read`, or `Parse` with the counter that is missing.
+    pub fn read_counters(&self) -> Result<Counters, ProcError> {
+        let name = "self/net/snmp";
+        let mut buffer = [0; 4096];
+        let text = self.read_kept(&self.snmp, name, &mut buffer)?;
+        parse_counters(text).map_err(|field| self.parse_error(name, field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From a Linux 6.18 machine, lines before and after cut.
+    const SNMP: &[u8] = b"IcmpMsg: OutType3\nIcmpMsg: 2\n\
+        Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n\
+        Tcp: 1 200 120000 -1 10 2 3 4 5 275 136 0 0 2 0\nUdp: InDatagrams\nUdp: 1\n";
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let wanted =
+            Counters { active_opens: 10, passive_opens: 2, attempt_fails: 3, estab_resets: 4, curr_estab: 5 };
+        assert_eq!(parse_counters(SNMP), Ok(wanted));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(parse_counters(b""), Err("Tcp:"));
+        assert_eq!(parse_counters(b"Tcp: ActiveOpens PassiveOpens\nTcp: 1 2\n"), Err("AttemptFails"));
+        assert_eq!(parse_counters(b"Tcp: ActiveOpens\nTcp: -1\n"), Err("ActiveOpens"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in proptest::collection::vec(0u8.., 0..400)) {
+            let _ = parse_counters(&text);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Processes and what is known of who owns a socket, as plain values.
+//!
+//! Knows no I/O. Names and arguments are the process's own claims, kept as bytes; arguments are masked before they
+//! get here. Sources: proc_pid_stat(5), proc_pid_status(5), proc_pid_cmdline(5), credentials(7).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One process as it was when it was read, all of it through one held `/proc/PID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Process id in the watcher's pid namespace.
+    pub pid: u32,
+    /// Parent's process id; 0 for none.
+    pub ppid: u32,
+    /// Start time, clock ticks after boot (`stat` field 22).
+    pub start_ticks: u64,
+    /// Inode of the process's pidfd, unique within a boot (Linux 6.9). `None` on older kernels.
+    pub pidfd_inode: Option<u64>,
+    /// The name it gave itself, at most 15 bytes.
+    pub comm: Vec<u8>,
+    /// Target of `exe`. `None`: not readable, or a kernel thread.
+    pub executable: Option<Vec<u8>>,
+    /// True if the file at `executable` is gone or another one by now.
+    pub executable_deleted: bool,
+    /// Arguments, secrets masked; empty for a kernel thread or one that erased them.
+    pub args: Vec<Vec<u8>>,
+    /// Bytes of arguments that the process has; more than `args` holds means that they were cut.
+    pub args_bytes: u64,
+    /// True if `args` lacks some of them.
+    pub args_cut: bool,
+    /// How many secrets were masked in `args`.
+    pub redacted: u32,
+    /// Target of `cwd`. `None`: not readable.
+    pub working_directory: Option<Vec<u8>>,
+    /// Controlling terminal (`stat` field 7), named as under `/dev`. `None`: it has none.
+    pub tty: Option<Tty>,
+    /// Real, effective user and group ids. `None`: gone or unreadable.
+    pub ids: Option<Ids>,
+    /// Login name of the real user.
+    pub user: Option<Arc<str>>,
+    /// Login name of the effective user where that is another one.
+    pub effective_user: Option<Arc<str>>,
+    /// The audit login, which stays through sudo and su. `None`: unset.
+    pub login: Option<Login>,
+    /// Path in the cgroup hierarchy that systemd keeps.
+    pub cgroup: Option<Vec<u8>>,
+}
+
+/// A terminal device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tty {
+    /// Major device number.
+    pub major: u32,
+    /// Minor device number.
+    pub minor: u32,
+}
+
+impl Tty {
+    /// `pts/3`, `tty1`, `ttyS0`, or `MAJOR:MINOR`. Source: Documentation/admin-guide/devices.txt.
+    #[must_use]
+    pub fn name(self) -> String {
+        let Self { major, minor } = self;
+        match (major, minor) {
+            (136..=143, _) => format!("pts/{}", (major - 136) * 256 + minor),
+            (4, 0..=63) => format!("tty{minor}"),
+            (4, _) => format!("ttyS{}", minor - 64),
+            (5, 1) => "console".to_owned(),
+            _ => format!("{major}:{minor}"),
+        }
+    }
+}
+
+/// `Uid:` and `Gid:` of `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Ids {
+    pub real_uid: u32,
+    pub effective_uid: u32,
+    pub real_gid: u32,
+}
+
+/// `loginuid` and `sessionid`, as pam_loginuid set them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Who logged in.
+    pub uid: u32,
+    /// Login name of `uid`.
+    pub user: Option<Arc<str>>,
+    /// Audit session number. `None`: unset.
+    pub session: Option<u32>,
+}
+
+/// A process that holds the socket, and by which descriptor. `fd` is 0 only for a real descriptor 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Thread whose table holds it, where it is not the process's own.
+    pub tid: Option<u32>,
+    /// Descriptor number.
+    pub fd: u32,
+}
+
+/// Why nobody can be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// All descriptors were looked at and none is the socket.
+    NoHolder,
+    /// A holder was found and was gone before it could be read.
+    HolderVanished,
+    /// Some processes' descriptors may not be read.
+    Denied,
+    /// Only the end was seen: the kernel had already forgotten the owner.
+    TimeWait,
+    /// The search has not finished; a later record may tell.
+    Budget,
+}
+
+impl Reason {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoHolder => "no_holder",
+            Self::HolderVanished => "holder_vanished",
+            Self::Denied => "denied",
+            Self::TimeWait => "time_wait",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// An owner with its chain. Shared: connections of one process, and processes of one parent, hold it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lineage {
+    /// The process itself.
+    pub process: Arc<Process>,
+    /// Begins with the parent, up to pid 1.
+    pub ancestry: Vec<Arc<Process>>,
+    /// False if the chain was cut: a parent vanished or the chain was too long.
+    pub complete: bool,
+}
+
+/// Who owns a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribution {
+    /// Somebody holds it.
+    Owned {
+        /// The one that the rule chose, with its ancestors.
+        lineage: Arc<Lineage>,
+        /// All holders that were found, the chosen one first.
+        holders: Vec<Holder>,
+        /// From first sight of the socket to here.
+        latency: Duration,
+    },
+    /// Nobody can be named.
+    Unknown(Reason),
+}
+
+impl Attribution {
+    /// The owner, if there is one.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Process> {
+        match self {
+            Self::Owned { lineage, .. } => Some(&lineage.process),
+            Self::Unknown(_) => None,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Whether a tick must read the tables at all: pure reasoning over the kernel's counters.
+//!
+//! A table read costs milliseconds, because the kernel walks its whole hash table; the counters cost microseconds.
+//! Why they suffice:
+//!
+//! - Every outbound open raises `ActiveOpens` (`tcp_connect` moves CLOSED to SYN_SENT), refused and non-blocking ones
+//!   too. So an open is never missed: the table is read in the tick that sees it rise.
+//! - An attempt that is answered raises `CurrEstab`; one that fails raises `AttemptFails`.
+//! - Every end of an established connection lowers `CurrEstab` (`tcp_set_state` leaving ESTABLISHED or CLOSE_WAIT); one
+//!   that is not orderly raises `EstabResets` too.
+//!
+//! Where that is not enough, and what catches it:
+//!
+//! - `CurrEstab` is a level: an end and an accepted or answered connection in the same tick cancel out. The accepted
+//!   one shows in `PassiveOpens`. The answered one is ours and was in SYN_SENT: those are looked at in every tick, which
+//!   shows their own end; that another's end cancelled against their success waits for the repair read.
+//! - An attempt that its own process gives up (`close` in SYN_SENT) moves no counter: hence the look in every tick.
+//! - A peer's FIN (ESTABLISHED to CLOSE_WAIT) moves nothing; the end will lower `CurrEstab`, and those in CLOSE_WAIT
+//!   are about to end, so they are looked at in every tick as well.
+//! - A change of owner (fork, descriptor passed on) moves no counter: it is seen at the next look.
+//!
+//! What stays is seen by the repair read, at the latest one repair interval later.
+
+use std::time::Duration;
+
+use crate::proc::Counters;
+
+/// At most this share of a core goes into reads that no open asked for: 1/100.
+const SHARE: u32 = 100;
+/// The repair read comes every 1,000 times its own cost: 1/1,000 of a core.
+const REPAIR_FACTOR: u32 = 1_000;
+/// And never more often than this ...
+pub const REPAIR_LEAST: Duration = Duration::from_secs(1);
+/// ... nor less often.
+pub const REPAIR_MOST: Duration = Duration::from_secs(120);
+/// What may be saved up, so that an end after a quiet time is confirmed at once.
+const SAVED_MOST: Duration = Duration::from_millis(100);
+
+/// What the counters say of a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing moved.
+    Quiet,
+    /// Something other than an outbound open happened in this tick: look at the followed connections.
+    Look,
+    /// Nothing moved now, but something that moved earlier has not been explained.
+    Unexplained,
+    /// An outbound open happened, or a repair is due: read the tables.
+    Read,
+}
+
+/// Counters of the last tick, and the purse that pays for unasked reads.
+#[derive(Debug, Default)]
+pub struct Gate {
+    last: Option<Counters>,
+    /// Counters at the last table read.
+    at_read: Option<Counters>,
+    repair_due: Duration,
+    read_cost: Duration,
+    /// True from a verdict to read until the tables have been read: a failed read is made again.
+    read_wanted: bool,
+    /// True while something moved that no look and no read has explained, or a close waits to be confirmed.
+    unexplained: bool,
+    saved: Duration,
+    saved_at: Duration,
+}
+
+impl Gate {
+    /// Takes this tick's counters. `at`: time since boot.
+    pub fn judge(&mut self, now: Counters, at: Duration) -> Verdict {
+        let Some(last) = self.last.replace(now) else {
+            self.read_wanted = true;
+            return Verdict::Read;
+        };
+        self.saved += at.saturating_sub(self.saved_at) / SHARE;
+        self.saved = self.saved.min(SAVED_MOST.max(self.read_cost * 3));
+        self.saved_at = at;
+        self.read_wanted |= now.active_opens != last.active_opens || at >= self.repair_due;
+        self.unexplained |= now != last;
+        match (self.read_wanted, now != last, self.unexplained) {
+            (true, ..) => Verdict::Read,
+            (_, true, _) => Verdict::Look,
+            (_, _, true) => Verdict::Unexplained,
+            _ => Verdict::Quiet,
+        }
+    }
+
+    /// The next tick must read.
+    pub fn want_read(&mut self) {
+        self.read_wanted = true;
+    }
+
+    /// True if an unasked read or look that costs this much fits the share; then it is paid.
+    pub fn pay(&mut self, cost: Duration) -> bool {
+        let enough = self.saved >= cost;
+        if enough {
+            self.saved -= cost;
+        }
+        enough
+    }
+
+    /// What the last table read cost.
+    #[must_use]
+    pub fn read_cost(&self) -> Duration {
+        self.read_cost
+    }
+
+    /// A table read has been made: everything up to here is explained, unless a close still waits to be confirmed.
+    pub fn has_read(&mut self, at: Duration, cost: Duration, unconfirmed: bool) {
+        self.read_cost = cost;
+        self.repair_due = at + (cost * REPAIR_FACTOR).clamp(REPAIR_LEAST, REPAIR_MOST);
+        self.unexplained = unconfirmed;
+        self.read_wanted = false;
+        self.at_read = self.last;
+    }
+
+    /// How much the counters that tell of failure rose since the last table read. `now` is read after the table:
+    /// a row that is absent may have failed while the table was walked.
+    #[must_use]
+    pub fn failures(&self, now: Counters) -> Failures {
+        let Some(then) = self.at_read else { return Failures::default() };
+        Failures {
+            attempts: now.attempt_fails.wrapping_sub(then.attempt_fails),
+            resets: now.estab_resets.wrapping_sub(then.estab_resets),
+        }
+    }
+}
+
+/// Failures that the kernel counted, of all connections of the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Failures {
+    /// Attempts that failed.
+    pub attempts: u64,
+    /// Connections that ended without an orderly end.
+    pub resets: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const COST: Duration = Duration::from_millis(7);
+
+    fn after_a_read() -> (Gate, Counters) {
+        let mut gate = Gate::default();
+        let counters = Counters { curr_estab: 5, ..Counters::default() };
+        assert_eq!(gate.judge(counters, Duration::ZERO), Verdict::Read);
+        gate.has_read(Duration::ZERO, COST, false);
+        (gate, counters)
+    }
+
+    #[test]
+    fn what_does_not_move_is_not_read() {
+        let (mut gate, counters) = after_a_read();
+        for tick in 1..139 {
+            assert_eq!(gate.judge(counters, MS * 50 * tick), Verdict::Quiet);
+        }
+        assert_eq!(gate.judge(counters, MS * 7_000), Verdict::Read, "the repair");
+    }
+
+    #[test]
+    fn an_open_is_read_at_once_and_an_end_is_looked_at() {
+        let (mut gate, mut counters) = after_a_read();
+        counters.curr_estab -= 1;
+        assert_eq!(gate.judge(counters, MS * 50), Verdict::Look);
+        assert_eq!(gate.judge(counters, MS * 100), Verdict::Unexplained);
+        counters.active_opens += 1;
+        assert_eq!(gate.judge(counters, MS * 150), Verdict::Read);
+        gate.has_read(MS * 150, COST, false);
+        assert_eq!(gate.judge(counters, MS * 200), Verdict::Quiet);
+    }
+
+    #[test]
+    fn unasked_reads_cost_one_percent_of_a_core() {
+        let (mut gate, mut counters) = after_a_read();
+        let mut paid = Duration::ZERO;
+        for tick in 1..=12_000 {
+            counters.passive_opens += 1;
+            gate.judge(counters, MS * 50 * tick);
+            if gate.pay(COST) {
+                paid += COST;
+            }
+        }
+        let share = paid.as_secs_f64() / 600.0;
+        assert!((0.0099..0.0103).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn the_repair_interval_has_both_bounds() {
+        let (mut gate, counters) = after_a_read();
+        gate.has_read(Duration::ZERO, Duration::from_micros(3), false);
+        assert_eq!(gate.judge(counters, MS * 999), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 1_000), Verdict::Read);
+        gate.has_read(Duration::ZERO, Duration::from_secs(9), false);
+        assert_eq!(gate.judge(counters, MS * 119_999), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 120_000), Verdict::Read);
+    }
+
+    #[test]
+    fn failures_are_counted_from_the_last_read() {
+        let (mut gate, mut counters) = after_a_read();
+        counters.attempt_fails += 2;
+        gate.judge(counters, MS * 50);
+        assert_eq!(gate.failures(counters), Failures { attempts: 2, resets: 0 });
+        gate.has_read(MS * 50, COST, false);
+        assert_eq!(gate.failures(counters), Failures::default());
+    }
+}

@@ -1,0 +1,10 @@
+//! Where observations come from, and which of them are wanted.
+//!
+//! Knows nothing of the connections that are open (`table`) and names nobody (`attribution`).
+
+pub mod direction;
+pub mod gate;
+pub mod poll;
+pub mod selection;
+
+pub use selection::{Filter, Matcher, PortSet, Selection};

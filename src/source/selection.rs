@@ -1,0 +1,235 @@
+//! What is watched: ports, and filters by address, port, user and executable.
+//!
+//! Pure. A filter drops only what it can prove: a connection whose user or owner is not known is kept.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use crate::cidr::Cidr;
+use crate::connection::Tuple;
+use crate::glob::Glob;
+
+/// Ports and ranges of ports, or all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSet(Vec<RangeInclusive<u16>>);
+
+impl PortSet {
+    /// SSH's own port.
+    #[must_use]
+    pub fn ssh() -> Self {
+        Self(vec![22..=22])
+    }
+
+    /// True if the port is in the set. 0 never is: a socket without a remote end has it.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        port != 0 && self.0.iter().any(|range| range.contains(&port))
+    }
+}
+
+impl FromStr for PortSet {
+    type Err = String;
+
+    /// `22`, `22,2222,8000-8100`, `all`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "all" {
+            return Ok(Self(vec![1..=u16::MAX]));
+        }
+        let port = |word: &str| match word.trim().parse::<u16>() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("`{}` is no port: ports are 1 to 65535, ranges 8000-8100, or all", word.trim())),
+        };
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (port(first)?, port(last)?);
+            if first > last {
+                return Err(format!("`{}` runs backwards: write {last}-{first}", part.trim()));
+            }
+            Ok(first..=last)
+        };
+        text.split(',').map(range).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == [1..=u16::MAX] {
+            return f.write_str("all");
+        }
+        for (place, range) in self.0.iter().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            match (range.start(), range.end()) {
+                (first, last) if first == last => write!(f, "{comma}{first}")?,
+                (first, last) => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One `--include` or `--exclude`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Matcher {
+    /// Remote address.
+    Address(Cidr),
+    /// Remote port.
+    Ports(PortSet),
+    /// User, by number or by name.
+    Uid(u32),
+    /// User, by name.
+    User(String),
+    /// Executable: the pattern as typed, and parsed.
+    Executable(String, Glob),
+}
+
+impl FromStr for Matcher {
+    type Err = String;
+
+    /// `10.0.0.0/8`, `2001:db8::1`, `port:22`, `user:alice`, `exe:/usr/bin/git*`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("port", ports)) => ports.parse().map(Self::Ports),
+            Some(("user", "")) => Err("`user:` lacks a name or number".to_owned()),
+            Some(("user", user)) => Ok(user.parse().map_or_else(|_| Self::User(user.to_owned()), Self::Uid)),
+            Some(("exe", "")) => Err("`exe:` lacks a pattern".to_owned()),
+            Some(("exe", pattern)) => pattern.parse().map(|glob| Self::Executable(pattern.to_owned(), glob)),
+            _ => text.parse().map(Self::Address).map_err(|_| {
+                format!(
+                    "`{text}` is none of: an address or CIDR, port:PORTS, user:NAME-or-NUMBER, exe:PATTERN"
+                )
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(cidr) => write!(f, "{cidr}"),
+            Self::Ports(ports) => write!(f, "port:{ports}"),
+            Self::Uid(uid) => write!(f, "user:{uid}"),
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Executable(pattern, _) => write!(f, "exe:{pattern}"),
+        }
+    }
+}
+
+/// What is known of a connection when a filter judges it.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Remote end.
+    pub remote: SocketAddr,
+    /// Creator. `None`: unknown.
+    pub uid: Option<u32>,
+    /// Creator's name. `None`: unknown.
+    pub user: Option<&'a str>,
+    /// Owner's executable. `None`: unknown.
+    pub executable: Option<&'a [u8]>,
+}
+
+/// All `--include` and `--exclude` together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Where there are any, one of them must match.
+    pub include: Vec<Matcher>,
+    /// None of these may match.
+    pub exclude: Vec<Matcher>,
+}
+
+impl Filter {
+    /// True unless a filter proves that the connection is not wanted.
+    #[must_use]
+    pub fn admits(&self, known: &Known<'_>) -> bool {
+        let excluded = self.exclude.iter().any(|m| m.judge(known) == Some(true));
+        let included = self.include.is_empty() || self.include.iter().any(|m| m.judge(known) != Some(false));
+        included && !excluded
+    }
+}
+
+impl Matcher {
+    /// `None` if what it asks about is not known.
+    fn judge(&self, known: &Known<'_>) -> Option<bool> {
+        match self {
+            Self::Address(cidr) => Some(cidr.contains(known.remote.ip())),
+            Self::Ports(ports) => Some(ports.contains(known.remote.port())),
+            Self::Uid(uid) => known.uid.map(|known| known == *uid),
+            Self::User(name) => known.user.map(|known| known == name),
+            Self::Executable(_, glob) => known.executable.map(|path| glob.matches_path(path)),
+        }
+    }
+}
+
+/// Which connections are watched. Loopback and private ranges are: movement inside a network is what is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// Remote ports.
+    pub ports: PortSet,
+    /// Filters.
+    pub filter: Filter,
+}
+
+impl Selection {
+    /// Judges by the remote end alone: what a row tells in all of its states. Users and executables are judged when
+    /// the owner is known; until then, and without being told, such a connection is followed, or its TIME_WAIT,
+    /// which bears no user, would be taken for another's.
+    #[must_use]
+    pub fn wants(&self, tuple: &Tuple) -> bool {
+        self.ports.contains(tuple.remote.port())
+            && self.filter.admits(&Known { remote: tuple.remote, uid: None, user: None, executable: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_lists_print_as_they_parse() {
+        for text in ["22", "22,2222,8000-8100", "all"] {
+            assert_eq!(text.parse::<PortSet>().unwrap().to_string(), text);
+        }
+        let ports: PortSet = "22, 8000-8100".parse().unwrap();
+        for (port, inside) in [(22, true), (23, false), (8000, true), (8100, true), (8101, false), (0, false)]
+        {
+            assert_eq!(ports.contains(port), inside, "{port}");
+        }
+        for bad in ["", "0", "65536", "22,", "x", "9-8", "-1", "22;23"] {
+            assert!(bad.parse::<PortSet>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_filter_drops_only_what_it_can_prove() {
+        let filter = |include: &[&str], exclude: &[&str]| Filter {
+            include: include.iter().map(|m| m.parse().unwrap()).collect(),
+            exclude: exclude.iter().map(|m| m.parse().unwrap()).collect(),
+        };
+        let remote = "10.1.2.3:22".parse().unwrap();
+        let unknown = Known { remote, uid: None, user: None, executable: None };
+        let alice =
+            Known { uid: Some(1000), user: Some("alice"), executable: Some(b"/usr/bin/git"), ..unknown };
+        for (include, exclude, of_alice, of_unknown) in [
+            (&[][..], &[][..], true, true),
+            (&[], &["10.0.0.0/8"], false, false),
+            (&["192.0.2.0/24"], &[], false, false),
+            (&["user:alice"], &[], true, true),
+            (&["user:bob", "port:22"], &[], true, true),
+            (&["user:bob"], &[], false, true),
+            (&[], &["user:1000"], false, true),
+            (&[], &["exe:git"], false, true),
+            (&["exe:/usr/bin/*"], &["port:2222"], true, true),
+        ] {
+            let filter = filter(include, exclude);
+            assert_eq!(
+                (filter.admits(&alice), filter.admits(&unknown)),
+                (of_alice, of_unknown),
+                "{filter:?}"
+            );
+        }
+        for bad in ["user:", "exe:", "port:x", "10.0.0.0/33", "x"] {
+            assert!(bad.parse::<Matcher>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Ends that no orderly shutdown announces.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_linger;
+use serde_json::json;
+
+use crate::lab;
+use crate::support::log::{actions, assert_fields, with_action};
+
+#[test]
+fn a_connection_reset_by_its_peer_is_closed_though_its_descriptor_stands() {
+    let lab = lab!();
+    let server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&[]);
+    let client = lab.connect("127.0.0.1:22");
+    let (accepted, _) = server.accept().unwrap();
+    let open = watch.wait_opened();
+    assert_fields(
+        &open,
+        &json!({ "process.pid": std::process::id(), "portreeve.connection.state": "established" }),
+    );
+
+    set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
+    drop(accepted);
+    let reset = Instant::now();
+    let close = watch.wait_closed();
+    println!("closed {:?} after the reset", reset.elapsed());
+    assert!(reset.elapsed() < Duration::from_secs(4), "closed {:?} after the reset", reset.elapsed());
+    let expected = json!({
+        "portreeve.connection.id": open["portreeve"]["connection"]["id"],
+        "portreeve.close.reason": "reset",
+        "event.outcome": "success",
+        "source.port": client.local_addr().unwrap().port(),
+    });
+    assert_fields(&close, &expected);
+    assert_eq!(actions(&watch.stop().records), ["connection-opened", "connection-closed"]);
+}
+
+#[test]
+fn a_connection_whose_process_is_killed_is_closed() {
+    let lab = lab!("bash");
+    let server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&[]);
+    let mut client =
+        lab.command("bash").args(["-c", "exec 3<>/dev/tcp/127.0.0.1/22; read -u 3"]).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let open = watch.wait_opened();
+    assert_fields(&open, &json!({ "process.pid": client.id(), "process.name": "bash" }));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    // The server still holds its end, so that the row stays in FIN_WAIT2 and the kernel counts no end yet.
+    let close = watch.wait_closed();
+    assert_fields(&close, &json!({ "process.pid": client.id(), "event.outcome": "success" }));
+    watch.stop();
+}
+
+#[test]
+fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
+    let lab = lab!("bash");
+    let server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&[]);
+    let elsewhere = lab.listen("127.0.0.1:0");
+    // `3<&-`: that child does not get the socket. The colon keeps the shell from becoming its last command.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 0.6 3<&-; sleep 3 & sleep 0.3 3<&-; :";
+    let mut shell = lab.command("bash").args(["-c", script]).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let open = watch.wait_opened();
+    assert_fields(
+        &open,
+        &json!({ "process.pid": shell.id(), "portreeve.attribution.holders": [shell.id()] }),
+    );
+    shell.wait().unwrap();
+    // No counter tells that a process ended while another holds its socket: the next reading of the tables tells it,
+    // which any connection brings about, also one that is not watched.
+    let _elsewhere = lab.connect(&format!("127.0.0.1:{}", elsewhere.local_addr().unwrap().port()));
+    let change = watch.wait_for("the child as the owner", |records| {
+        with_action(records, "connection-changed")
+            .into_iter()
+            .find(|change| change["process"]["name"] == "sleep")
+    });
+    assert_eq!(
+        with_action(&watch.records(), "connection-closed").len(),
+        0,
+        "the child still holds the socket"
+    );
+    let id = &open["portreeve"]["connection"]["id"];
+    let close = watch.wait_closed();
+    for record in [&change, &close] {
+        assert_eq!(&record["portreeve"]["connection"]["id"], id);
+        assert_fields(record, &json!({ "process.name": "sleep", "process.args": ["sleep", "3"] }));
+    }
+    watch.stop();
+}
+
+#[test]
+fn of_a_family_that_shares_a_socket_all_are_named_and_the_child_is_the_owner() {
+    let lab = lab!("bash");
+    let server = lab.listen("127.0.0.1:22");
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 20 & echo $!; wait";
+    let mut shell = lab.command("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let mut child = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut child).unwrap();
+    let child: u32 = child.trim().parse().unwrap();
+    let mut watch = lab.watch(&[]);
+    let shared = json!({
+        "portreeve.attribution.status": "shared",
+        "portreeve.attribution.holders": [child, shell.id()],
+        "process.pid": child,
+        "process.parent.pid": shell.id(),
+    });
+    assert_fields(&watch.wait_opened(), &shared);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    watch.stop();
+}

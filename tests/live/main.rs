@@ -1,0 +1,21 @@
+//! The real watcher against the real kernel and real OpenSSH, each test on a host of its own (`support/lab.rs`).
+//! A test's name is the claim. Where root or a program is missing a test says NOT RUN and why.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must fail, and tests own their clock and files"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod direction;
+mod ending;
+mod logfile;
+mod privilege;
+mod run;
+mod ssh;
+mod states;
+mod text;

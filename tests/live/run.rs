@@ -1,0 +1,192 @@
+//! How a watch is paced, and how it ends.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::lab;
+use crate::support::lab::Lab;
+use crate::support::log::{actions, assert_fields, with_action};
+use crate::support::watch::{PATIENCE, PORTREEVE};
+use crate::support::{output, wait_for};
+
+/// How often a watch of one second read the kernel's counters, as strace saw it.
+fn reads_of_counters(lab: &Lab, sleep: Option<&str>, arguments: &[&str]) -> usize {
+    let trace = lab.path("trace");
+    let mut strace = lab.command("strace");
+    strace.args(["-f", "-qq", "-y", "-e", "trace=read,pread64", "-o"]).arg(&trace).arg(PORTREEVE);
+    let mut strace = lab.watcher(strace);
+    sleep.map(|sleep| strace.env("SLEEP", sleep));
+    let output = output(strace.args(["--duration", "1s"]).args(arguments));
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    std::fs::read_to_string(trace).unwrap().lines().filter(|line| line.contains("/net/snmp>")).count()
+}
+
+#[test]
+fn sleep_in_the_environment_changes_the_pace_and_the_command_line_beats_it() {
+    let lab = lab!("strace");
+    let _server = lab.listen("127.0.0.1:22");
+    let fast = reads_of_counters(&lab, Some("20"), &[]);
+    let slow = reads_of_counters(&lab, Some("200"), &[]);
+    let unset = reads_of_counters(&lab, None, &[]);
+    let typed = reads_of_counters(&lab, Some("200"), &["--interval", "20ms"]);
+    println!(
+        "reads in 1 s: SLEEP=20 {fast}, SLEEP=200 {slow}, unset {unset}, SLEEP=200 --interval 20ms {typed}"
+    );
+    // 50, 5, 20 and 50 ticks; a busy machine skips some, and the start reads a few times more.
+    assert!((25..=60).contains(&fast), "{fast}");
+    assert!((3..=10).contains(&slow), "{slow}");
+    assert!((10..=28).contains(&unset), "{unset}");
+    assert!((25..=60).contains(&typed), "{typed}");
+}
+
+#[test]
+fn a_pace_that_is_none_is_an_error_that_names_it() {
+    let lab = lab!();
+    let refused = |command: &mut Command, word: &str| {
+        let output = output(command.args(["--duration", "1s"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        println!("{:?}: {said}", output.status.code());
+        assert!([2, 64, 78].contains(&output.status.code().unwrap()), "{}: {said}", output.status);
+        assert!(said.contains(word), "{said}");
+        assert!(output.stdout.is_empty(), "no record of a watch that never was");
+    };
+    for sleep in ["abc", "-5", "10ms", "0"] {
+        refused(lab.portreeve().env("SLEEP", sleep), "SLEEP");
+    }
+    refused(lab.portreeve().args(["--interval", "250us"]), "1ms");
+    refused(lab.portreeve().args(["--interval", "soon"]), "interval");
+}
+
+#[test]
+fn sigint_and_sigterm_stop_it_at_once_with_a_last_record() {
+    let mut lab = lab!();
+    lab.sshd(&["127.0.0.1:22"]);
+    // Also where the interval is long: it must not sleep through the signal.
+    for (signal, name, interval) in
+        [(Signal::INT, "SIGINT", "50ms"), (Signal::TERM, "SIGTERM", "50ms"), (Signal::TERM, "SIGTERM", "30s")]
+    {
+        let watch = lab.watch(&["--interval", interval]);
+        std::thread::sleep(Duration::from_millis(120));
+        watch.signal(signal);
+        let stopped = watch.wait_end();
+        println!("{name} at {interval}: ended after {:?}", stopped.took);
+        assert!(stopped.took < Duration::from_secs(1), "{name} at {interval}: {:?}", stopped.took);
+        assert_eq!(stopped.status.code(), Some(0), "{name}");
+        let last = stopped.records.last().unwrap();
+        assert_eq!(last["event"]["action"], "watch-stopped");
+        assert!(last["message"].as_str().unwrap().contains(name), "{last}");
+        assert_eq!(with_action(&stopped.records, "watch-stopped").len(), 1);
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let lab = lab!();
+    let _server = lab.listen("127.0.0.1:22");
+    let mut child = lab.portreeve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("watch-started"), "{line}");
+    // The reader is gone; the next record finds nobody.
+    let _client = lab.connect("127.0.0.1:22");
+    let status = wait_for("its end", PATIENCE, || child.try_wait().unwrap());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    println!("{status}");
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    assert!(!said.contains("panicked") && !said.to_lowercase().contains("broken pipe"), "{said}");
+}
+
+#[test]
+fn count_ends_it_after_that_many_opens() {
+    let lab = lab!();
+    let _server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&["--count", "2"]);
+    let first = lab.connect("127.0.0.1:22");
+    watch.wait_opened();
+    let second = lab.connect("127.0.0.1:22");
+    let stopped = watch.wait_end();
+    assert_eq!(stopped.status.code(), Some(0));
+    assert_eq!(actions(&stopped.records), ["connection-opened"; 2]);
+    let ports: Vec<_> = with_action(&stopped.records, "connection-opened")
+        .iter()
+        .map(|open| open["source"]["port"].clone())
+        .collect();
+    assert_eq!(ports, [first, second].map(|client| json!(client.local_addr().unwrap().port())));
+    assert_fields(stopped.records.last().unwrap(), &json!({ "event.action": "watch-stopped" }));
+}
+
+#[test]
+fn duration_ends_it_after_that_time() {
+    let lab = lab!();
+    let _server = lab.listen("127.0.0.1:22");
+    let began = Instant::now();
+    let watch = lab.watch(&["--duration", "1s"]);
+    let stopped = watch.wait_end();
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(950) && took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(stopped.status.code(), Some(0));
+    assert_eq!(stopped.records.last().unwrap()["event"]["action"], "watch-stopped");
+}
+
+#[test]
+fn of_bursts_of_short_connections_everything_that_left_a_row_is_told_once() {
+    const BURSTS: usize = 4;
+    const BURST: usize = 100;
+    let lab = lab!("ss");
+    let server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&["--interval", "5ms"]);
+    let (served, wait_served) = std::sync::mpsc::channel();
+    let serving = std::thread::spawn(move || {
+        for stream in server.incoming().take(BURSTS * BURST) {
+            std::io::copy(&mut stream.unwrap(), &mut std::io::sink()).unwrap();
+            served.send(()).unwrap();
+        }
+    });
+    // Each lives a moment or a few ticks; never more than ten at a time.
+    let mut made = Vec::new();
+    for _ in 0..BURSTS {
+        made.extend(lab.inside(|| burst(BURST)));
+        (0..BURST).for_each(|_| wait_served.recv_timeout(PATIENCE).unwrap());
+    }
+    serving.join().unwrap();
+    // On a busy machine the kernel resets a few in TIME_WAIT: what leaves no row cannot be told, unless it was seen alive.
+    let rows = lab.run("ss -tanH state time-wait dport 22");
+    let port_of = |row: &str| row.split_whitespace().nth(2)?.rsplit_once(':')?.1.parse::<u64>().ok();
+    let standing: BTreeSet<_> = rows.lines().map(|row| port_of(row).unwrap()).collect();
+
+    // A repair read comes within ten seconds even on a slow machine.
+    let ports_of = |records: &[Value], action: &str| -> Vec<u64> {
+        with_action(records, action).iter().map(|record| record["source"]["port"].as_u64().unwrap()).collect()
+    };
+    watch.wait_for("a close of every row", |records| {
+        let closed: BTreeSet<_> = ports_of(records, "connection-closed").into_iter().collect();
+        standing.is_subset(&closed).then_some(())
+    });
+    let records = watch.stop().records;
+    let opened = ports_of(&records, "connection-opened");
+    let once: BTreeSet<_> = opened.iter().copied().collect();
+    println!("{} made, {} left a row, {} told", made.len(), standing.len(), opened.len());
+    assert_eq!(once.len(), opened.len(), "none twice");
+    assert!(once.iter().all(|port| made.contains(port)), "none that was not made");
+}
+
+/// Connects that often; the source ports.
+fn burst(count: usize) -> Vec<u64> {
+    let mut alive = std::collections::VecDeque::new();
+    let mut ports = Vec::new();
+    for number in 0..count {
+        let client = std::net::TcpStream::connect("127.0.0.1:22").unwrap();
+        ports.push(u64::from(client.local_addr().unwrap().port()));
+        alive.push_back(client);
+        if alive.len() > number % 10 {
+            alive.pop_front();
+        }
+    }
+    ports
+}

@@ -1,0 +1,162 @@
+//! A process chooses its own name and arguments: they must neither forge a line nor reach a terminal.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use serde_json::json;
+
+use crate::lab;
+use crate::support::lab::Lab;
+use crate::support::log::{assert_fields, with_action};
+use crate::support::session::{STAY, Session};
+use crate::support::watch::PATIENCE;
+use crate::support::{find_program, wait_for};
+
+/// A remote command with a forged line, a terminal escape, a byte that is no UTF-8 and a text that looks like ours for
+/// such a byte; a C1 control and a bidirectional mark, both proper UTF-8.
+fn odd_argument() -> OsString {
+    let mut argument = b": 'a\n2026-01-01 00:00:00.000  open   forged\r\x1b[31m\x07\xff\\xff".to_vec();
+    argument.extend("\u{9b}31m\u{202e}é'; ".as_bytes());
+    argument.extend(STAY.as_bytes());
+    OsString::from_vec(argument)
+}
+
+/// How a record has it once its JSON is parsed.
+fn odd_argument_in_json() -> String {
+    let odd =
+        ": 'a\n2026-01-01 00:00:00.000  open   forged\r\u{1b}[31m\u{7}\\xff\\x5cxff\u{9b}31m\u{202e}é'; ";
+    format!("{odd}{STAY}")
+}
+
+/// An ssh under a file name with an escape and a byte that is no UTF-8.
+fn odd_ssh(lab: &Lab) -> OsString {
+    let path = lab.path("").into_os_string().into_vec();
+    let path = OsString::from_vec([&path[..], b"s\x1b[2J\nh\xfe"].concat());
+    std::fs::copy("/usr/bin/ssh", &path).unwrap();
+    path
+}
+
+fn start_odd_session(lab: &Lab) -> Session {
+    let mut ssh = lab.command(odd_ssh(lab));
+    Session::start(ssh.arg("-F").arg(lab.path("ssh_config")).arg("127.0.0.1").arg(odd_argument()))
+}
+
+#[test]
+fn odd_arguments_and_file_names_are_ascii_in_json_and_different_bytes_stay_different() {
+    let mut lab = lab!();
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&[]);
+    let session = start_odd_session(&lab);
+    let open = watch.wait_opened();
+    assert_eq!(open["process"]["args"].as_array().unwrap().last().unwrap(), &odd_argument_in_json());
+    let folder = lab.path("");
+    let executable = format!("{}s\u{1b}[2J\nh\\xfe", folder.display());
+    assert_fields(&open, &json!({ "process.pid": session.pid(), "process.executable": executable }));
+    let message = open["message"].as_str().unwrap();
+    assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
+    assert!(message.chars().all(|c| c.is_ascii() || "→←…".contains(c)), "{message:?}");
+    // `stop` checks that each line is one record of printable ASCII.
+    assert!(session.end().success());
+    watch.wait_closed();
+    watch.stop();
+}
+
+#[test]
+fn a_name_that_a_process_gives_itself_is_escaped_too() {
+    let mut lab = lab!("bash");
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&[]);
+    // The kernel takes the name from the file's. With `) S 1 (` in it a careless reader finds other fields behind it.
+    let path = OsString::from_vec([lab.path("").as_os_str().as_bytes(), b"e) S 1 (\n\x1b[7m\xfe"].concat());
+    std::os::unix::fs::symlink(find_program("bash").unwrap(), &path).unwrap();
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; read -u 3 -t 9; read -u 3 -t 9";
+    let mut shell = lab.command(path).args(["-c", script]).spawn().unwrap();
+    let open = watch.wait_opened();
+    assert_fields(&open, &json!({ "process.pid": shell.id(), "process.name": "e) S 1 (\n\u{1b}[7m\\xfe" }));
+    let message = open["message"].as_str().unwrap();
+    assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    watch.wait_closed();
+    watch.stop();
+}
+
+#[test]
+fn text_output_holds_one_line_a_record_and_no_raw_escape_whatever_a_process_is_called() {
+    let mut lab = lab!();
+    lab.sshd(&["127.0.0.1:22"]);
+    let out = lab.path("text");
+    let mut child =
+        lab.portreeve().args(["--format", "text"]).stdout(File::create(&out).unwrap()).spawn().unwrap();
+    let lines = || -> Vec<String> {
+        let text = std::fs::read_to_string(&out).expect("UTF-8");
+        text.lines().map(str::to_owned).collect()
+    };
+    wait_for("the start", PATIENCE, || (!lines().is_empty()).then_some(()));
+    let session = start_odd_session(&lab);
+    let pid = session.pid();
+    let told = |word: &'static str| {
+        move |lines: Vec<String>| lines.iter().any(|line| line.split("  ").nth(1) == Some(word)).then_some(())
+    };
+    wait_for("an open", PATIENCE, || told("open")(lines()));
+    assert!(session.end().success());
+    wait_for("a close", PATIENCE, || told("close")(lines()));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    assert!(wait_for("its end", PATIENCE, || child.try_wait().unwrap()).success());
+
+    let all = lines();
+    let told: Vec<_> = all.iter().filter(|line| line.contains(&format!("[{pid}]"))).collect();
+    assert!(told.len() >= 2, "{all:#?}");
+    for line in &all {
+        assert!(line.chars().all(|c| (' '..='~').contains(&c) || "→←…".contains(c)), "{line:?}");
+        let (day, rest) = line.split_once(' ').unwrap();
+        assert!(day.len() == 10 && rest.len() > 12, "{line:?}");
+    }
+    assert!(!all.iter().any(|line| line.starts_with("2026-01-01 00:00:00.000")), "a forged line: {all:#?}");
+}
+
+#[test]
+fn a_password_in_an_ancestors_arguments_is_masked() {
+    let mut lab = lab!("bash");
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&[]);
+    // The shell calls itself sshpass and reads its script from the file `hunter2`: unlike sshpass it leaves its
+    // arguments as they were typed.
+    let script = format!("ssh -F {}/ssh_config \"$@\"; exit $?", lab.path("").display());
+    std::fs::write(lab.path("hunter2"), script).unwrap();
+    let mut shell = lab.command("bash");
+    shell
+        .args(["-c", "cd \"$0\" && exec -a sshpass sh -p hunter2 127.0.0.1 \"$1\""])
+        .arg(lab.path(""))
+        .arg(STAY);
+    let session = Session::start(&mut shell);
+    let open = watch.wait_opened();
+    let parent = &open["process"]["parent"];
+    assert_eq!(parent["pid"], session.pid());
+    let args: Vec<_> = parent["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    assert_eq!((&args[..2], args.len()), (&["sshpass", "-p"][..], 5), "{args:?}");
+    assert!(session.end().success());
+    watch.wait_closed();
+    let text = watch.text();
+    watch.stop();
+    assert!(!String::from_utf8(text).unwrap().contains("hunter2"));
+}
+
+#[test]
+fn what_sshpass_was_given_never_reaches_the_log() {
+    let mut lab = lab!("sshpass");
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&[]);
+    let mut sshpass = lab.command("sshpass");
+    sshpass.args(["-p", "hunter2", "ssh", "-F"]).arg(lab.path("ssh_config")).arg("127.0.0.1").arg(STAY);
+    let session = Session::start(&mut sshpass);
+    let open = watch.wait_opened();
+    assert_fields(&open, &json!({ "process.name": "ssh", "process.parent.name": "sshpass" }));
+    assert!(session.end().success());
+    watch.wait_closed();
+    let text = String::from_utf8(watch.text()).unwrap();
+    assert!(!text.contains("hunter2"));
+    assert_eq!(with_action(&watch.stop().records, "connection-opened").len(), 1);
+}

@@ -1,0 +1,17 @@
+//! The pipeline over a kernel that is moved by hand: snapshots in, records out, no clock and no chance.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test may fail by panic, and makes files"
+)]
+
+/// A `/proc` that behaves.
+mod kernel;
+
+/// Gated and ungated polling tell the same.
+mod gate;
+/// Trees over time, and the words they must lead to.
+mod scenarios;
