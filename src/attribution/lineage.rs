@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use super::{Attributor, Candidate};
 use crate::connection::Inode;
 use crate::proc::{Depth, Held, Proc, Sight};
-use crate::process::{Holder, Lineage, Process};
+use crate::process::{ChainCut, Holder, Lineage, Process};
 
 /// The longest chain that is read. Real ones have about ten links.
 const LONGEST_CHAIN: usize = 32;
@@ -48,29 +48,27 @@ impl Attributor {
     /// The chain up to pid 1, each link proven: the child is asked again for its parent once that is held, so that a
     /// parent that ended in between, whose number another process may bear by then, is not taken for it.
     pub(super) fn lineage(&mut self, proc: &Proc, owner: &Rc<Held>, process: &Arc<Process>) -> Arc<Lineage> {
-        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), complete: false };
+        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
         let mut child = Rc::clone(owner);
         let mut ppid = process.ppid;
-        while lineage.ancestry.len() < LONGEST_CHAIN {
-            if ppid == 0 {
-                lineage.complete = true;
+        while ppid != 0 && lineage.cut.is_none() {
+            if lineage.ancestry.len() == LONGEST_CHAIN {
+                lineage.cut = Some(ChainCut::TooLong);
                 break;
             }
-            let Ok(held) = proc.hold(ppid) else { break };
-            let Some(parent) = self.read(proc, &held, Depth::Ancestor) else { break };
-            match proc.parent_of(&child) {
-                Ok(still) if still == ppid => {}
-                // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
-                // so this ends; `LONGEST_CHAIN` bounds the links.
-                Ok(adopter) => {
-                    ppid = adopter;
-                    continue;
+            let parent =
+                proc.hold(ppid).ok().and_then(|held| Some((self.read(proc, &held, Depth::Ancestor)?, held)));
+            match (parent, proc.parent_of(&child)) {
+                (Some((parent, held)), Ok(still)) if still == ppid => {
+                    ppid = parent.ppid;
+                    lineage.ancestry.push(parent);
+                    child = Rc::new(held);
                 }
-                Err(_) => break,
+                // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
+                // so this ends.
+                (_, Ok(adopter)) if adopter != ppid => ppid = adopter,
+                _ => lineage.cut = Some(ChainCut::Vanished),
             }
-            ppid = parent.ppid;
-            lineage.ancestry.push(parent);
-            child = Rc::new(held);
         }
         share(&mut self.lineages, process.pid, lineage)
     }
