@@ -155,7 +155,6 @@ pub fn run(
     };
     signals::install(deliver).map_err(DaemonError::System)?;
     let mut daemon = set_up(settings, format, destination)?;
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -264,8 +263,10 @@ impl Daemon {
     ) -> Result<String, ReaderGone> {
         let end = self.settings.duration.map(|duration| began + duration.0);
         self.schedule.due = Instant::now();
+        self.tick()?;
+        // Ready is who has seen what stands and told that the watch began.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
         loop {
-            self.tick()?;
             if let Some(count) = self.settings.count.filter(|count| self.pipeline.totals().opens >= *count) {
                 return Ok(format!("--count {count}"));
             }
@@ -279,6 +280,7 @@ impl Daemon {
             if end.is_some_and(|end| Instant::now() >= end) {
                 return Ok("--duration".to_owned());
             }
+            self.tick()?;
         }
     }
 
