@@ -106,6 +106,10 @@ impl Search {
             self.lately.push_front(pid);
         }
         self.lately.truncate(LATELY);
+        if !self.is_under_way() {
+            // A start may have asked for tens of thousands at once.
+            self.wanted.shrink_to(64);
+        }
         found.into_iter().collect()
     }
 
