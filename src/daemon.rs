@@ -403,3 +403,33 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_their_times_and_those_that_were_run_over_are_counted() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut schedule = Schedule { interval: ms(50), due: start };
+        assert_eq!(schedule.next(start + ms(1)), 0);
+        assert_eq!(schedule.due, start + ms(50));
+        assert_eq!(schedule.next(start + ms(99)), 0, "late, but before the next");
+        assert_eq!(schedule.due, start + ms(100));
+        assert_eq!(schedule.next(start + ms(320)), 4, "those of 150, 200, 250 and 300 ms");
+        assert_eq!(schedule.due, start + ms(350), "no drift");
+    }
+
+    #[test]
+    fn ids_rise_also_when_the_clock_steps_back() {
+        let mut new_id = new_ids();
+        let mut last = new_id(now());
+        for step in 0..10_000i64 {
+            let wall = jiff::Timestamp::from_second(1_900_000_000 - step % 7 * 1_000).unwrap();
+            let id = new_id(Moment { wall, boot: Duration::ZERO });
+            assert!(id > last && id.get_version_num() == 7, "{last} {id}");
+            last = id;
+        }
+    }
+}

@@ -212,6 +212,12 @@ impl Pipeline {
         self.search.is_under_way()
     }
 
+    /// Ports on which an SSH server listens, as far as is known; 22 always.
+    #[must_use]
+    pub fn server_ports(&self) -> &HashSet<u16> {
+        &self.server_ports
+    }
+
     /// Remembers which ports an SSH server listens on; searches for the holders of listeners that are new.
     fn learn_servers(&mut self, snapshot: &Snapshot) -> Vec<crate::attribution::Wanted> {
         let mut wanted = Vec::new();
