@@ -16,6 +16,7 @@ mod ending;
 mod logfile;
 mod privilege;
 mod run;
+mod selection;
 mod ssh;
 mod states;
 mod text;
