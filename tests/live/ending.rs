@@ -116,3 +116,28 @@ fn of_a_family_that_shares_a_socket_all_are_named_and_who_started_first_is_the_o
     shell.wait().unwrap();
     watch.stop();
 }
+
+#[test]
+fn a_socket_that_only_a_thread_holds_is_its_processs() {
+    let lab = lab!("python3");
+    let server = lab.listen("127.0.0.1:22");
+    // A thread with a table of descriptors of its own, which the process's `fd` does not show: CLONE_FILES is 0x400.
+    let script = "import ctypes, socket, threading, time\n\
+        def work():\n    \
+            assert ctypes.CDLL(None).unshare(0x400) == 0\n    \
+            held = socket.create_connection(('127.0.0.1', 22))\n    \
+            time.sleep(20)\n\
+        threading.Thread(target=work).start()\n";
+    let mut python = lab.command("python3").args(["-c", script]).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let mut watch = lab.watch(&[]);
+    let owner = json!({ "process.pid": python.id(), "portreeve.attribution.status": "owned" });
+    let told = watch.wait_for("the owner", |records| {
+        records.iter().find(|record| record["process"]["pid"].is_u64()).cloned()
+    });
+    assert_fields(&told, &owner);
+    python.kill().unwrap();
+    python.wait().unwrap();
+    watch.wait_closed();
+    watch.stop();
+}

@@ -15,6 +15,7 @@ mod direction;
 mod ending;
 mod logfile;
 mod privilege;
+mod reload;
 mod run;
 mod selection;
 mod ssh;
