@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::attribution::{Attributor, Holds, Search, UserNames};
+use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
 use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState};
 use crate::event::{Event, Totals, What};
 use crate::proc::{Counters, Proc, ProcError, Sight};
 use crate::secrets::Masker;
 use crate::source::gate::{Failures, Gate, Verdict};
 use crate::source::{Selection, poll};
-use crate::table::Table;
+use crate::table::{Delta, Table};
 
 /// As many connections that are about to change are looked at in one quiet tick.
 const MOST_FRAGILE: usize = 32;
@@ -180,7 +180,7 @@ impl Pipeline {
         Ok(())
     }
 
-    fn tell_established(&mut self, delta: &crate::table::Delta, at: Moment, told: &mut Vec<Event>) {
+    fn tell_established(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
         for key in &delta.established {
             if let Some(entry) = self.table.get(key).filter(|entry| entry.told) {
                 let connection = Box::new(entry.connection.clone());
@@ -219,14 +219,14 @@ impl Pipeline {
     }
 
     /// Remembers which ports an SSH server listens on; searches for the holders of listeners that are new.
-    fn learn_servers(&mut self, snapshot: &Snapshot) -> Vec<crate::attribution::Wanted> {
+    fn learn_servers(&mut self, snapshot: &Snapshot) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         let mut standing = HashSet::new();
         for listener in &snapshot.listeners {
             let Some(inode) = listener.inode else { continue };
             standing.insert(inode);
             self.servers.entry(inode).or_insert_with(|| {
-                wanted.push(crate::attribution::Wanted { inode, uid: listener.uid });
+                wanted.push(Wanted { inode, uid: listener.uid });
                 (listener.tuple.local.port(), None)
             });
         }
