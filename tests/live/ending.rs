@@ -75,7 +75,7 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     shell.wait().unwrap();
     // No counter tells that a process ended while another holds its socket: the next reading of the tables tells it,
     // which any connection brings about, also one that is not watched.
-    let _elsewhere = lab.connect(&format!("127.0.0.1:{}", elsewhere.local_addr().unwrap().port()));
+    let _elsewhere = lab.connect(&elsewhere.local_addr().unwrap().to_string());
     let change = watch.wait_for("the child as the owner", |records| {
         with_action(records, "connection-changed")
             .into_iter()

@@ -1,22 +1,22 @@
 //! What is left out leaves no trace in the log; what is reloaded counts from then on.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab;
 use crate::support::lab::NOBODY;
 use crate::support::log::{actions, assert_fields, tuple, with, with_action};
+use crate::support::output;
 use crate::support::session::{STAY, Session};
 
 #[test]
-fn an_excluded_program_or_user_has_neither_open_nor_close() {
+fn an_excluded_user_has_neither_open_nor_close() {
     let mut lab = lab!("bash");
     lab.sshd(&["127.0.0.1:22"]);
-    for (filter, what) in
-        [("--exclude", "exe:*/ssh"), ("--exclude", "user:root"), ("--include", "user:nobody")]
-    {
+    for (filter, what) in [("--exclude", "user:root"), ("--include", "user:nobody")] {
         let mut watch = lab.watch(&[filter, what]);
         let unwanted = Session::start(lab.ssh().args(["127.0.0.1", STAY]));
         std::thread::sleep(Duration::from_millis(200));
@@ -34,6 +34,30 @@ fn an_excluded_program_or_user_has_neither_open_nor_close() {
         let records = watch.stop().records;
         assert_eq!(actions(&records), ["connection-opened", "connection-closed"], "{filter} {what}");
     }
+}
+
+#[test]
+fn an_excluded_program_is_left_out() {
+    let mut lab = lab!("bash");
+    lab.sshd(&["127.0.0.1:22"]);
+    let ssh = Session::start(lab.ssh().args(["127.0.0.1", STAY]));
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; echo; read -u 3; read -t 20 -u 3";
+    let mut bash = lab.command("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(&mut bash.stdout.take().unwrap(), &mut [0]).unwrap();
+    // Where it has all the time that it needs to find the owners: what stands is told at the start.
+    for (what, expected) in [("exe:*/ssh", bash.id()), ("exe:*/bash", ssh.pid())] {
+        let once = output(lab.portreeve().args(["--once", "--format", "json", "--exclude", what]));
+        assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
+        let text = String::from_utf8(once.stdout).unwrap();
+        let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let pids: Vec<_> = with_action(&records, "connection-opened")
+            .iter()
+            .map(|open| open["process"]["pid"].clone())
+            .collect();
+        assert_eq!(pids, [json!(expected)], "{what}");
+    }
+    bash.kill().unwrap();
+    bash.wait().unwrap();
 }
 
 #[test]

@@ -239,6 +239,10 @@ fn a_control_persist_master_that_forks_away_keeps_its_connections_id_and_the_new
         told.split_once("pid=").unwrap().1.trim_end_matches([')', '\r', '\n']).parse::<u32>().unwrap();
     assert_ne!(master, first_owner);
     assert!(session.end().success());
+    // No counter tells that one of two holders ended: the next reading of the tables does, which any connection brings
+    // about, also one that is not watched.
+    let elsewhere = lab.listen("127.0.0.1:0");
+    let _other = lab.connect(&elsewhere.local_addr().unwrap().to_string());
 
     let id = &open["portreeve"]["connection"]["id"];
     let change = watch.wait_for("the new owner", |records| {
