@@ -63,8 +63,8 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     let server = lab.listen("127.0.0.1:22");
     let mut watch = lab.watch(&[]);
     let elsewhere = lab.listen("127.0.0.1:0");
-    // `3<&-`: that child does not get the socket. The colon keeps the shell from becoming its last command.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 0.6 3<&-; sleep 3 & sleep 0.3 3<&-; :";
+    // The shell waits by reading, because each child that it started would have the socket for a moment.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; read -t 0.6 -u 3; sleep 3 & read -t 0.3 -u 3";
     let mut shell = lab.command("bash").args(["-c", script]).spawn().unwrap();
     let (_accepted, _) = server.accept().unwrap();
     let open = watch.wait_opened();
@@ -75,7 +75,7 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     shell.wait().unwrap();
     // No counter tells that a process ended while another holds its socket: the next reading of the tables tells it,
     // which any connection brings about, also one that is not watched.
-    let _elsewhere = lab.connect(&format!("127.0.0.1:{}", elsewhere.local_addr().unwrap().port()));
+    let _elsewhere = lab.connect(&elsewhere.local_addr().unwrap().to_string());
     let change = watch.wait_for("the child as the owner", |records| {
         with_action(records, "connection-changed")
             .into_iter()

@@ -17,6 +17,7 @@ mod logfile;
 mod privilege;
 mod reload;
 mod run;
+mod selection;
 mod ssh;
 mod states;
 mod text;
