@@ -150,12 +150,12 @@ impl Table {
             let unknown = rows.iter().filter(|row| !self.mark(snapshot.netns, row, at, &mut delta));
             rest.extend(unknown.map(|row| (row, outbound)));
         }
-        let mut judged = HashSet::with_capacity(rest.len());
+        let mut judged = HashSet::new();
         for (socket, outbound) in rest {
-            if judged.insert((socket.tuple, socket.inode)) {
-                self.judge(snapshot.netns, socket, outbound, at, &mut delta);
-            } else {
+            if outbound && !judged.insert((socket.tuple, socket.inode)) {
                 delta.duplicates += 1;
+            } else {
+                self.judge(snapshot.netns, socket, outbound, at, &mut delta);
             }
         }
         self.forget(snapshot, at, &mut delta);

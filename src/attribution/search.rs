@@ -91,7 +91,7 @@ impl Search {
         new: &[Wanted],
         clock: &dyn Fn() -> Duration,
         until: Duration,
-    ) -> Vec<(Inode, Found)> {
+    ) -> HashMap<Inode, Found> {
         let mut found = HashMap::new();
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
@@ -110,7 +110,7 @@ impl Search {
             // A start may have asked for tens of thousands at once.
             self.wanted.shrink_to(64);
         }
-        found.into_iter().collect()
+        found
     }
 
     fn try_lately(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {

@@ -37,7 +37,7 @@ pub enum What {
         /// Signal or limit.
         reason: String,
         /// Of the whole watch.
-        totals: Totals,
+        totals: Box<Totals>,
     },
     /// The configuration was read again.
     Reloaded {
@@ -61,7 +61,7 @@ pub enum What {
         ending: Ending,
     },
     /// Something was, or may have been, lost.
-    Gap(Gap),
+    Gap(Box<Gap>),
     /// First record of a file.
     LogOpened {
         /// Path as configured.

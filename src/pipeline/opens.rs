@@ -73,7 +73,7 @@ impl Pipeline {
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
         let until = (self.boottime)() + time;
-        self.search.run(proc, wanted, &self.boottime, until).into_iter().collect()
+        self.search.run(proc, wanted, &self.boottime, until)
     }
 
     fn new_connection(&mut self, key: Key, socket: &Socket, seen: Seen, at: Moment) -> Connection {
