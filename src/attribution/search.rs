@@ -107,6 +107,8 @@ impl Search {
         }
         self.lately.truncate(LATELY);
         if !self.is_under_way() {
+            // What it left to do is no start for the next, which begins with the newest again.
+            self.walk = None;
             // A start may have asked for tens of thousands at once.
             self.wanted.shrink_to(64);
         }
