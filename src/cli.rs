@@ -127,8 +127,12 @@ pub struct ShowArgs {
     /// User by name or number: who runs it, or who logged in (repeatable)
     #[arg(long, value_name = "USER")]
     pub user: Vec<String>,
-    /// Either end: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)
-    #[arg(long, value_name = "ADDRESS")]
+    /// Either end of the connection.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Either end: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)"
+    )]
     pub address: Vec<crate::report::AddressMatch>,
     /// Executable by pattern; without a slash, by its last name (repeatable)
     #[arg(long, value_name = "PATTERN")]

@@ -94,11 +94,30 @@ struct Daemon {
     sink: Sink,
     settings: Settings,
     schedule: Schedule,
-    watchdog: Option<Duration>,
+    watchdog: Option<Watchdog>,
     /// First of the polls that failed, and how many did.
     failing: Option<(Moment, u64, String)>,
     last_tick: Option<Moment>,
     late: u64,
+}
+
+/// systemd's watchdog, fed a few times in its patience and not at each tick: a notice costs as much as a tick.
+struct Watchdog {
+    every: Duration,
+    fed: Option<Instant>,
+}
+
+impl Watchdog {
+    /// Feeds it if it is time to; answers how long it can wait.
+    fn feed(&mut self, now: Instant) -> Duration {
+        let left = self.fed.map_or(Duration::ZERO, |fed| self.every.saturating_sub(now - fed));
+        if !left.is_zero() {
+            return left;
+        }
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        self.fed = Some(now);
+        self.every
+    }
 }
 
 /// Ticks at absolute times: one that comes late does not move those behind it; those that it ran over are skipped.
@@ -136,7 +155,6 @@ pub fn run(
     };
     signals::install(deliver).map_err(DaemonError::System)?;
     let mut daemon = set_up(settings, format, destination)?;
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -206,7 +224,7 @@ fn set_up_parts(
     let renderer = Renderer::new(host, stream, run, Box::new(new_id));
     let sink = Sink::new(renderer, Stream::default(), format, destination);
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
-    let watchdog = sd_notify::watchdog_enabled().map(|patience| patience / 3);
+    let watchdog = sd_notify::watchdog_enabled().map(|patience| Watchdog { every: patience / 3, fed: None });
     Ok((
         Daemon {
             proc,
@@ -245,8 +263,10 @@ impl Daemon {
     ) -> Result<String, ReaderGone> {
         let end = self.settings.duration.map(|duration| began + duration.0);
         self.schedule.due = Instant::now();
+        self.tick()?;
+        // Ready is who has seen what stands and told that the watch began.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
         loop {
-            self.tick()?;
             if let Some(count) = self.settings.count.filter(|count| self.pipeline.totals().opens >= *count) {
                 return Ok(format!("--count {count}"));
             }
@@ -260,6 +280,7 @@ impl Daemon {
             if end.is_some_and(|end| Instant::now() >= end) {
                 return Ok("--duration".to_owned());
             }
+            self.tick()?;
         }
     }
 
@@ -277,14 +298,12 @@ impl Daemon {
     }
 
     /// Waits for the next tick. `None`: it is due. The watchdog is fed meanwhile, as often as it wants.
-    fn wait(&self, signals: &Receiver<Signal>, end: Option<Instant>) -> Option<Signal> {
+    fn wait(&mut self, signals: &Receiver<Signal>, end: Option<Instant>) -> Option<Signal> {
         let due = end.map_or(self.schedule.due, |end| end.min(self.schedule.due));
         loop {
-            if self.watchdog.is_some() {
-                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-            }
-            let left = due.saturating_duration_since(Instant::now());
-            let nap = self.watchdog.map_or(left, |watchdog| watchdog.min(left));
+            let now = Instant::now();
+            let left = due.saturating_duration_since(now);
+            let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
             match signals.recv_timeout(nap) {
                 Ok(signal) => return Some(signal),
                 Err(RecvTimeoutError::Timeout) if nap < left => {}
@@ -304,7 +323,7 @@ impl Daemon {
         let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
         if behind > STALL.max(self.schedule.interval * 10) {
             let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
-            self.sink.push(&Event { at, what: What::Gap(gap) });
+            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
         }
     }
 
@@ -323,7 +342,7 @@ impl Daemon {
         if let Some((from, count, text)) = self.failing.take() {
             log::warn!("polls work again");
             let gap = Gap { cause: "read_failed", from, to: at, count: Some(count), detail: Some(text) };
-            self.sink.push(&Event { at, what: What::Gap(gap) });
+            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
         }
     }
 
@@ -375,7 +394,7 @@ impl Daemon {
         }
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.sink.lost());
-        self.sink.push(&Event { at, what: What::Stopped { reason, totals } });
+        self.sink.push(&Event { at, what: What::Stopped { reason, totals: Box::new(totals) } });
         self.flush_patiently(Duration::from_millis(50));
         self.sink.sync();
     }
@@ -402,4 +421,34 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_their_times_and_those_that_were_run_over_are_counted() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut schedule = Schedule { interval: ms(50), due: start };
+        assert_eq!(schedule.next(start + ms(1)), 0);
+        assert_eq!(schedule.due, start + ms(50));
+        assert_eq!(schedule.next(start + ms(99)), 0, "late, but before the next");
+        assert_eq!(schedule.due, start + ms(100));
+        assert_eq!(schedule.next(start + ms(320)), 4, "those of 150, 200, 250 and 300 ms");
+        assert_eq!(schedule.due, start + ms(350), "no drift");
+    }
+
+    #[test]
+    fn ids_rise_also_when_the_clock_steps_back() {
+        let mut new_id = new_ids();
+        let mut last = new_id(now());
+        for step in 0..10_000i64 {
+            let wall = jiff::Timestamp::from_second(1_900_000_000 - step % 7 * 1_000).unwrap();
+            let id = new_id(Moment { wall, boot: Duration::ZERO });
+            assert!(id > last && id.get_version_num() == 7, "{last} {id}");
+            last = id;
+        }
+    }
 }

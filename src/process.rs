@@ -45,6 +45,8 @@ pub struct Process {
     pub login: Option<Login>,
     /// Path in the cgroup hierarchy that systemd keeps.
     pub cgroup: Option<Vec<u8>>,
+    /// Files of it that may not be read: why what they would tell is missing.
+    pub denied: Vec<&'static str>,
 }
 
 /// A terminal device.
@@ -138,8 +140,28 @@ pub struct Lineage {
     pub process: Arc<Process>,
     /// Begins with the parent, up to pid 1.
     pub ancestry: Vec<Arc<Process>>,
-    /// False if the chain was cut: a parent vanished or the chain was too long.
-    pub complete: bool,
+    /// Why it does not reach pid 1. `None`: it does.
+    pub cut: Option<ChainCut>,
+}
+
+/// Why a chain of ancestors ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainCut {
+    /// A parent ended, or may not be read, before it was.
+    Vanished,
+    /// It is longer than is told.
+    TooLong,
+}
+
+impl ChainCut {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vanished => "vanished",
+            Self::TooLong => "too_long",
+        }
+    }
 }
 
 /// Who owns a socket.
@@ -150,7 +172,7 @@ pub enum Attribution {
         /// The one that the rule chose, with its ancestors.
         lineage: Arc<Lineage>,
         /// All holders that were found, the chosen one first.
-        holders: Vec<Holder>,
+        holders: Arc<[Holder]>,
         /// From first sight of the socket to here.
         latency: Duration,
     },

@@ -2,6 +2,7 @@
 //! Knows nothing of where lines go or what a record is: no I/O, no clock, a message and a moment in, a line out.
 //! Terminals obey control bytes (CVE-2003-0063 and its followers), so only printable ASCII and our own four marks pass.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -37,7 +38,7 @@ pub fn line(at: Timestamp, message: &str, style: &Style) -> String {
     push_time(&mut line, at, style);
     line.push_str("  ");
     let verb_start = line.len();
-    for c in message.chars() {
+    for c in aligned(message).chars() {
         if is_harmless(c) { line.push(c) } else { push_escaped(&mut line, c) }
     }
     if style.width.is_some_and(|columns| line.chars().count() > columns) {
@@ -47,6 +48,21 @@ pub fn line(at: Timestamp, message: &str, style: &Style) -> String {
         color_verb(&mut line, verb_start);
     }
     line
+}
+
+/// Widths of the first two columns behind the verb of a connection: who, and both ends (IPv4 and a port of two digits).
+const WIDTHS: [usize; 2] = [12, 39];
+
+/// Pads the columns of a connection's line so that those of several lines stand below each other.
+fn aligned(message: &str) -> Cow<'_, str> {
+    let verbs = ["open   ", "change ", "close  "];
+    let Some(verb) = verbs.into_iter().find(|verb| message.starts_with(verb)) else { return message.into() };
+    let mut columns = message.get(verb.len()..).unwrap_or_default().splitn(3, "  ");
+    let (Some(who), Some(ends), Some(rest)) = (columns.next(), columns.next(), columns.next()) else {
+        return message.into();
+    };
+    let [who_width, ends_width] = WIDTHS;
+    format!("{verb}{who:<who_width$}  {ends:<ends_width$}  {rest}").into()
 }
 
 /// Writes untrusted bytes as printable ASCII from which they can be read back.

@@ -178,8 +178,13 @@ fn sockets_of_half_closed(lab: &Lab, server: &TcpListener, keep: &mut impl FnMut
 
 fn begin_to_connect(lab: &Lab, port: u16) -> OwnedFd {
     lab.inside(|| {
-        let socket =
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        let socket = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         assert_eq!(connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS));
         socket

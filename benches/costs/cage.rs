@@ -42,6 +42,9 @@ pub fn settle() {
     });
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|status| status.success()), "cannot bring loopback up with ip (iproute2)");
+    // On loopback a port in TIME_WAIT is given out again after a second: two connections of one name, which
+    // `recall` could not tell apart.
+    let _ = std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0");
     raise_descriptor_limit();
 }
 

@@ -16,6 +16,9 @@ const SSH: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 22);
 /// Connections of one holder, two descriptors each. Small enough for any hard limit of descriptors.
 const PAIRS: usize = 1_000;
 
+/// Connections to port 22 that can stand at once.
+const STANDING: usize = 256;
+
 /// Runs as one member of the load, or as one of the bare loops that the watchers are compared with.
 pub fn play(args: &[String]) -> ExitCode {
     let number = |index: usize| args[index].parse::<u64>().expect("a number");
@@ -187,14 +190,20 @@ fn holder(pairs: usize) {
     forever();
 }
 
-/// Accepts on port 22 and closes what its client has closed, as sshd does.
+/// Accepts on port 22 and closes what its client has closed, as sshd does. Its threads stand from the start: one born
+/// for each connection would be a newer task than the client's, which no sshd is.
 fn server() {
     let listener = TcpListener::bind(SSH).expect("port 22 in the namespace");
-    stand("");
-    for stream in listener.incoming() {
-        let mut stream = stream.expect("a connection");
-        std::thread::spawn(move || stream.read(&mut [0; 1]));
-    }
+    std::thread::scope(|threads| {
+        for _ in 0..STANDING {
+            threads.spawn(|| {
+                for stream in listener.incoming() {
+                    let _ = stream.expect("a connection").read(&mut [0; 1]);
+                }
+            });
+        }
+        stand("");
+    });
 }
 
 fn client(life: Option<Duration>) {

@@ -18,20 +18,26 @@ pub fn run(plan: &Plan) {
     // Both ends are on this machine, and one of them is the one that connected.
     let _many = Crew::holding(2 * plan.followed);
     let name = format!("resident, following {} connections", thousands(plan.followed as u64));
-    table.row(&name, resident(&watch::portreeve_on_all_ports(), plan.followed));
+    // And the five to port 22.
+    table.row(&name, resident(&watch::portreeve_on_all_ports(), plan.followed + 5));
     let size = fs::metadata(watch::EXECUTABLE).map_or(f64::NAN, |file| mib(file.len() / 1_024));
     table.row("the program's file, release build", [number(size), "-".to_owned()]);
     table.print(plan.markdown);
 }
 
-/// Resident memory once its log has stood still for three seconds, and the most that it ever was.
+/// A log has come to rest when nothing was written for so many seconds.
+const STILL: u32 = 8;
+
+/// Resident memory once its log has come to rest, and the most that it ever was.
 fn resident(watcher: &Watcher, opens: usize) -> [String; 2] {
     let log = Log::new();
     let running = watcher.start(log.stdout());
-    let mut length = 0;
-    for _ in 0..40 {
-        std::thread::sleep(Duration::from_secs(3));
-        if std::mem::replace(&mut length, log.length()) == log.length() {
+    let (mut length, mut still) = (0, 0);
+    for _ in 0..120 {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut length, log.length());
+        still = if before == length { still + 1 } else { 0 };
+        if still == STILL {
             break;
         }
     }

@@ -1,18 +1,18 @@
 //! Reading an owner and its ancestors, and keeping once what several of them share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use super::{Attributor, Candidate};
 use crate::connection::Inode;
 use crate::proc::{Depth, Held, Proc, Sight};
-use crate::process::{Holder, Lineage, Process};
+use crate::process::{ChainCut, Holder, Lineage, Process};
 
 /// The longest chain that is read. Real ones have about ten links.
 const LONGEST_CHAIN: usize = 32;
 /// As many relatives of a holder are asked for its descriptor.
-const MOST_RELATIVES: usize = 16;
+const MOST_RELATIVES: usize = 128;
 
 /// What was read last of each pid. Only equal content is shared, so a reused pid cannot be confused.
 pub(super) type Shared<T> = HashMap<u32, Weak<T>>;
@@ -48,29 +48,27 @@ impl Attributor {
     /// The chain up to pid 1, each link proven: the child is asked again for its parent once that is held, so that a
     /// parent that ended in between, whose number another process may bear by then, is not taken for it.
     pub(super) fn lineage(&mut self, proc: &Proc, owner: &Rc<Held>, process: &Arc<Process>) -> Arc<Lineage> {
-        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), complete: false };
+        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
         let mut child = Rc::clone(owner);
         let mut ppid = process.ppid;
-        while lineage.ancestry.len() < LONGEST_CHAIN {
-            if ppid == 0 {
-                lineage.complete = true;
+        while ppid != 0 && lineage.cut.is_none() {
+            if lineage.ancestry.len() == LONGEST_CHAIN {
+                lineage.cut = Some(ChainCut::TooLong);
                 break;
             }
-            let Ok(held) = proc.hold(ppid) else { break };
-            let Some(parent) = self.read(proc, &held, Depth::Ancestor) else { break };
-            match proc.parent_of(&child) {
-                Ok(still) if still == ppid => {}
-                // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
-                // so this ends; `LONGEST_CHAIN` bounds the links.
-                Ok(adopter) => {
-                    ppid = adopter;
-                    continue;
+            let parent =
+                proc.hold(ppid).ok().and_then(|held| Some((self.read(proc, &held, Depth::Ancestor)?, held)));
+            match (parent, proc.parent_of(&child)) {
+                (Some((parent, held)), Ok(still)) if still == ppid => {
+                    ppid = parent.ppid;
+                    lineage.ancestry.push(parent);
+                    child = Rc::new(held);
                 }
-                Err(_) => break,
+                // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
+                // so this ends.
+                (_, Ok(adopter)) if adopter != ppid => ppid = adopter,
+                _ => lineage.cut = Some(ChainCut::Vanished),
             }
-            ppid = parent.ppid;
-            lineage.ancestry.push(parent);
-            child = Rc::new(held);
         }
         share(&mut self.lineages, process.pid, lineage)
     }
@@ -92,17 +90,8 @@ fn share<T: PartialEq>(shared: &mut Shared<T>, pid: u32, value: T) -> Arc<T> {
     value
 }
 
-/// Pids from `pid` up to 1.
-pub(super) fn pids_above(proc: &Proc, mut pid: u32) -> Vec<u32> {
-    let mut pids = Vec::new();
-    while pid != 0 && pids.len() < LONGEST_CHAIN && !pids.contains(&pid) {
-        pids.push(pid);
-        pid = proc.hold(pid).and_then(|held| proc.parent_of(&held)).unwrap_or(0);
-    }
-    pids
-}
-
-/// Relatives that hold the socket by the same descriptor number: ancestors as long as they do, and descendants.
+/// Relatives that hold the socket by the same descriptor number: up as long as the parent does, and from the topmost
+/// down through all who do.
 pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
     let holds = |pid: u32| {
         let held = proc.hold(pid).ok()?;
@@ -110,20 +99,20 @@ pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
         (proc.look(&held, holder, inode) == Sight::Stands).then_some((holder, held))
     };
     let mut holders = Vec::new();
-    let mut above = of.process.ppid;
-    while let Some((holder, held)) = holds(above) {
-        holders.push(holder);
-        above = proc.parent_of(&held).unwrap_or(0);
-        if holders.len() >= MOST_RELATIVES {
-            break;
-        }
-    }
     let mut below = proc.children_of(&of.held);
+    let mut above = of.process.ppid;
+    while let Some((holder, held)) = holds(above).filter(|_| holders.len() < LONGEST_CHAIN) {
+        holders.push(holder);
+        below.extend(proc.children_of(&held));
+        above = proc.parent_of(&held).unwrap_or(0);
+    }
+    let mut asked = HashSet::from([of.holder.pid]);
+    asked.extend(holders.iter().map(|holder| holder.pid));
     while let Some(pid) = below.pop() {
-        if holders.len() >= MOST_RELATIVES {
-            break;
-        }
-        if let Some((holder, held)) = holds(pid) {
+        if asked.len() < MOST_RELATIVES
+            && asked.insert(pid)
+            && let Some((holder, held)) = holds(pid)
+        {
             holders.push(holder);
             below.extend(proc.children_of(&held));
         }

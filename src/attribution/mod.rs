@@ -1,8 +1,9 @@
 //! From a socket's inode to its process, its ancestors and its user.
 //!
 //! Spells no path and treats a missing owner as an answer. The owner, by rule: of the processes that hold the socket,
-//! leave out each one that is an ancestor of another; of the rest the one that started first; of equals the lowest
-//! pid. So a shell that passed its socket on is not blamed for what its child does with it.
+//! the one that started first, of equals the lowest pid. Whoever forks after connecting is who connected: a shell's
+//! background job that inherited its socket is not blamed for it. When the owner lets go, the rule is applied to those
+//! who are left.
 
 mod hold;
 mod lineage;
@@ -77,22 +78,13 @@ impl Attributor {
                 candidates.extend(self.candidate(proc, holder, inode));
             }
         }
-        let Some(owner) = choose(proc, &candidates) else {
+        let first = |c: &&Candidate| (c.process.start_ticks, c.process.pid);
+        let Some(owner) = candidates.iter().min_by_key(first) else {
             return (Attribution::Unknown(Reason::HolderVanished), None);
         };
         let lineage = self.lineage(proc, &owner.held, &owner.process);
         let mut holders = vec![owner.holder];
         holders.extend(candidates.iter().map(|c| c.holder).filter(|h| h.pid != owner.holder.pid));
-        (Attribution::Owned { lineage, holders, latency }, Some(owner.held.clone()))
+        (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(owner.held.clone()))
     }
-}
-
-fn choose<'a>(proc: &Proc, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
-    if let [only] = candidates {
-        return Some(only);
-    }
-    let ancestors: Vec<u32> =
-        candidates.iter().flat_map(|c| lineage::pids_above(proc, c.process.ppid)).collect();
-    let youngest = || candidates.iter().filter(|c| !ancestors.contains(&c.process.pid));
-    youngest().min_by_key(|c| (c.process.start_ticks, c.process.pid))
 }

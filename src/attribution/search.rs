@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::connection::Inode;
-use crate::proc::Proc;
+use crate::proc::{Held, Proc, Sight};
 use crate::process::{Holder, Reason};
 
 /// A socket whose holder is wanted.
@@ -91,7 +91,7 @@ impl Search {
         new: &[Wanted],
         clock: &dyn Fn() -> Duration,
         until: Duration,
-    ) -> Vec<(Inode, Found)> {
+    ) -> HashMap<Inode, Found> {
         let mut found = HashMap::new();
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
@@ -106,7 +106,13 @@ impl Search {
             self.lately.push_front(pid);
         }
         self.lately.truncate(LATELY);
-        found.into_iter().collect()
+        if !self.is_under_way() {
+            // What it left to do is no start for the next, which begins with the newest again.
+            self.walk = None;
+            // A start may have asked for tens of thousands at once.
+            self.wanted.shrink_to(64);
+        }
+        found
     }
 
     fn try_lately(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {
@@ -204,7 +210,7 @@ impl Search {
         let wanted = &mut self.wanted;
         let outcome = proc.read_sockets(&held, tid, |holder, inode| {
             if wanted.remove(&inode).is_some() {
-                found.insert(inode, Found::Holders(vec![holder]));
+                found.insert(inode, Found::Holders(vec![of_process(proc, &held, holder, inode)]));
             }
             !wanted.is_empty()
         });
@@ -222,6 +228,18 @@ impl Found {
             Self::Nobody(_) => None,
         }
     }
+}
+
+/// Counting down from the last pid meets threads too: they bear numbers of the same row, and `/proc` answers to them
+/// without listing them. The holder is their process, by its own table or by the thread's.
+fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder {
+    let process = proc.process_of(held).unwrap_or(held.pid);
+    if process == held.pid {
+        return holder;
+    }
+    let shared = Holder { pid: process, ..holder };
+    let shares = proc.hold(process).is_ok_and(|process| proc.look(&process, shared, inode) == Sight::Stands);
+    if shares { shared } else { Holder { tid: Some(held.pid), ..shared } }
 }
 
 /// All threads but the main one. Only a thread with a table of its own can show what its process did not; which one

@@ -164,7 +164,7 @@ fn chain(attribution: &Attribution, most: usize) -> String {
         let last = links.pop().unwrap_or_default();
         links.truncate(most - 1);
         links.extend(["…".to_owned(), last]);
-    } else if !lineage.complete {
+    } else if lineage.cut.is_some() {
         links.push("…".to_owned());
     }
     links.join(" ← ")

@@ -23,8 +23,8 @@ impl Renderer {
             }
         }
         record.own("ancestry", json!(chain));
-        if !lineage.complete {
-            record.own("ancestry_cut", json!(true));
+        if let Some(cut) = lineage.cut {
+            record.own("ancestry_cut", json!(cut.name()));
         }
     }
 
@@ -33,7 +33,7 @@ impl Renderer {
         let Process {
             args, args_bytes, args_cut, executable_deleted, redacted, working_directory, tty, ..
         } = process;
-        let Process { ids, user, effective_user, login, cgroup, .. } = process;
+        let Process { ids, user, effective_user, login, cgroup, denied, .. } = process;
         let mut fields = self.link(process, opened, Cut::None);
         if let Some(map) = fields.as_object_mut() {
             map.remove("user");
@@ -55,6 +55,9 @@ impl Renderer {
         }
         if let Some(cgroup) = cgroup {
             put_place(record, cgroup);
+        }
+        if !denied.is_empty() {
+            record.own("denied", json!(denied));
         }
         if *executable_deleted {
             record.own("executable_deleted", json!(true));

@@ -7,18 +7,19 @@ mod ends;
 mod opens;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::attribution::{Attributor, Holds, Search, UserNames};
+use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
 use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState};
 use crate::event::{Event, Totals, What};
 use crate::proc::{Counters, Proc, ProcError, Sight};
 use crate::secrets::Masker;
 use crate::source::gate::{Failures, Gate, Verdict};
 use crate::source::{Selection, poll};
-use crate::table::Table;
+use crate::table::{Delta, Table};
 
 /// As many connections that are about to change are looked at in one quiet tick.
 const MOST_FRAGILE: usize = 32;
@@ -163,12 +164,12 @@ impl Pipeline {
         let cost = (self.cputime)().saturating_sub(before);
         let failures = proc.read_counters().map(|now| self.gate.failures(now)).unwrap_or_default();
         self.totals.reads += 1;
-        self.totals.duplicate_rows += snapshot.duplicates;
         self.totals.unparsed_rows += rows.unparsed;
 
         let adopting = self.table.is_adopting();
         let delta = self.table.take(&snapshot, at);
         self.totals.standing_ends += delta.standing_ends;
+        self.totals.duplicate_rows += delta.duplicates;
         let unconfirmed = self.tell_ends(proc, &delta, failures, at, told);
         self.tell_established(&delta, at, told);
         self.tell_opened(proc, &snapshot, &delta, adopting, at, told);
@@ -180,10 +181,10 @@ impl Pipeline {
         Ok(())
     }
 
-    fn tell_established(&mut self, delta: &crate::table::Delta, at: Moment, told: &mut Vec<Event>) {
+    fn tell_established(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
         for key in &delta.established {
             if let Some(entry) = self.table.get(key).filter(|entry| entry.told) {
-                let connection = Box::new(entry.connection.clone());
+                let connection = Arc::clone(&entry.connection);
                 let what = What::Changed { connection, changed: vec!["portreeve.connection.state"] };
                 told.push(Event { at, what });
             }
@@ -212,15 +213,21 @@ impl Pipeline {
         self.search.is_under_way()
     }
 
+    /// Ports on which an SSH server listens, as far as is known; 22 always.
+    #[must_use]
+    pub fn server_ports(&self) -> &HashSet<u16> {
+        &self.server_ports
+    }
+
     /// Remembers which ports an SSH server listens on; searches for the holders of listeners that are new.
-    fn learn_servers(&mut self, snapshot: &Snapshot) -> Vec<crate::attribution::Wanted> {
+    fn learn_servers(&mut self, snapshot: &Snapshot) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         let mut standing = HashSet::new();
         for listener in &snapshot.listeners {
             let Some(inode) = listener.inode else { continue };
             standing.insert(inode);
             self.servers.entry(inode).or_insert_with(|| {
-                wanted.push(crate::attribution::Wanted { inode, uid: listener.uid });
+                wanted.push(Wanted { inode, uid: listener.uid });
                 (listener.tuple.local.port(), None)
             });
         }

@@ -40,8 +40,8 @@ impl Held {
         read_at(self.dir.as_fd(), name, most)
     }
 
-    fn link(&self, name: &str) -> Option<Vec<u8>> {
-        readlinkat(&self.dir, name, Vec::new()).ok().map(std::ffi::CString::into_bytes)
+    fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
     /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
@@ -92,10 +92,20 @@ impl Proc {
         self.read_stat(held).map(|(stat, _)| unsigned(stat.ppid))
     }
 
-    /// Child processes of the main thread. Empty where the kernel was built without `children`.
+    /// The process that a thread belongs to; a process's own number for itself (`Tgid:` of `status`).
+    #[must_use]
+    pub fn process_of(&self, held: &Held) -> Option<u32> {
+        let status = held.read("status", 4096).ok()?;
+        let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+        parse_u64(line.trim_ascii()).and_then(|pid| u32::try_from(pid).ok())
+    }
+
+    /// Child processes, which the kernel lists by the thread that made them; of at most 64 threads. Empty where the
+    /// kernel was built without `children`.
     #[must_use]
     pub fn children_of(&self, held: &Held) -> Vec<u32> {
-        let text = held.read(&format!("task/{}/children", held.pid), 64 * 1024).unwrap_or_default();
+        let of_thread = |tid: u32| held.read(&format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
+        let text: Vec<u8> = self.threads_of(held).into_iter().take(64).flat_map(of_thread).collect();
         text.split(|b| *b == b' ').filter_map(parse_u64).filter_map(|pid| u32::try_from(pid).ok()).collect()
     }
 
@@ -125,6 +135,7 @@ impl Proc {
         for _ in 0..3 {
             let process = self.read_once(held, depth, before.clone())?;
             let now = held.link("exe");
+            // ESRCH both times is what a kernel thread answers.
             if now == before {
                 return Ok(process);
             }
@@ -137,15 +148,22 @@ impl Proc {
         &self,
         held: &Held,
         depth: Depth,
-        executable: Option<Vec<u8>>,
+        executable: Result<Vec<u8>, Errno>,
     ) -> Result<Process, ProcError> {
         let (stat, comm) = self.read_stat(held)?;
+        let owner = depth == Depth::Owner;
+        let mut denied = Vec::new();
+        let mut allowed = |name: &'static str, link: Result<Vec<u8>, Errno>| {
+            denied.extend(matches!(link, Err(Errno::ACCESS | Errno::PERM)).then_some(name));
+            link.ok()
+        };
+        let executable = allowed("exe", executable);
+        let working_directory = if owner { allowed("cwd", held.link("cwd")) } else { None };
+        let (executable, executable_deleted) = held.without_deleted(executable);
         let arguments = held.read("cmdline", MAX_ARGS_BYTES + 1).unwrap_or_default();
         let size = stat.arg_end.unwrap_or(0).saturating_sub(stat.arg_start.unwrap_or(0));
         let (args, cut) = split_args(&arguments, size);
         let status = held.read("status", 4096).unwrap_or_default();
-        let owner = depth == Depth::Owner;
-        let (executable, executable_deleted) = held.without_deleted(executable);
         Ok(Process {
             pid: held.pid,
             ppid: unsigned(stat.ppid),
@@ -158,7 +176,7 @@ impl Proc {
             args_bytes: size.max(arguments.len() as u64),
             args_cut: cut,
             redacted: 0,
-            working_directory: if owner { held.link("cwd") } else { None },
+            working_directory,
             tty: parse_tty(&stat),
             ids: parse_ids(&status),
             user: None,
@@ -169,6 +187,7 @@ impl Proc {
             } else {
                 None
             },
+            denied,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use serde_json::json;
 
 use crate::lab;
@@ -102,7 +102,8 @@ fn an_ipv6_socket_to_a_mapped_address_is_reported_as_ipv4() {
 
 /// A connection from an address and port of the test's choice.
 fn connect_from(from: &str, to: &str) -> TcpStream {
-    let client: OwnedFd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let client: OwnedFd =
+        socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_reuseaddr(&client, true).unwrap();
     bind(&client, &from.parse::<std::net::SocketAddr>().unwrap()).unwrap();
     connect(&client, &to.parse::<std::net::SocketAddr>().unwrap()).unwrap();

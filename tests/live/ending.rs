@@ -63,8 +63,8 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     let server = lab.listen("127.0.0.1:22");
     let mut watch = lab.watch(&[]);
     let elsewhere = lab.listen("127.0.0.1:0");
-    // `3<&-`: that child does not get the socket. The colon keeps the shell from becoming its last command.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 0.6 3<&-; sleep 3 & sleep 0.3 3<&-; :";
+    // The shell waits by reading, because each child that it started would have the socket for a moment.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; read -t 0.6 -u 3; sleep 3 & read -t 0.3 -u 3";
     let mut shell = lab.command("bash").args(["-c", script]).spawn().unwrap();
     let (_accepted, _) = server.accept().unwrap();
     let open = watch.wait_opened();
@@ -75,7 +75,7 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
     shell.wait().unwrap();
     // No counter tells that a process ended while another holds its socket: the next reading of the tables tells it,
     // which any connection brings about, also one that is not watched.
-    let _elsewhere = lab.connect(&format!("127.0.0.1:{}", elsewhere.local_addr().unwrap().port()));
+    let _elsewhere = lab.connect(&elsewhere.local_addr().unwrap().to_string());
     let change = watch.wait_for("the child as the owner", |records| {
         with_action(records, "connection-changed")
             .into_iter()
@@ -96,7 +96,7 @@ fn a_socket_handed_on_to_a_child_stays_open_and_gets_the_child_as_its_owner() {
 }
 
 #[test]
-fn of_a_family_that_shares_a_socket_all_are_named_and_the_child_is_the_owner() {
+fn of_a_family_that_shares_a_socket_all_are_named_and_who_started_first_is_the_owner() {
     let lab = lab!("bash");
     let server = lab.listen("127.0.0.1:22");
     let script = "exec 3<>/dev/tcp/127.0.0.1/22; sleep 20 & echo $!; wait";
@@ -108,12 +108,36 @@ fn of_a_family_that_shares_a_socket_all_are_named_and_the_child_is_the_owner() {
     let mut watch = lab.watch(&[]);
     let shared = json!({
         "portreeve.attribution.status": "shared",
-        "portreeve.attribution.holders": [child, shell.id()],
-        "process.pid": child,
-        "process.parent.pid": shell.id(),
+        "portreeve.attribution.holders": [shell.id(), child],
+        "process.pid": shell.id(),
     });
     assert_fields(&watch.wait_opened(), &shared);
     shell.kill().unwrap();
     shell.wait().unwrap();
+    watch.stop();
+}
+
+#[test]
+fn a_socket_that_only_a_thread_holds_is_its_processs() {
+    let lab = lab!("python3");
+    let server = lab.listen("127.0.0.1:22");
+    // A thread with a table of descriptors of its own, which the process's `fd` does not show: CLONE_FILES is 0x400.
+    let script = "import ctypes, socket, threading, time\n\
+        def work():\n    \
+            assert ctypes.CDLL(None).unshare(0x400) == 0\n    \
+            held = socket.create_connection(('127.0.0.1', 22))\n    \
+            time.sleep(20)\n\
+        threading.Thread(target=work).start()\n";
+    let mut python = lab.command("python3").args(["-c", script]).spawn().unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let mut watch = lab.watch(&[]);
+    let owner = json!({ "process.pid": python.id(), "portreeve.attribution.status": "owned" });
+    let told = watch.wait_for("the owner", |records| {
+        records.iter().find(|record| record["process"]["pid"].is_u64()).cloned()
+    });
+    assert_fields(&told, &owner);
+    python.kill().unwrap();
+    python.wait().unwrap();
+    watch.wait_closed();
     watch.stop();
 }

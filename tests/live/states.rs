@@ -45,7 +45,7 @@ fn a_filtered_port_is_opened_in_syn_sent_and_closed_as_no_success() {
 
     let mut ssh = lab
         .ssh()
-        .args(["-o", "ConnectTimeout=1", "127.0.0.1", "true"])
+        .args(["-o", "ConnectTimeout=2", "127.0.0.1", "true"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();

@@ -33,7 +33,7 @@ fn odd_argument_in_json() -> String {
 fn odd_ssh(lab: &Lab) -> OsString {
     let path = lab.path("").into_os_string().into_vec();
     let path = OsString::from_vec([&path[..], b"s\x1b[2J\nh\xfe"].concat());
-    std::fs::copy("/usr/bin/ssh", &path).unwrap();
+    std::fs::copy(find_program("ssh").unwrap(), &path).unwrap();
     path
 }
 
@@ -95,20 +95,17 @@ fn text_output_holds_one_line_a_record_and_no_raw_escape_whatever_a_process_is_c
     };
     wait_for("the start", PATIENCE, || (!lines().is_empty()).then_some(()));
     let session = start_odd_session(&lab);
-    let pid = session.pid();
-    let told = |word: &'static str| {
-        move |lines: Vec<String>| lines.iter().any(|line| line.split("  ").nth(1) == Some(word)).then_some(())
-    };
-    wait_for("an open", PATIENCE, || told("open")(lines()));
+    let owner = format!("[{}] ", session.pid());
+    let told =
+        |word: &str| lines().iter().any(|line| line.contains(word) && line.contains(&owner)).then_some(());
+    wait_for("the owner", PATIENCE, || told(""));
     assert!(session.end().success());
-    wait_for("a close", PATIENCE, || told("close")(lines()));
+    wait_for("a close", PATIENCE, || told("  close  "));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
         .unwrap();
     assert!(wait_for("its end", PATIENCE, || child.try_wait().unwrap()).success());
 
     let all = lines();
-    let told: Vec<_> = all.iter().filter(|line| line.contains(&format!("[{pid}]"))).collect();
-    assert!(told.len() >= 2, "{all:#?}");
     for line in &all {
         assert!(line.chars().all(|c| (' '..='~').contains(&c) || "→←…".contains(c)), "{line:?}");
         let (day, rest) = line.split_once(' ').unwrap();
@@ -159,4 +156,25 @@ fn what_sshpass_was_given_never_reaches_the_log() {
     let text = String::from_utf8(watch.text()).unwrap();
     assert!(!text.contains("hunter2"));
     assert_eq!(with_action(&watch.stop().records, "connection-opened").len(), 1);
+}
+
+#[test]
+fn a_program_whose_file_was_removed_is_told_by_its_path_and_that_it_is_gone() {
+    let mut lab = lab!();
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&[]);
+    let copy = lab.path("ssh-copy");
+    std::fs::copy(find_program("ssh").unwrap(), &copy).unwrap();
+    let script = "exec 9<\"$0\" && rm \"$0\" && exec /proc/self/fd/9 -F \"$1\" 127.0.0.1 \"$2\"";
+    let mut shell = lab.command("sh");
+    let session = Session::start(shell.args(["-c", script]).arg(&copy).arg(lab.path("ssh_config")).arg(STAY));
+    let expected = json!({
+        "process.pid": session.pid(),
+        "process.executable": copy.to_str().unwrap(),
+        "portreeve.executable_deleted": true,
+    });
+    assert_fields(&watch.wait_opened(), &expected);
+    assert!(session.end().success());
+    assert_fields(&watch.wait_closed(), &expected);
+    watch.stop();
 }

@@ -15,3 +15,5 @@ mod kernel;
 mod gate;
 /// Trees over time, and the words they must lead to.
 mod scenarios;
+/// The search for an owner.
+mod search;

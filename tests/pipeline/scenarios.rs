@@ -4,10 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use super::kernel::{CLOSE_WAIT, FIN_WAIT2, Kernel, LISTEN, Row, TIME_WAIT, moment, pipeline, told};
+use portreeve::connection::{Inode, Netns};
 use portreeve::pipeline::Pipeline;
 use portreeve::proc::Proc;
+use portreeve::process::Attribution;
 use portreeve::secrets::Masker;
-use portreeve::source::{Filter, Selection};
+use portreeve::source::{Filter, Selection, poll};
 
 const REMOTE: &str = "203.0.113.7:22";
 const LOCAL: &str = "10.0.0.1:50001";
@@ -201,14 +203,21 @@ fn a_mapped_address_is_ipv4() {
 }
 
 #[test]
-fn several_holders_are_told_and_the_child_is_the_owner() {
+fn of_several_holders_the_one_that_started_first_is_the_owner() {
     let mut watch = Watch::new();
     watch.connect(200, 1);
     watch.kernel.establish(1);
     watch.kernel.spawn(201, 200, "ssh", &["ssh", "child"]);
+    fs::create_dir_all(watch.kernel.path("200/task/200")).unwrap();
+    fs::write(watch.kernel.path("200/task/200/children"), "201 ").unwrap();
     let fd = fs::read_dir(watch.kernel.path("200/fd")).unwrap().next().unwrap().unwrap().file_name();
     std::os::unix::fs::symlink("socket:[1]", watch.kernel.path("201/fd").join(fd)).unwrap();
-    assert!(watch.tick()[0].contains("ssh[201] ← ssh[200] ← bash[100]"));
+    watch.kernel.write();
+    let told = watch.pipeline.tick(&watch.proc, moment(100)).unwrap();
+    let Attribution::Owned { holders, .. } = &told[0].what.connection().unwrap().attribution else {
+        panic!()
+    };
+    assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [200, 201]);
 }
 
 #[test]
@@ -368,4 +377,43 @@ fn ends_in_other_states_than_time_wait_are_ends_too() {
         }
         assert_eq!(watch.tick().len(), 1, "{state}");
     }
+}
+
+#[test]
+fn the_ports_of_ssh_servers_are_learned_and_their_sessions_are_in_the_snapshot() {
+    let mut watch = Watch::new();
+    watch.kernel.spawn(300, 1, "sshd", &["sshd: /usr/sbin/sshd -D [listener]"]);
+    watch.kernel.spawn(301, 1, "nginx", &["nginx"]);
+    for (port, pid, inode) in [(2222, 300, 30), (8080, 301, 31)] {
+        watch.kernel.listen(&format!("0.0.0.0:{port}"), inode);
+        watch.kernel.hold(pid, inode);
+    }
+    watch.wait(2);
+    let mut ports: Vec<_> = watch.pipeline.server_ports().iter().copied().collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [22, 2222]);
+
+    watch.kernel.accept("10.0.0.1:2222", "198.51.100.4:50000", 32);
+    watch.kernel.accept("10.0.0.1:8080", "198.51.100.4:50001", 33);
+    watch.kernel.write();
+    let select = Selection { ports: "22".parse().unwrap(), filter: Filter::default() };
+    let wanted = poll::Wanted {
+        select: &select,
+        server_ports: watch.pipeline.server_ports(),
+        ephemeral: (32768, 60999),
+    };
+    let (snapshot, _) = poll::snapshot(&watch.proc, Netns(1), &wanted).unwrap();
+    let inodes: Vec<_> = snapshot.inbound.iter().filter_map(|s| s.inode).map(Inode::get).collect();
+    assert_eq!((inodes, snapshot.listeners.len(), snapshot.outbound.len()), (vec![32], 2, 0));
+}
+
+#[test]
+fn a_row_that_is_read_twice_is_one_connection_and_is_counted() {
+    let mut watch = Watch::new();
+    watch.connect(200, 1);
+    watch.kernel.establish(1);
+    let row = watch.kernel.rows[0].clone();
+    watch.kernel.rows.push(row);
+    assert_eq!(watch.tick().len(), 1);
+    assert_eq!(watch.pipeline.totals().duplicate_rows, 1);
 }

@@ -110,6 +110,10 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let traces = "journalctl --no-pager --lines 60; tail -n 20 /var/log/portreeve/events.jsonl";
+            eprintln!("{}", String::from_utf8_lossy(&outcome(&mut self.command(traces)).stdout));
+        }
         let _ = kill_process(self.init, Signal::KILL);
         let _ = self.nspawn.wait();
     }

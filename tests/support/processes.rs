@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
-/// The executable as its link says it; `None` where this machine lets nobody read it.
+/// The executable as its link says it, without the mark of a file that is gone; `None` where this machine lets nobody
+/// read it.
 pub fn executable(pid: u32) -> Option<String> {
     let link = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    Some(link.to_str().expect("a name in UTF-8").to_owned())
+    let link = link.to_str().expect("a name in UTF-8");
+    Some(link.strip_suffix(" (deleted)").unwrap_or(link).to_owned())
 }
 
 pub fn arguments(pid: u32) -> Vec<String> {
