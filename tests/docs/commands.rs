@@ -81,6 +81,9 @@ fn what_the_readme_tells_to_type_exists() {
     for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(link.contains("://") || root.join(link).exists(), "{link}");
     }
+    let changes = read("CHANGELOG.md");
+    let newest = changes.split("\n## ").nth(1).and_then(|entry| entry.split(' ').next());
+    assert_eq!(newest, Some(env!("CARGO_PKG_VERSION")), "the newest comes first");
     assert!(
         readme.lines().count() <= 150 && read("ARCHITECTURE.md").lines().count() <= 150,
         "pages, not books"

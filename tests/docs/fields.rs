@@ -69,7 +69,9 @@ fn every_field_is_described_with_its_type_and_none_is_invented() {
     let described: BTreeMap<_, _> = items.iter().map(|(name, kind)| (name.clone(), in_json(kind))).collect();
     let real: BTreeMap<_, _> = real.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
     assert!(real.len() > 100, "{}", real.len());
-    assert_eq!(described, real);
+    let missing: Vec<_> = real.iter().filter(|(name, kind)| described.get(*name) != Some(kind)).collect();
+    let invented: Vec<_> = described.iter().filter(|(name, kind)| real.get(*name) != Some(kind)).collect();
+    assert!(missing.is_empty() && invented.is_empty(), "written: {missing:?}; described: {invented:?}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use portreeve::cli::Cli;
 use portreeve::connection::{CloseReason, Connection, Inode, Moment, Netns, Seen, TcpState, Tuple};
-use portreeve::event::{Ending, Event, Gap, Host, Renderer, Started, Totals, What};
-use portreeve::process::{Attribution, Holder, Ids, Lineage, Login, Process, Reason, Tty};
+use portreeve::event::{Ending, Event, Gap, Host, Renderer, Started, What};
+use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
 use portreeve::sink::Stream;
 use serde_json::Value;
 use uuid::Uuid;
@@ -40,8 +40,8 @@ pub fn messages() -> Vec<String> {
 
 /// One event of every kind at least; those with optional parts with all of them, and with none.
 pub fn events() -> Vec<Event> {
-    let owned = || Box::new(connection(owner(process(4242), false)));
-    let unknown = || Box::new(connection(Attribution::Unknown(Reason::Denied)));
+    let owned = || Arc::new(connection(owner(process(4242), Some(ChainCut::Vanished))));
+    let unknown = || Arc::new(connection(Attribution::Unknown(Reason::Denied)));
     let mut long = process(4243);
     long.args = vec![vec![0xff; 4_096]];
     let ending = Ending {
@@ -64,13 +64,13 @@ pub fn events() -> Vec<Event> {
         What::Started(Box::new(started())),
         What::Opened(owned()),
         What::Opened(unknown()),
-        What::Opened(Box::new(connection(owner(long, true)))),
+        What::Opened(Arc::new(connection(owner(long, None)))),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
-        What::Gap(gap),
+        What::Gap(Box::new(gap)),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]) },
         What::Reloaded { outcome: Err("line 2".to_owned()) },
-        What::Stopped { reason: "SIGTERM".to_owned(), totals: Totals::default() },
+        What::Stopped { reason: "SIGTERM".to_owned(), totals: Box::default() },
     ];
     all.into_iter().map(|what| Event { at: moment(3), what }).collect()
 }
@@ -89,6 +89,9 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
             reason.name()
         }
     };
+    let cut = |cut| match cut {
+        ChainCut::Vanished | ChainCut::TooLong => cut.name(),
+    };
     let seen = |seen| match seen {
         Seen::Poll | Seen::Start | Seen::TimeWait => seen.name(),
     };
@@ -106,6 +109,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns.map(unknown).to_vec()),
+        ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
         ("portreeve.connection.seen", [Seen::Poll, Seen::Start, Seen::TimeWait].map(seen).to_vec()),
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
@@ -157,12 +161,16 @@ fn connection(attribution: Attribution) -> Connection {
     }
 }
 
-fn owner(process: Process, complete: bool) -> Attribution {
+fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
     let pid = process.pid;
     let parents = vec![Arc::new(self::process(4_100)), Arc::new(self::process(1))];
-    let lineage = Lineage { process: Arc::new(process), ancestry: parents, complete };
+    let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut };
     let holders = vec![Holder { pid, tid: None, fd: 3 }];
-    Attribution::Owned { lineage: Arc::new(lineage), holders, latency: Duration::from_millis(1) }
+    Attribution::Owned {
+        lineage: Arc::new(lineage),
+        holders: holders.into(),
+        latency: Duration::from_millis(1),
+    }
 }
 
 /// All that can be known of a process is known of this one.
@@ -187,5 +195,6 @@ fn process(pid: u32) -> Process {
         effective_user: Some("root".into()),
         login: Some(Login { uid: 1_001, user: Some("carol".into()), session: Some(3) }),
         cgroup: bytes(&format!("/system.slice/docker-{CONTAINER}.scope")),
+        denied: vec!["cwd"],
     }
 }
