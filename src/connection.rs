@@ -145,15 +145,14 @@ pub struct Moment {
 pub struct Snapshot {
     /// The namespace that was read.
     pub netns: Netns,
-    /// Selected rows of which we are the connecting end, in the table's order, rows read twice kept once.
+    /// Selected rows of which we are the connecting end. A row may come twice: the kernel's table changes while it is
+    /// read.
     pub outbound: Vec<Socket>,
     /// Rows whose other end connected: the selected ones, and those whose local port an SSH server listens on, which
     /// tell where logins come from.
     pub inbound: Vec<Socket>,
     /// All LISTEN rows.
     pub listeners: Vec<Socket>,
-    /// Rows that were read more than once.
-    pub duplicates: u64,
     /// False if a row could not be parsed: then nothing may be concluded from a row that is absent.
     pub complete: bool,
 }

@@ -323,7 +323,7 @@ impl Daemon {
         let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
         if behind > STALL.max(self.schedule.interval * 10) {
             let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
-            self.sink.push(&Event { at, what: What::Gap(gap) });
+            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
         }
     }
 
@@ -342,7 +342,7 @@ impl Daemon {
         if let Some((from, count, text)) = self.failing.take() {
             log::warn!("polls work again");
             let gap = Gap { cause: "read_failed", from, to: at, count: Some(count), detail: Some(text) };
-            self.sink.push(&Event { at, what: What::Gap(gap) });
+            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
         }
     }
 
@@ -394,7 +394,7 @@ impl Daemon {
         }
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.sink.lost());
-        self.sink.push(&Event { at, what: What::Stopped { reason, totals } });
+        self.sink.push(&Event { at, what: What::Stopped { reason, totals: Box::new(totals) } });
         self.flush_patiently(Duration::from_millis(50));
         self.sink.sync();
     }

@@ -172,7 +172,7 @@ pub enum Attribution {
         /// The one that the rule chose, with its ancestors.
         lineage: Arc<Lineage>,
         /// All holders that were found, the chosen one first.
-        holders: Vec<Holder>,
+        holders: Arc<[Holder]>,
         /// From first sight of the socket to here.
         latency: Duration,
     },

@@ -4,6 +4,7 @@
 //! snapshot: the table says what is absent and how often, and the pipeline decides with the descriptor's evidence.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{Connection, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple};
@@ -21,7 +22,7 @@ const TAIL_KEPT: Duration = Duration::from_secs(130);
 #[derive(Debug)]
 pub struct Entry {
     /// What the records tell.
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     /// False if a filter proved it unwanted: it is followed so that it is not judged again, and never told.
     pub told: bool,
     inode: Inode,
@@ -49,6 +50,8 @@ pub struct Delta {
     pub absent: Vec<Key>,
     /// Ends that stood before the watch: counted and not told.
     pub standing_ends: u64,
+    /// Rows that came more than once.
+    pub duplicates: u64,
 }
 
 /// The end of a connection that is known already.
@@ -117,8 +120,14 @@ impl Table {
 
     /// Adds a connection that `take` reported as opened.
     pub fn open(&mut self, key: Key, connection: Connection, told: bool) {
-        let entry =
-            Entry { connection, told, inode: key.inode, absent: 0, absent_from: None, read: self.reads };
+        let entry = Entry {
+            connection: Arc::new(connection),
+            told,
+            inode: key.inode,
+            absent: 0,
+            absent_from: None,
+            read: self.reads,
+        };
         self.live.insert((key.netns, key.tuple), entry);
     }
 
@@ -135,33 +144,43 @@ impl Table {
     pub fn take(&mut self, snapshot: &Snapshot, at: Moment) -> Delta {
         self.reads += 1;
         let mut delta = Delta::default();
-        let mut rest: Vec<&Socket> = Vec::new();
-        for socket in snapshot.outbound.iter().chain(&snapshot.inbound) {
-            if !self.mark(snapshot.netns, socket, at, &mut delta) {
-                rest.push(socket);
-            }
+        // All rows of open connections first: what contradicts one is judged when it is known which of them stand.
+        let mut rest = Vec::new();
+        for (rows, outbound) in [(&snapshot.outbound, true), (&snapshot.inbound, false)] {
+            let unknown = rows.iter().filter(|row| !self.mark(snapshot.netns, row, at, &mut delta));
+            rest.extend(unknown.map(|row| (row, outbound)));
         }
-        let inbound: HashSet<_> = snapshot.inbound.iter().map(|s| (s.tuple, s.inode)).collect();
-        for socket in rest {
-            let outbound = !inbound.contains(&(socket.tuple, socket.inode));
-            self.judge(snapshot.netns, socket, outbound, at, &mut delta);
+        let mut judged = HashSet::new();
+        for (socket, outbound) in rest {
+            if outbound && !judged.insert((socket.tuple, socket.inode)) {
+                delta.duplicates += 1;
+            } else {
+                self.judge(snapshot.netns, socket, outbound, at, &mut delta);
+            }
         }
         self.forget(snapshot, at, &mut delta);
         self.adopting = false;
         delta
     }
 
-    /// True if the row is one of a connection that is open.
+    /// True if the row is one of a connection that is open, or of one that is known to be the other end's.
     fn mark(&mut self, netns: Netns, socket: &Socket, at: Moment, delta: &mut Delta) -> bool {
+        if let Some((inode, read)) = self.inbound.get_mut(&(netns, socket.tuple))
+            && socket.inode == Some(*inode)
+        {
+            *read = self.reads;
+            return true;
+        }
         let Some(entry) = self.live.get_mut(&(netns, socket.tuple)) else { return false };
         if socket.inode != Some(entry.inode) {
             return false;
         }
-        if entry.connection.state == TcpState::SynSent && socket.state.was_established() {
+        let connection = Arc::make_mut(&mut entry.connection);
+        if connection.state == TcpState::SynSent && socket.state.was_established() {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        entry.connection.state = socket.state;
-        entry.connection.last_seen = at;
+        (connection.state, connection.last_seen) = (socket.state, at);
+        delta.duplicates += u64::from(entry.read == self.reads);
         (entry.absent, entry.absent_from, entry.read) = (0, None, self.reads);
         true
     }
@@ -175,12 +194,6 @@ impl Table {
             }
             return;
         };
-        if let Some((known, read)) = self.inbound.get_mut(&place)
-            && *known == inode
-        {
-            *read = self.reads;
-            return;
-        }
         if !outbound {
             self.inbound.insert(place, (inode, self.reads));
             return;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use crate::connection::{Inode, Key};
 use crate::proc::{Held, Proc, Sight};
@@ -20,7 +21,7 @@ pub struct Holds {
 
 #[derive(Debug)]
 struct Hold {
-    holders: Vec<Holder>,
+    holders: Arc<[Holder]>,
     owner: Option<Rc<Held>>,
     /// True if the owner let go and nobody else was found: not to be asked at each reading.
     orphaned: bool,
@@ -34,7 +35,7 @@ impl Holds {
     }
 
     /// Remembers who holds a connection's socket, the owner first.
-    pub fn add(&mut self, proc: &Proc, key: Key, holders: Vec<Holder>, owner: Rc<Held>) {
+    pub fn add(&mut self, proc: &Proc, key: Key, holders: Arc<[Holder]>, owner: Rc<Held>) {
         if self.held.len() >= self.most {
             self.held.retain(|_, held| held.strong_count() > 0);
         }

@@ -85,6 +85,6 @@ impl Attributor {
         let lineage = self.lineage(proc, &owner.held, &owner.process);
         let mut holders = vec![owner.holder];
         holders.extend(candidates.iter().map(|c| c.holder).filter(|h| h.pid != owner.holder.pid));
-        (Attribution::Owned { lineage, holders, latency }, Some(owner.held.clone()))
+        (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(owner.held.clone()))
     }
 }

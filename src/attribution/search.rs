@@ -91,7 +91,7 @@ impl Search {
         new: &[Wanted],
         clock: &dyn Fn() -> Duration,
         until: Duration,
-    ) -> Vec<(Inode, Found)> {
+    ) -> HashMap<Inode, Found> {
         let mut found = HashMap::new();
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
@@ -106,7 +106,13 @@ impl Search {
             self.lately.push_front(pid);
         }
         self.lately.truncate(LATELY);
-        found.into_iter().collect()
+        if !self.is_under_way() {
+            // What it left to do is no start for the next, which begins with the newest again.
+            self.walk = None;
+            // A start may have asked for tens of thousands at once.
+            self.wanted.shrink_to(64);
+        }
+        found
     }
 
     fn try_lately(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {

@@ -9,6 +9,7 @@ pub mod message;
 pub mod record;
 mod who;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub enum What {
         /// Signal or limit.
         reason: String,
         /// Of the whole watch.
-        totals: Totals,
+        totals: Box<Totals>,
     },
     /// The configuration was read again.
     Reloaded {
@@ -44,23 +45,23 @@ pub enum What {
         outcome: Result<Vec<String>, String>,
     },
     /// First sight of a connection.
-    Opened(Box<Connection>),
+    Opened(Arc<Connection>),
     /// Something about it is known now, or is another.
     Changed {
         /// As it is now.
-        connection: Box<Connection>,
+        connection: Arc<Connection>,
         /// Names of the fields that are different.
         changed: Vec<&'static str>,
     },
     /// Its end.
     Closed {
         /// As it was.
-        connection: Box<Connection>,
+        connection: Arc<Connection>,
         /// How it ended.
         ending: Ending,
     },
     /// Something was, or may have been, lost.
-    Gap(Gap),
+    Gap(Box<Gap>),
     /// First record of a file.
     LogOpened {
         /// Path as configured.

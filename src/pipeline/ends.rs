@@ -102,7 +102,7 @@ impl Pipeline {
         if !entry.told {
             return;
         }
-        let connection = Box::new(entry.connection);
+        let connection = entry.connection;
         let ending = Ending { reason, success, last_seen: Some(connection.last_seen), gone_by };
         self.totals.closes += 1;
         told.push(Event { at, what: What::Closed { connection, ending } });

@@ -7,6 +7,7 @@ mod ends;
 mod opens;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -163,12 +164,12 @@ impl Pipeline {
         let cost = (self.cputime)().saturating_sub(before);
         let failures = proc.read_counters().map(|now| self.gate.failures(now)).unwrap_or_default();
         self.totals.reads += 1;
-        self.totals.duplicate_rows += snapshot.duplicates;
         self.totals.unparsed_rows += rows.unparsed;
 
         let adopting = self.table.is_adopting();
         let delta = self.table.take(&snapshot, at);
         self.totals.standing_ends += delta.standing_ends;
+        self.totals.duplicate_rows += delta.duplicates;
         let unconfirmed = self.tell_ends(proc, &delta, failures, at, told);
         self.tell_established(&delta, at, told);
         self.tell_opened(proc, &snapshot, &delta, adopting, at, told);
@@ -183,7 +184,7 @@ impl Pipeline {
     fn tell_established(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
         for key in &delta.established {
             if let Some(entry) = self.table.get(key).filter(|entry| entry.told) {
-                let connection = Box::new(entry.connection.clone());
+                let connection = Arc::clone(&entry.connection);
                 let what = What::Changed { connection, changed: vec!["portreeve.connection.state"] };
                 told.push(Event { at, what });
             }

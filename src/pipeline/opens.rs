@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
@@ -59,6 +60,9 @@ impl Pipeline {
             self.open(proc, key, found.remove(&inode).as_ref(), at, told);
         }
         self.tell_found(proc, found, at, told);
+        if self.sought.is_empty() {
+            self.sought.shrink_to(64);
+        }
     }
 
     /// Goes on with searches of earlier ticks, more slowly: whoever is found now is no newborn that might leave.
@@ -69,7 +73,7 @@ impl Pipeline {
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
         let until = (self.boottime)() + time;
-        self.search.run(proc, wanted, &self.boottime, until).into_iter().collect()
+        self.search.run(proc, wanted, &self.boottime, until)
     }
 
     fn new_connection(&mut self, key: Key, socket: &Socket, seen: Seen, at: Moment) -> Connection {
@@ -100,7 +104,7 @@ impl Pipeline {
         self.remember(proc, key, &attribution, held, at);
         let filter = &self.select.filter;
         let Some(entry) = self.table.get_mut(&key) else { return };
-        let connection = &mut entry.connection;
+        let connection = Arc::make_mut(&mut entry.connection);
         connection.attribution = attribution;
         connection.user = user;
         let owner = connection.attribution.owner();
@@ -114,7 +118,7 @@ impl Pipeline {
         if entry.told {
             self.totals.opens += 1;
             self.totals.unattributed += u64::from(owner.is_none());
-            told.push(Event { at, what: What::Opened(Box::new(entry.connection.clone())) });
+            told.push(Event { at, what: What::Opened(Arc::clone(&entry.connection)) });
         }
     }
 
@@ -211,9 +215,9 @@ impl Pipeline {
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
             (Attribution::Unknown(_), Attribution::Unknown(_)) => vec!["portreeve.attribution"],
         };
-        entry.connection.attribution = attribution;
+        Arc::make_mut(&mut entry.connection).attribution = attribution;
         if entry.told {
-            let connection = Box::new(entry.connection.clone());
+            let connection = Arc::clone(&entry.connection);
             told.push(Event { at, what: What::Changed { connection, changed } });
         }
     }
@@ -223,7 +227,7 @@ impl Pipeline {
     pub(super) fn tell_passed(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
         for socket in &delta.passed {
             let gone = socket.timewait_left.map_or(Duration::ZERO, |left| TIME_WAIT.saturating_sub(left));
-            let connection = Connection {
+            let connection = Arc::new(Connection {
                 id: (self.new_id)(at),
                 netns: self.netns,
                 inode: None,
@@ -235,7 +239,7 @@ impl Pipeline {
                 opened: at,
                 last_seen: at,
                 attribution: Attribution::Unknown(Reason::TimeWait),
-            };
+            });
             let ending = Ending {
                 reason: CloseReason::Closed,
                 success: Some(true),
@@ -246,8 +250,8 @@ impl Pipeline {
             self.totals.unattributed += 1;
             self.totals.passed += 1;
             self.totals.closes += 1;
-            told.push(Event { at, what: What::Opened(Box::new(connection.clone())) });
-            told.push(Event { at, what: What::Closed { connection: Box::new(connection), ending } });
+            told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
+            told.push(Event { at, what: What::Closed { connection, ending } });
         }
     }
 }

@@ -144,7 +144,7 @@ impl Sink {
         if let Some(Dropped { from, to, count }) = self.dropped.take() {
             let detail = self.failing.clone();
             let gap = Gap { cause: "backlog_full", from, to, count: Some(count), detail };
-            self.push(&Event { at: now, what: What::Gap(gap) });
+            self.push(&Event { at: now, what: What::Gap(Box::new(gap)) });
             return self.flush(now);
         }
         if self.failing.take().is_some() {
@@ -206,13 +206,13 @@ impl Sink {
                 Incident::Repaired { offset, bytes } => {
                     What::LogRepaired { path, offset: *offset, bytes: *bytes }
                 }
-                Incident::Truncated { lost_bytes } => What::Gap(Gap {
+                Incident::Truncated { lost_bytes } => What::Gap(Box::new(Gap {
                     cause: "log_truncated",
                     from: now,
                     to: now,
                     count: None,
                     detail: Some(format!("{lost_bytes} bytes of the log were cut off by another program")),
-                }),
+                })),
             };
             let body = self.renderer.render(&Event { at: now, what });
             self.waiting_bytes += size_of(&body);

@@ -16,7 +16,7 @@ fn at(second: i64) -> Moment {
 fn event(second: i64, size: usize) -> Event {
     let detail = Some("x".repeat(size));
     let gap = Gap { cause: "test", from: at(second), to: at(second), count: None, detail };
-    Event { at: at(second), what: What::Gap(gap) }
+    Event { at: at(second), what: What::Gap(Box::new(gap)) }
 }
 
 fn sink(path: &Path) -> Sink {

@@ -1,7 +1,6 @@
 //! A snapshot by reading `net/tcp` and `net/tcp6`.
 //!
-//! Refuses to conclude anything from what is absent; says only whether the read was complete. Rows that the kernel
-//! gave twice while its table changed are kept once.
+//! Refuses to conclude anything from what is absent; says only whether the read was complete.
 
 use std::collections::HashSet;
 
@@ -27,30 +26,30 @@ pub struct Wanted<'a> {
 /// As `Proc::read_tcp`.
 pub fn snapshot(proc: &Proc, netns: Netns, wanted: &Wanted<'_>) -> Result<(Snapshot, TableRead), ProcError> {
     let mut taken = Snapshot { netns, ..Snapshot::default() };
-    let mut rows: Vec<(Socket, bool)> = Vec::new();
     let mut listeners = Listeners::default();
+    let rows = &mut taken.outbound;
     let read = proc.read_tcp(|socket| {
         if socket.state == TcpState::Listen {
             listeners.add(socket.tuple.local);
             taken.listeners.push(socket);
-            return;
-        }
-        let selected = wanted.select.wants(&socket.tuple);
-        if selected || wanted.server_ports.contains(&socket.tuple.local.port()) {
-            rows.push((socket, selected));
+        } else if wanted.selects(&socket) || wanted.is_servers(&socket) {
+            rows.push(socket);
         }
     })?;
     // Which end we are can be told only now: a listener may stand behind the rows that it explains.
-    let mut kept = HashSet::with_capacity(rows.len());
-    for (socket, selected) in rows {
-        if !kept.insert((socket.tuple, socket.inode)) {
-            taken.duplicates += 1;
-        } else if !is_outbound(&socket, &listeners, wanted.ephemeral) {
-            taken.inbound.push(socket);
-        } else if selected {
-            taken.outbound.push(socket);
-        }
-    }
+    let theirs = |socket: &mut Socket| !is_outbound(socket, &listeners, wanted.ephemeral);
+    taken.inbound = taken.outbound.extract_if(.., theirs).collect();
+    taken.outbound.retain(|socket| wanted.selects(socket));
     taken.complete = read.unparsed == 0;
     Ok((taken, read))
+}
+
+impl Wanted<'_> {
+    fn selects(&self, socket: &Socket) -> bool {
+        self.select.wants(&socket.tuple)
+    }
+
+    fn is_servers(&self, socket: &Socket) -> bool {
+        self.server_ports.contains(&socket.tuple.local.port())
+    }
 }
