@@ -72,6 +72,7 @@ impl Pipeline {
     }
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
+        self.attributor.begin_tick();
         let until = (self.boottime)() + time;
         self.search.run(proc, wanted, &self.boottime, until)
     }

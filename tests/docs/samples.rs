@@ -1,0 +1,191 @@
+//! Records of every kind with every field that can be set, made by the library itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use portreeve::cli::Cli;
+use portreeve::connection::{CloseReason, Connection, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use portreeve::event::{Ending, Event, Gap, Host, Renderer, Started, Totals, What};
+use portreeve::process::{Attribution, Holder, Ids, Lineage, Login, Process, Reason, Tty};
+use portreeve::sink::Stream;
+use serde_json::Value;
+use uuid::Uuid;
+
+const CONTAINER: &str = "3f1c2d4e5a6b7c8d9e0f3f1c2d4e5a6b7c8d9e0f3f1c2d4e5a6b7c8d9e0f1a2b";
+
+/// All samples, as a log holds them.
+pub fn log() -> String {
+    let mut renderer = Renderer::new(host(), "stream".into(), "run".into(), Box::new(|_| Uuid::nil()));
+    let mut stream = Stream::default();
+    let mut log = Vec::new();
+    for event in events() {
+        let sealed = stream.seal(&renderer.render(&event).json);
+        log.extend_from_slice(&sealed.line);
+        stream.commit(&sealed);
+    }
+    String::from_utf8(log).unwrap()
+}
+
+/// All samples, parsed.
+pub fn records() -> Vec<Value> {
+    log().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// All samples as text.
+pub fn messages() -> Vec<String> {
+    events().iter().map(portreeve::event::message::message).collect()
+}
+
+/// One event of every kind at least; those with optional parts with all of them, and with none.
+pub fn events() -> Vec<Event> {
+    let owned = || Box::new(connection(owner(process(4242), false)));
+    let unknown = || Box::new(connection(Attribution::Unknown(Reason::Denied)));
+    let mut long = process(4243);
+    long.args = vec![vec![0xff; 4_096]];
+    let ending = Ending {
+        reason: CloseReason::Closed,
+        success: Some(true),
+        last_seen: Some(moment(1)),
+        gone_by: moment(2),
+    };
+    let gap = Gap {
+        cause: "backlog_full",
+        from: moment(1),
+        to: moment(2),
+        count: Some(7),
+        detail: Some("full".into()),
+    };
+    let path = || "/var/log/portreeve/events.jsonl".to_owned();
+    let all = [
+        What::LogOpened { path: path(), previous: Some("64512:13".to_owned()) },
+        What::LogRepaired { path: path(), offset: 6, bytes: 6 },
+        What::Started(Box::new(started())),
+        What::Opened(owned()),
+        What::Opened(unknown()),
+        What::Opened(Box::new(connection(owner(long, true)))),
+        What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
+        What::Closed { connection: owned(), ending },
+        What::Gap(gap),
+        What::Reloaded { outcome: Ok(vec!["ports".to_owned()]) },
+        What::Reloaded { outcome: Err("line 2".to_owned()) },
+        What::Stopped { reason: "SIGTERM".to_owned(), totals: Totals::default() },
+    ];
+    all.into_iter().map(|what| Event { at: moment(3), what }).collect()
+}
+
+/// Fields that hold one of a few values, and all of these. A new value breaks the build here.
+pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
+    let why = |reason| match reason {
+        CloseReason::Closed
+        | CloseReason::Reset
+        | CloseReason::Failed
+        | CloseReason::Cancelled
+        | CloseReason::OutOfScope => reason.name(),
+    };
+    let unknown = |reason| match reason {
+        Reason::NoHolder | Reason::HolderVanished | Reason::Denied | Reason::TimeWait | Reason::Budget => {
+            reason.name()
+        }
+    };
+    let seen = |seen| match seen {
+        Seen::Poll | Seen::Start | Seen::TimeWait => seen.name(),
+    };
+    let reasons = [
+        CloseReason::Closed,
+        CloseReason::Reset,
+        CloseReason::Failed,
+        CloseReason::Cancelled,
+        CloseReason::OutOfScope,
+    ];
+    let unknowns =
+        [Reason::NoHolder, Reason::HolderVanished, Reason::Denied, Reason::TimeWait, Reason::Budget];
+    // A connection that we opened and that has a row is in none of the others.
+    let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());
+    vec![
+        ("portreeve.close.reason", reasons.map(why).to_vec()),
+        ("portreeve.attribution.reason", unknowns.map(unknown).to_vec()),
+        ("portreeve.connection.seen", [Seen::Poll, Seen::Start, Seen::TimeWait].map(seen).to_vec()),
+        ("portreeve.connection.state", states.to_vec()),
+        ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
+        ("event.outcome", vec!["success", "failure", "unknown"]),
+    ]
+}
+
+fn moment(seconds: i64) -> Moment {
+    let wall = jiff::Timestamp::from_second(1_795_182_170 + seconds).unwrap();
+    Moment { wall, boot: Duration::from_secs(3_600) + Duration::from_secs(seconds.unsigned_abs()) }
+}
+
+fn host() -> Host {
+    let text = |text: &str| Some(text.to_owned());
+    let (boot_id, os, kernel) = (text("b"), text("Debian"), text("6.18"));
+    Host { name: "web1".to_owned(), boot_id, os, kernel, ticks_per_second: 100 }
+}
+
+fn started() -> Started {
+    let typed = ["portreeve", "-l", "/log", "-n", "3", "-d", "10m", "-c", "/dev/null"];
+    let lists = ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin"];
+    let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
+    Started {
+        settings: portreeve::config::load(&args, None).unwrap().by_name(),
+        owners: "all",
+        capabilities: vec!["CAP_SYS_PTRACE".to_owned()],
+        uid: 999,
+        netns: Some(4_026_531_840),
+        init_netns: Some(4_026_531_840),
+        source: "procfs",
+        warnings: vec!["something".to_owned()],
+    }
+}
+
+fn connection(attribution: Attribution) -> Connection {
+    let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+    Connection {
+        id: Uuid::nil(),
+        netns: Netns(4_026_531_840),
+        inode: Inode::new(31_337),
+        tuple: Tuple { local: end("192.0.2.10:51514"), remote: end("203.0.113.7:22") },
+        state: TcpState::Established,
+        uid: Some(1_000),
+        user: Some("alice".into()),
+        seen: Seen::Poll,
+        opened: moment(0),
+        last_seen: moment(1),
+        attribution,
+    }
+}
+
+fn owner(process: Process, complete: bool) -> Attribution {
+    let pid = process.pid;
+    let parents = vec![Arc::new(self::process(4_100)), Arc::new(self::process(1))];
+    let lineage = Lineage { process: Arc::new(process), ancestry: parents, complete };
+    let holders = vec![Holder { pid, tid: None, fd: 3 }];
+    Attribution::Owned { lineage: Arc::new(lineage), holders, latency: Duration::from_millis(1) }
+}
+
+/// All that can be known of a process is known of this one.
+fn process(pid: u32) -> Process {
+    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    Process {
+        pid,
+        ppid: 1,
+        start_ticks: 1_000,
+        pidfd_inode: Some(7),
+        comm: b"ssh".to_vec(),
+        executable: bytes("/usr/bin/ssh"),
+        executable_deleted: true,
+        args: vec![b"ssh".to_vec(), b"h".to_vec()],
+        args_bytes: 9_999,
+        args_cut: true,
+        redacted: 1,
+        working_directory: bytes("/home/alice"),
+        tty: Some(Tty { major: 136, minor: 3 }),
+        ids: Some(Ids { real_uid: 1_000, effective_uid: 0, real_gid: 1_000 }),
+        user: Some("alice".into()),
+        effective_user: Some("root".into()),
+        login: Some(Login { uid: 1_001, user: Some("carol".into()), session: Some(3) }),
+        cgroup: bytes(&format!("/system.slice/docker-{CONTAINER}.scope")),
+    }
+}
