@@ -126,7 +126,15 @@ impl Pipeline {
     fn attribute(&mut self, proc: &Proc, key: Key, found: &Found) -> (Attribution, Option<Rc<Held>>) {
         let since = self.sought.remove(&key.inode).map_or_else(|| (self.boottime)(), |(_, since)| since);
         // The latency is taken when the owner has been read, so it is filled in behind it.
-        let (mut attribution, held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+        let (mut attribution, mut held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+        if attribution == Attribution::Unknown(Reason::HolderVanished) {
+            // Somebody short-lived had inherited it: who else holds it is worth another search.
+            let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
+            let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_time);
+            if let Some(found) = again.get(&key.inode) {
+                (attribution, held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+            }
+        }
         if let Attribution::Owned { latency, .. } = &mut attribution {
             *latency = (self.boottime)().saturating_sub(since);
         }
