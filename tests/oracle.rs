@@ -260,7 +260,11 @@ fn our_holders(lab: &Lab) -> BTreeMap<String, BTreeSet<u64>> {
         };
         let holders = open["portreeve"]["attribution"]["holders"].as_array().cloned().unwrap_or_default();
         let pids: BTreeSet<_> = holders.iter().map(|pid| pid.as_u64().unwrap()).collect();
-        assert!(pids.contains(&open["process"]["pid"].as_u64().unwrap()), "{open}");
+        assert!(
+            open["process"]["pid"].as_u64().is_some_and(|owner| pids.contains(&owner)),
+            "{}",
+            log::summary(open)
+        );
         (format!("{} > {}", end_of("source"), end_of("destination")), pids)
     };
     log::with_action(&records, "connection-opened").iter().map(of).collect()

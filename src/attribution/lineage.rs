@@ -1,10 +1,11 @@
 //! Reading an owner and its ancestors, and keeping once what several of them share.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use super::{Attributor, Candidate};
+use super::{Attributor, Candidate, Known};
 use crate::connection::Inode;
 use crate::proc::{Depth, Held, Proc, Sight};
 use crate::process::{ChainCut, Holder, Lineage, Process};
@@ -14,20 +15,33 @@ const LONGEST_CHAIN: usize = 32;
 /// As many relatives of a holder are asked for its descriptor.
 const MOST_RELATIVES: usize = 128;
 
+/// As many processes are held within a tick; a descriptor is spent on each.
+const MOST_KNOWN: usize = 128;
+
 /// What was read last of each pid. Only equal content is shared, so a reused pid cannot be confused.
 pub(super) type Shared<T> = HashMap<u32, Weak<T>>;
 
 impl Attributor {
     /// Reads a holder, unless it let go of the socket meanwhile.
     pub(super) fn candidate(&mut self, proc: &Proc, holder: Holder, inode: Inode) -> Option<Candidate> {
-        let held = proc.hold(holder.pid).ok()?;
-        let process = self.read(proc, &held, Depth::Owner)?;
+        let known = match self.this_tick.get(&holder.pid) {
+            Some(known) => Rc::clone(known),
+            None => self.know(proc, holder.pid)?,
+        };
         // After the reading: what was read is the holder's only if it holds the socket still.
-        (proc.look(&held, holder, inode) != Sight::Gone).then(|| Candidate {
-            holder,
-            held: Rc::new(held),
-            process,
-        })
+        (proc.look(&known.held, holder, inode) != Sight::Gone).then_some(Candidate { holder, known })
+    }
+
+    fn know(&mut self, proc: &Proc, pid: u32) -> Option<Rc<Known>> {
+        let held = proc.hold(pid).ok()?;
+        let process = self.read(proc, &held, Depth::Owner)?;
+        let children = proc.children_of(&held);
+        let known = Rc::new(Known { held: Rc::new(held), process, children, lineage: OnceCell::new() });
+        if self.this_tick.len() >= MOST_KNOWN {
+            self.this_tick.clear();
+        }
+        self.this_tick.insert(pid, Rc::clone(&known));
+        Some(known)
     }
 
     fn read(&mut self, proc: &Proc, held: &Held, depth: Depth) -> Option<Arc<Process>> {
@@ -45,11 +59,17 @@ impl Attributor {
         Some(share(&mut self.processes, process.pid, process))
     }
 
+    pub(super) fn lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
+        let lineage = owner.lineage.get().cloned().unwrap_or_else(|| self.read_lineage(proc, owner));
+        owner.lineage.get_or_init(|| lineage).clone()
+    }
+
     /// The chain up to pid 1, each link proven: the child is asked again for its parent once that is held, so that a
     /// parent that ended in between, whose number another process may bear by then, is not taken for it.
-    pub(super) fn lineage(&mut self, proc: &Proc, owner: &Rc<Held>, process: &Arc<Process>) -> Arc<Lineage> {
+    fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
+        let process = &owner.process;
         let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
-        let mut child = Rc::clone(owner);
+        let mut child = Rc::clone(&owner.held);
         let mut ppid = process.ppid;
         while ppid != 0 && lineage.cut.is_none() {
             if lineage.ancestry.len() == LONGEST_CHAIN {
@@ -99,8 +119,8 @@ pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
         (proc.look(&held, holder, inode) == Sight::Stands).then_some((holder, held))
     };
     let mut holders = Vec::new();
-    let mut below = proc.children_of(&of.held);
-    let mut above = of.process.ppid;
+    let mut below = of.known.children.clone();
+    let mut above = of.known.process.ppid;
     while let Some((holder, held)) = holds(above).filter(|_| holders.len() < LONGEST_CHAIN) {
         holders.push(holder);
         below.extend(proc.children_of(&held));

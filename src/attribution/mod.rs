@@ -9,6 +9,7 @@ mod hold;
 mod lineage;
 mod search;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,20 +32,40 @@ pub struct Attributor {
     user_name: UserNames,
     processes: lineage::Shared<Process>,
     lineages: lineage::Shared<Lineage>,
+    /// Holders that were read in this tick: a process with a thousand new connections is read once.
+    this_tick: HashMap<u32, Rc<Known>>,
 }
 
-/// A holder with its process held.
-pub(crate) struct Candidate {
-    holder: Holder,
+/// A process that holds a socket, as it was read in this tick.
+struct Known {
     held: Rc<Held>,
     process: Arc<Process>,
+    children: Vec<u32>,
+    lineage: OnceCell<Arc<Lineage>>,
+}
+
+/// A holder, and the process that it is.
+struct Candidate {
+    holder: Holder,
+    known: Rc<Known>,
 }
 
 impl Attributor {
     /// `user_name` may take its time: it is asked once for each process that is read.
     #[must_use]
     pub fn new(masker: Masker, user_name: UserNames) -> Self {
-        Self { masker, user_name, processes: HashMap::new(), lineages: HashMap::new() }
+        Self {
+            masker,
+            user_name,
+            processes: HashMap::new(),
+            lineages: HashMap::new(),
+            this_tick: HashMap::new(),
+        }
+    }
+
+    /// What was read before is old.
+    pub fn begin_tick(&mut self) {
+        self.this_tick.clear();
     }
 
     /// Other secrets are masked from now on.
@@ -78,13 +99,13 @@ impl Attributor {
                 candidates.extend(self.candidate(proc, holder, inode));
             }
         }
-        let first = |c: &&Candidate| (c.process.start_ticks, c.process.pid);
+        let first = |c: &&Candidate| (c.known.process.start_ticks, c.known.process.pid);
         let Some(owner) = candidates.iter().min_by_key(first) else {
             return (Attribution::Unknown(Reason::HolderVanished), None);
         };
-        let lineage = self.lineage(proc, &owner.held, &owner.process);
+        let lineage = self.lineage(proc, &owner.known);
         let mut holders = vec![owner.holder];
         holders.extend(candidates.iter().map(|c| c.holder).filter(|h| h.pid != owner.holder.pid));
-        (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(owner.held.clone()))
+        (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(Rc::clone(&owner.known.held)))
     }
 }

@@ -34,6 +34,9 @@ pub enum Found {
 const NEWEST: u32 = 32;
 const NEWEST_TIME: Duration = Duration::from_millis(2);
 
+/// As many ancestors are asked at once.
+const MOST_ABOVE: usize = 8;
+
 /// As many who were found lately are remembered.
 const LATELY: usize = 32;
 
@@ -210,7 +213,10 @@ impl Search {
         let wanted = &mut self.wanted;
         let outcome = proc.read_sockets(&held, tid, |holder, inode| {
             if wanted.remove(&inode).is_some() {
-                found.insert(inode, Found::Holders(vec![of_process(proc, &held, holder, inode)]));
+                found.insert(
+                    inode,
+                    Found::Holders(with_ancestors(proc, of_process(proc, &held, holder, inode), inode)),
+                );
             }
             !wanted.is_empty()
         });
@@ -240,6 +246,23 @@ fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder 
     let shared = Holder { pid: process, ..holder };
     let shares = proc.hold(process).is_ok_and(|process| proc.look(&process, shared, inode) == Sight::Stands);
     if shares { shared } else { Holder { tid: Some(held.pid), ..shared } }
+}
+
+/// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once.
+fn with_ancestors(proc: &Proc, holder: Holder, inode: Inode) -> Vec<Holder> {
+    let parent = |pid| proc.hold(pid).and_then(|held| proc.parent_of(&held)).unwrap_or(0);
+    let holds = |pid| {
+        let holder = Holder { pid, tid: None, ..holder };
+        let stands = proc.hold(pid).is_ok_and(|held| proc.look(&held, holder, inode) == Sight::Stands);
+        stands.then_some(holder)
+    };
+    let mut holders = vec![holder];
+    let mut above = parent(holder.pid);
+    while let Some(holder) = holds(above).filter(|_| holders.len() < MOST_ABOVE) {
+        holders.push(holder);
+        above = parent(holder.pid);
+    }
+    holders
 }
 
 /// All threads but the main one. Only a thread with a table of its own can show what its process did not; which one

@@ -86,7 +86,11 @@ fn open(connection: &Connection) -> String {
 fn change(connection: &Connection, changed: &[&'static str]) -> String {
     let note =
         if changed.contains(&"portreeve.connection.state") { "now established" } else { "owner found" };
-    let note = if changed == ["process"] { "owner changed" } else { note };
+    let note = match (changed, connection.attribution.owner()) {
+        (["process"], _) => "owner changed",
+        (["portreeve.attribution"], None) => "owner not found",
+        _ => note,
+    };
     columns("change", connection, Some(note))
 }
 

@@ -90,6 +90,8 @@ impl Renderer {
         }
         // `event` is the last member and `sequence` will be its last: both are still open.
         json.truncate(json.len().saturating_sub(2));
+        // Thousands of these may wait for a full disk.
+        json.shrink_to_fit();
         Body { at: event.at, action: event.what.action(), message, json }
     }
 

@@ -56,6 +56,9 @@ pub struct Pipeline {
     /// Owners that were not found: when to search again, and how long to wait after that.
     unknown: HashMap<Key, (Duration, Duration)>,
     holds: Holds,
+    /// When owners are asked again whether they hold their sockets, and how often they were.
+    ask_due: Duration,
+    asked: u64,
     /// Listeners: whether an SSH server holds them. `None`: being searched for.
     servers: HashMap<Inode, (u16, Option<bool>)>,
     server_ports: HashSet<u16>,
@@ -94,6 +97,8 @@ impl Pipeline {
             sought: HashMap::new(),
             unknown: HashMap::new(),
             holds: Holds::new(most_held),
+            ask_due: Duration::ZERO,
+            asked: 0,
             servers: HashMap::new(),
             server_ports: HashSet::from([22]),
             fragile: Vec::new(),
@@ -118,6 +123,7 @@ impl Pipeline {
         } else if self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }
+        self.ask_owners(proc, at, &mut told);
         Ok(told)
     }
 

@@ -22,8 +22,9 @@ const LAST_RETRY: Duration = Duration::from_secs(64);
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 /// The kernel keeps TIME_WAIT this long (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT: Duration = Duration::from_secs(60);
-/// As many owners are asked in one reading whether they hold their socket still.
-const MOST_ASKED: usize = 256;
+/// Owners are asked this often whether they hold their sockets still, as many at a time: 0.3 ms a second at most.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const MOST_ASKED: usize = 64;
 
 /// Programs that are SSH servers, by the name they run under.
 const SSH_SERVERS: [&str; 6] = ["sshd", "sshd-session", "dropbear", "tinysshd", "lsh", "lshd"];
@@ -42,7 +43,6 @@ impl Pipeline {
         let sight = (self.boottime)();
         let seen = if adopting { Seen::Start } else { Seen::Poll };
         let mut wanted = self.learn_servers(snapshot);
-        wanted.extend(self.owners_to_find_again(proc, at, sight));
         for socket in &delta.opened {
             let Some(inode) = socket.inode else { continue };
             let key = Key { netns: snapshot.netns, tuple: socket.tuple, inode };
@@ -65,6 +65,21 @@ impl Pipeline {
         }
     }
 
+    /// Between readings: owners that left and owners whose next search has come. A descriptor that is passed on moves no
+    /// counter.
+    pub(super) fn ask_owners(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        if at.boot < self.ask_due {
+            return;
+        }
+        self.ask_due = at.boot + ASK_EVERY;
+        let sight = (self.boottime)();
+        let wanted = self.owners_to_find_again(proc, at, sight);
+        if !wanted.is_empty() {
+            let found = self.search(proc, &wanted, self.search_time);
+            self.tell_found(proc, found, at, told);
+        }
+    }
+
     /// Goes on with searches of earlier ticks, more slowly: whoever is found now is no newborn that might leave.
     pub(super) fn go_on_searching(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
         let found = self.search(proc, &[], self.search_time / 5);
@@ -72,8 +87,10 @@ impl Pipeline {
     }
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
-        let until = (self.boottime)() + time;
-        self.search.run(proc, wanted, &self.boottime, until)
+        self.attributor.begin_tick();
+        // By CPU time: what another process takes of the core is not spent on searching.
+        let until = (self.cputime)() + time;
+        self.search.run(proc, wanted, &self.cputime, until)
     }
 
     fn new_connection(&mut self, key: Key, socket: &Socket, seen: Seen, at: Moment) -> Connection {
@@ -125,7 +142,15 @@ impl Pipeline {
     fn attribute(&mut self, proc: &Proc, key: Key, found: &Found) -> (Attribution, Option<Rc<Held>>) {
         let since = self.sought.remove(&key.inode).map_or_else(|| (self.boottime)(), |(_, since)| since);
         // The latency is taken when the owner has been read, so it is filled in behind it.
-        let (mut attribution, held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+        let (mut attribution, mut held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+        if attribution == Attribution::Unknown(Reason::HolderVanished) {
+            // Somebody short-lived had inherited it: who else holds it is worth another search.
+            let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
+            let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_time);
+            if let Some(found) = again.get(&key.inode) {
+                (attribution, held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
+            }
+        }
         if let Attribution::Owned { latency, .. } = &mut attribution {
             *latency = (self.boottime)().saturating_sub(since);
         }
@@ -160,9 +185,9 @@ impl Pipeline {
     fn owners_to_find_again(&mut self, proc: &Proc, at: Moment, sight: Duration) -> Vec<Wanted> {
         self.unknown.retain(|_, (_, delay)| *delay <= LAST_RETRY);
         let due = self.unknown.iter().filter(|(_, (next, _))| *next <= at.boot).map(|(key, _)| *key);
-        let left =
-            self.holds.some(MOST_ASKED, self.totals.reads).filter(|key| self.holds.owner_left(proc, key));
+        let left = self.holds.some(MOST_ASKED, self.asked).filter(|key| self.holds.owner_left(proc, key));
         let keys: Vec<Key> = due.chain(left).collect();
+        self.asked += 1;
         let mut wanted = Vec::new();
         for key in keys {
             let Some(entry) = self.table.get(&key).filter(|entry| entry.absent == 0) else { continue };

@@ -42,6 +42,20 @@ pub enum Destination {
 }
 
 impl Destination {
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(stdout) => stdout.finish(),
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Stdout(stdout) => stdout.is_done(),
+            Self::File(_) => true,
+        }
+    }
+
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout(stdout) => stdout.write(line),
@@ -122,24 +136,15 @@ impl Sink {
     /// # Errors
     /// `ReaderGone` if standard output is a pipe that nobody reads.
     pub fn flush(&mut self, now: Moment) -> Result<(), ReaderGone> {
-        if self.waiting.is_empty() && self.dropped.is_none() {
+        if self.is_idle() {
             return Ok(());
         }
-        if let Err(e) = self.look_at_the_file(now) {
+        if let Err(e) = self.write_waiting(now) {
+            if matches!(self.destination, Destination::Stdout(_)) && e.kind() == io::ErrorKind::BrokenPipe {
+                return Err(ReaderGone);
+            }
             self.report(&e);
             return Ok(());
-        }
-        while let Some(body) = self.waiting.pop_front() {
-            if let Err(e) = self.write(&body) {
-                self.waiting.push_front(body);
-                if matches!(self.destination, Destination::Stdout(_)) && e.kind() == io::ErrorKind::BrokenPipe
-                {
-                    return Err(ReaderGone);
-                }
-                self.report(&e);
-                return Ok(());
-            }
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(size_of(&body));
         }
         if let Some(Dropped { from, to, count }) = self.dropped.take() {
             let detail = self.failing.clone();
@@ -151,6 +156,18 @@ impl Sink {
             log::warn!("records are written again");
         }
         Ok(())
+    }
+
+    fn write_waiting(&mut self, now: Moment) -> io::Result<()> {
+        self.look_at_the_file(now)?;
+        while let Some(body) = self.waiting.pop_front() {
+            if let Err(e) = self.write(&body) {
+                self.waiting.push_front(body);
+                return Err(e);
+            }
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(size_of(&body));
+        }
+        self.destination.finish()
     }
 
     fn write(&mut self, body: &Body) -> io::Result<()> {
@@ -229,7 +246,7 @@ impl Sink {
     /// True if everything was written.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.dropped.is_none()
+        self.waiting.is_empty() && self.dropped.is_none() && self.destination.is_done()
     }
 
     /// Asks the disk to keep what was written.

@@ -24,13 +24,7 @@ impl Stdout {
     /// # Errors
     /// `WouldBlock` if there is no room; what else the write says.
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        let rest = std::mem::take(&mut self.unsent);
-        let sent = send(&rest);
-        self.unsent = rest.get(*sent.as_ref().unwrap_or(&0)..).unwrap_or_default().to_vec();
-        sent?;
-        if !self.unsent.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
+        self.finish()?;
         match send(line)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             sent => {
@@ -38,6 +32,22 @@ impl Stdout {
                 Ok(())
             }
         }
+    }
+
+    /// Ends a line that was begun.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room for all of it; what else the write says.
+    pub fn finish(&mut self) -> io::Result<()> {
+        let sent = send(&self.unsent)?;
+        self.unsent.drain(..sent);
+        if self.unsent.is_empty() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    /// True if no line is begun.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.unsent.is_empty()
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::lab;
 use crate::support::log::{actions, assert_fields, with_action};
+use crate::support::output;
 
 #[test]
 fn a_connection_reset_by_its_peer_is_closed_though_its_descriptor_stands() {
@@ -140,4 +141,22 @@ fn a_socket_that_only_a_thread_holds_is_its_processs() {
     python.wait().unwrap();
     watch.wait_closed();
     watch.stop();
+}
+
+#[test]
+fn short_lived_children_that_inherit_a_socket_do_not_hide_who_made_it() {
+    let lab = lab!("bash");
+    let _server = lab.listen("127.0.0.1:22");
+    // Each of its children holds the socket for about a millisecond: a search that counts down from the newest pid meets
+    // one of them first, and it is gone before it can be read.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; echo; while :; do /bin/true; done";
+    let mut shell = lab.command("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(&mut shell.stdout.take().unwrap(), &mut [0]).unwrap();
+    for _ in 0..20 {
+        let once = output(lab.portreeve().args(["--once", "--format", "json"]));
+        let open: serde_json::Value = serde_json::from_slice(&once.stdout).unwrap();
+        assert_fields(&open, &json!({ "event.action": "connection-opened", "process.pid": shell.id() }));
+    }
+    shell.kill().unwrap();
+    shell.wait().unwrap();
 }
