@@ -9,6 +9,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+
 use crate::{figures, floors};
 
 const SSH: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 22);
@@ -181,9 +183,14 @@ fn sleeper(descriptors: usize) {
 fn holder(pairs: usize) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("its address");
+    // Killed, they leave no TIME_WAIT: those of one row's load would stand in the tables of the next for a minute.
+    let abrupt = |stream: &TcpStream| set_socket_linger(stream, Some(Duration::ZERO)).expect("an option");
     let connect = |_| {
         let near = TcpStream::connect(address).expect("a connection");
-        (near, listener.accept().expect("its other end"))
+        let (far, _) = listener.accept().expect("its other end");
+        abrupt(&near);
+        abrupt(&far);
+        (near, far)
     };
     let _held: Vec<_> = (0..pairs).map(connect).collect();
     stand("");

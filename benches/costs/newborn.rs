@@ -104,7 +104,8 @@ fn opens(count: usize, mut connect: impl FnMut() -> Visit) -> Opens {
         std::thread::sleep(Duration::from_millis(70 + (index * 17) % 50));
         made.push(connect());
     }
-    std::thread::sleep(Duration::from_millis(300));
+    // Time for searches that take more than one tick.
+    std::thread::sleep(Duration::from_secs(2));
     let seconds = begun.elapsed().as_secs_f64();
     let cost = running.stop();
     let records = records.join().expect("the reading thread");
