@@ -3,6 +3,7 @@
 //! Shapes only: `config` says what it means, together with the environment and the configuration file, whose keys are
 //! the flags' names because both are read into the same `Options`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -105,8 +106,8 @@ pub struct Options {
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub utc: Option<bool>,
     /// Stop after this many opens
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    #[arg(short = 'n', long, value_name = "N")]
+    pub count: Option<NonZeroU64>,
     /// Stop after this time: 10m, 1h30m, ...
     #[arg(short, long, value_name = "TIME")]
     pub duration: Option<Interval>,
@@ -121,7 +122,7 @@ pub struct ShowArgs {
     /// Not before: 2026-11-20 13:42, 13:42, yesterday, '2h ago', RFC 3339
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Not after
+    /// Before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// User by name or number: who runs it, or who logged in (repeatable)
@@ -150,7 +151,7 @@ pub struct ShowArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: When,
     /// Logs, plain, .gz or .zst, in any order; - is standard input
-    /// [default: /var/log/portreeve/events.jsonl and what was rotated]
+    /// [default: the configured log, and what was rotated]
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read { path, .. } => write!(f, "cannot read {}", path.display()),
-            Self::Parse { path, text } => write!(f, "{}: {}", path.display(), text.trim_end()),
+            Self::Parse { path, text } => write!(f, "{}: {text}", path.display()),
             Self::Sleep(text) => write!(f, "SLEEP: {text}"),
         }
     }
@@ -158,7 +159,7 @@ pub struct Settings {
     /// UTC in text.
     pub utc: bool,
     /// Stop after this many opens.
-    pub count: Option<u64>,
+    pub count: Option<NonZeroU64>,
     /// Stop after this time.
     pub duration: Option<Interval>,
     /// The file that was read.
@@ -190,8 +191,12 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let options = toml::from_str(&text);
-    options.map_err(|e| ConfigError::Parse { path: path.to_owned(), text: e.to_string() })
+    toml::from_str(&text).map_err(|e| {
+        let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let message = e.message().replace('\n', ", ");
+        ConfigError::Parse { path: path.to_owned(), text: format!("line {line}: {message}") }
+    })
 }
 
 /// The first layer that says something, and which that was.
@@ -262,6 +267,19 @@ impl Settings {
     pub fn by_name(&self) -> Map<String, Value> {
         let set = self.origins.iter().filter(|(_, value, _)| !value.is_null());
         set.map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    /// Takes over what may change while running; the rest stays, and stays told as it is.
+    pub fn take_reloaded(&mut self, new: Self) {
+        let Self { select, interval, mask, count, file, origins, .. } = new;
+        (self.select, self.interval, self.mask) = (select, interval, mask);
+        (self.count, self.file) = (count, file);
+        let fixed = ["format", "log-file", "color", "utc", "duration"];
+        for (ours, theirs) in self.origins.iter_mut().zip(origins) {
+            if !fixed.contains(&ours.0) {
+                *ours = theirs;
+            }
+        }
     }
 
     /// Names of the settings that are not the same.

@@ -212,7 +212,7 @@ pub struct Connection {
     pub seen: Seen,
     /// First sight.
     pub opened: Moment,
-    /// Last sight of its row or its descriptor.
+    /// Last sight of its row.
     pub last_seen: Moment,
     /// Who owns it.
     pub attribution: Attribution,

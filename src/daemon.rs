@@ -29,7 +29,11 @@ use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
 const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
-const SPARE_DESCRIPTORS: u64 = 64;
+const SPARE_DESCRIPTORS: u64 = 256;
+
+/// Settings that a reload takes over; of these, those that the pipeline must know.
+const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
+const SELECTION: [&str; 4] = ["ports", "include", "exclude", "mask"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -267,7 +271,9 @@ impl Daemon {
         // Ready is who has seen what stands and told that the watch began.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         loop {
-            if let Some(count) = self.settings.count.filter(|count| self.pipeline.totals().opens >= *count) {
+            if let Some(count) =
+                self.settings.count.filter(|count| self.pipeline.totals().opens >= count.get())
+            {
                 return Ok(format!("--count {count}"));
             }
             self.late += self.schedule.next(Instant::now());
@@ -366,24 +372,20 @@ impl Daemon {
         self.sink.flush(at)
     }
 
-    /// Takes what may change while running; answers which did. Where records go and how they look stays.
-    fn apply(&mut self, mut new: Settings, at: Moment) -> Vec<String> {
-        let fixed = [
-            ("log-file", new.log_file != self.settings.log_file),
-            ("format", new.format != self.settings.format),
-        ];
-        for (name, _) in fixed.iter().filter(|(_, differs)| *differs) {
-            log::warn!("{name} is another now: that needs a restart");
+    /// Takes what may change while running; answers which did. Where records go and how they look stays as it is.
+    fn apply(&mut self, new: Settings, at: Moment) -> Vec<String> {
+        let (changed, fixed): (Vec<_>, Vec<_>) =
+            self.settings.differences(&new).into_iter().partition(|name| RELOADED.contains(&name.as_str()));
+        for name in fixed {
+            log::warn!("{name} is another now: that takes a restart");
         }
-        (new.log_file, new.format) = (self.settings.log_file.clone(), self.settings.format);
-        let changed = self.settings.differences(&new);
-        if changed.iter().any(|name| ["ports", "include", "exclude", "mask"].contains(&name.as_str())) {
+        if changed.iter().any(|name| SELECTION.contains(&name.as_str())) {
             let masker = Masker::new(&new.mask);
             let ended = self.pipeline.select(new.select.clone(), masker, at);
             ended.iter().for_each(|event| self.sink.push(event));
         }
         self.schedule.interval = new.interval.0;
-        self.settings = new;
+        self.settings.take_reloaded(new);
         changed
     }
 
@@ -411,7 +413,7 @@ impl Daemon {
     }
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line; long paths in it are cut.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -420,7 +422,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    text
+    text.chars().take(1_000).collect()
 }
 
 #[cfg(test)]

@@ -87,6 +87,9 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
     let file = file.transpose()?;
     let logger = logger::start(level, file.as_ref()).map_err(|e| fail(1)(&e))?;
     let format = format_of(&settings, file.is_some());
+    if file.is_some() && matches!(format, Format::Text(_)) {
+        log::warn!("text in a file has no numbers and no chain, and `portreeve show` cannot read it");
+    }
     let begin = match file {
         _ if args.once => daemon::once(settings, format, Destination::Stdout(Stdout::default())),
         None => daemon::run(args, settings, format, Destination::Stdout(Stdout::default()), &logger),
@@ -160,8 +163,9 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
         executables: args.exe.clone(),
         ids: args.id.clone(),
     };
+    let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
     let logs = match args.logs.as_slice() {
-        [] => Logs::Live(DEFAULT_LOG.into()),
+        [] => Logs::Live(configured().unwrap_or_else(|| DEFAULT_LOG.into())),
         paths => Logs::Listed(paths.to_vec()),
     };
     let format = match args.format {

@@ -62,15 +62,24 @@ fn start(started: &Started) -> String {
 fn stop(reason: &str, totals: &Totals) -> String {
     let Totals { opens, closes, live, unattributed, lost, polls, reads, late, .. } = totals;
     let mut line = format!(
-        "stop   {}: {opens} opened, {closes} closed, {live} open; {polls} polls, {reads} table reads",
-        escape(reason.as_bytes())
+        "stop   {}: {opens} opened, {closes} closed, {live} open; {}, {}",
+        escape(reason.as_bytes()),
+        counted(*polls, "poll"),
+        counted(*reads, "table read")
     );
-    for (count, what) in [(unattributed, "without an owner"), (late, "late polls"), (lost, "records lost")] {
-        if *count > 0 {
-            let _ = write!(line, ", {count} {what}");
+    if *unattributed > 0 {
+        let _ = write!(line, ", {unattributed} without an owner");
+    }
+    for (count, what) in [(*late, "late poll"), (*lost, "lost record")] {
+        if count > 0 {
+            let _ = write!(line, ", {}", counted(count, what));
         }
     }
     line
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn open(connection: &Connection) -> String {
@@ -177,9 +186,12 @@ fn chain(attribution: &Attribution, most: usize) -> String {
 fn lost(gap: &Gap) -> String {
     let mut line = format!("gap    {}", gap.cause.replace('_', " "));
     if let Some(count) = gap.count {
-        let _ = write!(line, ": {count} lost");
+        let what = if gap.cause == "read_failed" { "failed poll" } else { "lost record" };
+        let _ = write!(line, ": {}", counted(count, what));
     }
-    let _ = write!(line, ", for {}", for_people(gap.to.boot.saturating_sub(gap.from.boot)));
+    if gap.to > gap.from {
+        let _ = write!(line, ", for {}", for_people(gap.to.boot.saturating_sub(gap.from.boot)));
+    }
     if let Some(detail) = &gap.detail {
         let _ = write!(line, ": {}", escape(detail.as_bytes()));
     }

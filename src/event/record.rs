@@ -13,7 +13,7 @@ use super::ascii::{readable, to_json};
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
-use super::{Ending, Event, Gap, What};
+use super::{Ending, Event, Gap, Started, What};
 use crate::connection::{Connection, Moment, Seen, TcpState};
 use crate::process::Attribution;
 
@@ -99,7 +99,7 @@ impl Renderer {
         let mut record = Record {
             timestamp: time(event.at),
             message: if cut == Cut::Everything {
-                message.chars().take(1_000).collect()
+                message.chars().take(500).collect()
             } else {
                 message.to_owned()
             },
@@ -129,7 +129,14 @@ impl Renderer {
                 self.connection(record, connection, cut);
                 close(record, ending);
             }
-            What::Started(started) => record.own("watch", json!(started)),
+            What::Started(started) => {
+                let mut started = Started::clone(started);
+                if cut == Cut::Everything {
+                    started.settings = Map::new();
+                    record.own("truncated", json!(["portreeve.watch.settings"]));
+                }
+                record.own("watch", json!(started));
+            }
             What::Stopped { reason, totals } => {
                 record.own("watch", json!({ "reason": readable(reason.as_bytes()), "totals": totals }));
             }
@@ -253,9 +260,28 @@ impl Cut {
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::None => &[],
-            Self::Ancestors => &["portreeve.ancestry.command_line"],
-            Self::Arguments => &["portreeve.ancestry.command_line", "process.args"],
-            Self::Everything => &["portreeve.ancestry.command_line", "process.args", "message"],
+            Self::Ancestors => &["portreeve.ancestry"],
+            Self::Arguments => &["portreeve.ancestry", "process.args", "process.paths"],
+            Self::Everything => &["portreeve.ancestry", "process.args", "process.paths", "message"],
+        }
+    }
+
+    /// Bytes of a path of the owner that are told.
+    pub(super) fn owner_path(self) -> usize {
+        match self {
+            Self::None | Self::Ancestors => usize::MAX,
+            Self::Arguments => 512,
+            Self::Everything => 128,
+        }
+    }
+
+    /// Bytes of an ancestor's path.
+    pub(super) fn ancestor_path(self) -> usize {
+        match self {
+            Self::None => usize::MAX,
+            Self::Ancestors => 256,
+            Self::Arguments => 64,
+            Self::Everything => 0,
         }
     }
 }
@@ -356,4 +382,75 @@ fn micros(duration: Duration) -> u64 {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::connection::{Netns, Tuple};
+    use crate::process::{Holder, Ids, Lineage, Process};
+
+    fn moment() -> Moment {
+        Moment { wall: jiff::Timestamp::from_second(1_800_000_000).unwrap(), boot: Duration::from_secs(9) }
+    }
+
+    /// A process whose every name is as long as the kernel lets it be, and made of one byte.
+    fn process(pid: u32, byte: u8) -> Process {
+        Process {
+            pid,
+            ppid: pid - 1,
+            start_ticks: 1,
+            pidfd_inode: Some(u64::MAX),
+            comm: vec![byte; 15],
+            executable: Some(vec![byte; 4095]),
+            executable_deleted: true,
+            args: vec![vec![byte; 2000], vec![byte; 2000]],
+            args_bytes: 1 << 21,
+            args_cut: true,
+            redacted: 1,
+            working_directory: Some(vec![byte; 4095]),
+            tty: None,
+            ids: Some(Ids { real_uid: u32::MAX, effective_uid: 0, real_gid: 0 }),
+            user: None,
+            effective_user: None,
+            login: None,
+            cgroup: Some(vec![byte; 4095]),
+            denied: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn no_process_can_make_a_record_longer_than_16_kib() {
+        let host = Host { name: "h".into(), boot_id: None, os: None, kernel: None, ticks_per_second: 100 };
+        let new_id = Box::new(|_| uuid::Uuid::nil());
+        let mut renderer = Renderer::new(host, "stream".into(), "run".into(), new_id);
+        for byte in [b'a', b'\'', 0x01, 0xff] {
+            let ancestry = (2..34).map(|pid| Arc::new(process(pid, byte))).collect();
+            let lineage = Lineage { process: Arc::new(process(99, byte)), ancestry, cut: None };
+            let connection = Connection {
+                id: uuid::Uuid::nil(),
+                netns: Netns(1),
+                inode: None,
+                tuple: Tuple { local: "[::1]:1".parse().unwrap(), remote: "[::1]:22".parse().unwrap() },
+                state: TcpState::Established,
+                uid: None,
+                user: None,
+                seen: Seen::Poll,
+                opened: moment(),
+                last_seen: moment(),
+                attribution: Attribution::Owned {
+                    lineage: Arc::new(lineage),
+                    holders: vec![Holder { pid: 99, tid: None, fd: 3 }; 128].into(),
+                    latency: Duration::MAX,
+                },
+            };
+            let body = renderer.render(&Event { at: moment(), what: What::Opened(Arc::new(connection)) });
+            let line = [&body.json[..], b"}}"].concat();
+            assert!(line.len() + ENDING <= LONGEST, "{byte:x}: {}", line.len());
+            let record: Value = serde_json::from_slice(&line).unwrap();
+            assert!(record["portreeve"]["truncated"].is_array() && record["process"]["pid"] == 99);
+        }
+    }
 }

@@ -34,18 +34,20 @@ impl Renderer {
             args, args_bytes, args_cut, executable_deleted, redacted, working_directory, tty, ..
         } = process;
         let Process { ids, user, effective_user, login, cgroup, denied, .. } = process;
-        let mut fields = self.link(process, opened, Cut::None);
+        let mut fields = self.link(process, opened, cut);
         if let Some(map) = fields.as_object_mut() {
             map.remove("user");
+            map.remove("command_line");
         }
+        set(&mut fields, "executable", path(process.executable.as_deref(), cut.owner_path()));
         let kept = kept_args(args, cut);
         set(&mut fields, "entity_id", Some(json!(self.entity_id(process))));
         set(&mut fields, "args", Some(texts(&kept)));
         set(&mut fields, "args_count", Some(json!(args.len())));
-        set(&mut fields, "command_line", Some(json!(command_line(&kept))));
-        set(&mut fields, "working_directory", path(working_directory.as_deref()));
+        set(&mut fields, "command_line", (!kept.is_empty()).then(|| json!(command_line(&kept))));
+        set(&mut fields, "working_directory", path(working_directory.as_deref(), cut.owner_path()));
         set(&mut fields, "tty", tty.map(terminal));
-        set(&mut fields, "cgroup", path(cgroup.as_deref()));
+        set(&mut fields, "cgroup", path(cgroup.as_deref(), cut.owner_path()));
         record.put("process", fields);
         if let Some(ids) = ids {
             put_user(record, *ids, user.as_deref(), effective_user.as_deref());
@@ -73,7 +75,7 @@ impl Renderer {
     /// What is told of every process: pid, name, executable, command line, start, user.
     fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
         let mut link = json!({ "pid": process.pid, "name": readable(&process.comm) });
-        set(&mut link, "executable", path(process.executable.as_deref()));
+        set(&mut link, "executable", path(process.executable.as_deref(), cut.ancestor_path()));
         if !process.args.is_empty() && cut < Cut::Ancestors {
             set(&mut link, "command_line", Some(json!(shortened(command_line(&process.args), 1_024))));
         }
@@ -180,6 +182,10 @@ fn shortened(mut text: String, most: usize) -> String {
     text
 }
 
-fn path(bytes: Option<&[u8]>) -> Option<Value> {
-    bytes.map(|bytes| json!(readable(bytes)))
+/// A path of at most so many bytes; none of it where none may be told.
+fn path(bytes: Option<&[u8]>, most: usize) -> Option<Value> {
+    let bytes = bytes.filter(|_| most > 0)?;
+    let kept = bytes.get(..most.min(bytes.len())).unwrap_or_default();
+    let cut = if kept.len() < bytes.len() { "…" } else { "" };
+    Some(json!(format!("{}{cut}", readable(kept))))
 }

@@ -127,7 +127,7 @@ impl Pipeline {
         let owner = connection.attribution.owner();
         let known = Known {
             remote: connection.tuple.remote,
-            uid: connection.uid,
+            uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
             user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
             executable: owner.and_then(|owner| owner.executable.as_deref()),
         };

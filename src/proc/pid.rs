@@ -227,8 +227,11 @@ fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     let kept = text.get(..MAX_ARGS_BYTES.min(text.len())).unwrap_or_default();
     let cut = text.len() > MAX_ARGS_BYTES || size > text.len() as u64;
     let whole = kept.strip_suffix(b"\0").unwrap_or(kept);
+    // A process that gave itself a title leaves NULs where its arguments were. One empty argument may be meant.
+    let end = whole.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let whole = if whole.len() > end + 1 { whole.get(..end).unwrap_or_default() } else { whole };
     let args =
-        if kept.is_empty() { Vec::new() } else { whole.split(|b| *b == 0).map(<[u8]>::to_vec).collect() };
+        if whole.is_empty() { Vec::new() } else { whole.split(|b| *b == 0).map(<[u8]>::to_vec).collect() };
     (args, cut)
 }
 
@@ -292,6 +295,8 @@ mod tests {
         assert_eq!(split_args(b"ssh\0\xff\0", 6), (two, false));
         assert_eq!(split_args(b"ssh\0\0h\0", 7).0, [b"ssh".to_vec(), Vec::new(), b"h".to_vec()]);
         assert_eq!(split_args(b"", 0), (Vec::new(), false));
+        assert_eq!(split_args(b"ssh\0\0", 5).0, [b"ssh".to_vec(), Vec::new()]);
+        assert_eq!(split_args(b"sshd: alice\0\0\0\0", 15).0, [b"sshd: alice".to_vec()]);
         assert!(split_args(b"ssh\0", 100_008).1);
         let long = vec![b'a'; MAX_ARGS_BYTES + 1];
         let (args, cut) = split_args(&long, 0);

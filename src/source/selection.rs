@@ -121,9 +121,9 @@ impl fmt::Display for Matcher {
 pub struct Known<'a> {
     /// Remote end.
     pub remote: SocketAddr,
-    /// Creator. `None`: unknown.
+    /// The owner's real user, or else the socket's creator. `None`: unknown.
     pub uid: Option<u32>,
-    /// Creator's name. `None`: unknown.
+    /// Its name. `None`: unknown.
     pub user: Option<&'a str>,
     /// Owner's executable. `None`: unknown.
     pub executable: Option<&'a [u8]>,
