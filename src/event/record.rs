@@ -258,12 +258,21 @@ pub(super) enum Cut {
 
 impl Cut {
     fn names(self) -> &'static [&'static str] {
-        match self {
-            Self::None => &[],
-            Self::Ancestors => &["portreeve.ancestry"],
-            Self::Arguments => &["portreeve.ancestry", "process.args", "process.paths"],
-            Self::Everything => &["portreeve.ancestry", "process.args", "process.paths", "message"],
-        }
+        let all = &[
+            "portreeve.ancestry",
+            "process.args",
+            "process.executable",
+            "process.working_directory",
+            "process.cgroup",
+            "message",
+        ];
+        let count = match self {
+            Self::None => 0,
+            Self::Ancestors => 1,
+            Self::Arguments => 5,
+            Self::Everything => 6,
+        };
+        all.get(..count).unwrap_or_default()
     }
 
     /// Bytes of a path of the owner that are told.
