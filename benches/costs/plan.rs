@@ -39,7 +39,7 @@ pub struct Plan {
     pub sockets: Vec<usize>,
     /// Processes besides the measuring and the socket holding ones.
     pub processes: Vec<usize>,
-    /// How long one watcher runs, the first second not counted.
+    /// How long one watcher runs, the first second not counted; portreeve three times as long.
     pub watch: Duration,
     /// Times that the cheap rows, which noise distorts most, are measured.
     pub repeats: usize,
@@ -84,7 +84,7 @@ impl Plan {
             sections: ALL.iter().map(|(_, section)| *section).collect(),
             sockets: vec![100, 1_000, 10_000, 50_000],
             processes: vec![100, 1_000, 3_000],
-            watch: Duration::from_secs(5),
+            watch: Duration::from_secs(4),
             repeats: 3,
             looks: 21,
             newborns: 120,

@@ -69,12 +69,12 @@ impl Watcher {
 
 /// portreeve at 50 ms, as users start it. An empty configuration, so that the machine's own does not count.
 pub fn portreeve() -> Watcher {
-    Watcher::resident("portreeve", PORTREEVE)
+    Watcher::resident(PORTREEVE, ARGV)
 }
 
 /// portreeve following every connection.
 pub fn portreeve_on_all_ports() -> Watcher {
-    let [exe, watch, config, null, format, json, interval, ms] = PORTREEVE;
+    let [exe, watch, config, null, format, json, interval, ms] = ARGV;
     let argv = [exe, watch, config, null, format, json, interval, ms, "--ports", "all"];
     Watcher::resident("portreeve --ports all", argv)
 }
@@ -88,7 +88,9 @@ pub const TCPSPY: &str = "tcpspy -p -I 50";
 
 pub const EXECUTABLE: &str = env!("CARGO_BIN_EXE_portreeve");
 
-const PORTREEVE: [&str; 8] =
+pub const PORTREEVE: &str = "portreeve";
+
+const ARGV: [&str; 8] =
     [EXECUTABLE, "watch", "--config", "/dev/null", "--format", "json", "--interval", "50ms"];
 
 /// portreeve's own reading of the two tables: its CPU time.
