@@ -26,7 +26,7 @@ pub fn run(plan: &Plan) {
 }
 
 /// A log has come to rest when nothing was written for so many seconds.
-const STILL: u32 = 8;
+const STILL: u32 = 6;
 
 /// Resident memory once its log has come to rest, and the most that it ever was.
 fn resident(watcher: &Watcher, opens: usize) -> [String; 2] {
