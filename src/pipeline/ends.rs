@@ -61,7 +61,7 @@ impl Pipeline {
         let mut keys: Vec<Key> = self.table.iter().map(|(key, _)| key).filter(out).collect();
         keys.sort_unstable();
         for key in keys {
-            self.finish(&key, (CloseReason::OutOfScope, None), at, &mut told);
+            self.finish(&key, (CloseReason::OutOfScope, None), at, at, &mut told);
         }
         told
     }
@@ -79,14 +79,10 @@ impl Pipeline {
             Evidence::LetGo | Evidence::Absence => (CloseReason::Closed, Some(true)),
         };
         let gone_by = entry.absent_from.unwrap_or(at);
-        self.finish_at(key, ending, gone_by, at, told);
+        self.finish(key, ending, gone_by, at, told);
     }
 
-    fn finish(&mut self, key: &Key, ending: (CloseReason, Option<bool>), at: Moment, told: &mut Vec<Event>) {
-        self.finish_at(key, ending, at, at, told);
-    }
-
-    fn finish_at(
+    fn finish(
         &mut self,
         key: &Key,
         (reason, success): (CloseReason, Option<bool>),

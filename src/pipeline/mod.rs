@@ -213,12 +213,6 @@ impl Pipeline {
         Totals { live: self.table.iter().filter(|(_, entry)| entry.told).count() as u64, ..self.totals }
     }
 
-    /// True while owners are being searched for.
-    #[must_use]
-    pub fn is_searching(&self) -> bool {
-        self.search.is_under_way()
-    }
-
     /// Ports on which an SSH server listens, as far as is known; 22 always.
     #[must_use]
     pub fn server_ports(&self) -> &HashSet<u16> {

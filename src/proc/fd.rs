@@ -4,7 +4,7 @@
 //! `ino:` (Linux 5.14) and `mnt_id:`, and only both together mean a socket, because an ordinary file may bear the
 //! same inode number. Checked on 6.18; docs: proc_pid_fd(5), proc_pid_fdinfo(5).
 
-use rustix::fs::{AtFlags, readlinkat_raw, statat};
+use rustix::fs::readlinkat_raw;
 use rustix::io::Errno;
 
 use super::{Decimal, Held, Proc, ProcError, is_gone, list_numbers, parse_u64, read_at};
@@ -132,12 +132,6 @@ impl Proc {
             Sight::Denied if self.reads_fdinfo() => look(Way::Info),
             sight => sight,
         }
-    }
-
-    /// How many descriptors a process has, where the kernel tells (the folder's size, Linux 6.2).
-    #[must_use]
-    pub fn descriptor_count(&self, held: &Held) -> Option<u64> {
-        statat(&held.dir, "fd", AtFlags::empty()).ok().and_then(|stat| u64::try_from(stat.st_size).ok())
     }
 }
 
