@@ -30,6 +30,25 @@ impl Inode {
     }
 }
 
+/// The number that the kernel gives a socket for good, also after its descriptor and its inode are gone. The kernel's 0
+/// ("none yet") and its all-ones ("any") cannot be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cookie(NonZeroU64);
+
+impl Cookie {
+    /// `None` for the two numbers that are nobody's.
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).filter(|number| number.get() != u64::MAX).map(Self)
+    }
+
+    /// As SO_COOKIE gives it.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// A network namespace, by the inode of its `/proc/PID/ns/net`. 0 where it may not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Netns(pub u64);
@@ -129,6 +148,25 @@ pub struct Socket {
     pub inode: Option<Inode>,
     /// What is left of TIME_WAIT (column `tm->when` where `tr` is 3). `None` for every other timer.
     pub timewait_left: Option<Duration>,
+    /// `None`: read from a table that does not tell it.
+    pub cookie: Option<Cookie>,
+    /// Index of the network device that the socket is bound to; 0 for none. Always 0 from a table that does not tell it.
+    pub device: u32,
+}
+
+/// What the kernel counted of one connection (`struct tcp_info`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// True if the other end has ever acknowledged anything: an attempt that failed has not.
+    pub established: bool,
+    /// Payload sent, repetitions not counted. `None`: a kernel before 4.19 does not tell.
+    pub sent: Option<u64>,
+    /// Payload received, and one more if the other end's FIN was.
+    pub received: u64,
+    /// Segments received that bore payload.
+    pub received_segments: u32,
+    /// How often the segment that waits for its answer was repeated: for an attempt, the SYN.
+    pub repeats: u8,
 }
 
 /// One instant on both clocks.
@@ -177,6 +215,10 @@ pub enum Seen {
     Start,
     /// Only its TIME_WAIT (or another state after the end) was seen.
     TimeWait,
+    /// Its SYN was seen on its way out.
+    Syn,
+    /// Only the kernel's notice of its end was seen.
+    Destroy,
 }
 
 impl Seen {
@@ -187,7 +229,15 @@ impl Seen {
             Self::Poll => "poll",
             Self::Start => "start",
             Self::TimeWait => "time_wait",
+            Self::Syn => "syn",
+            Self::Destroy => "destroy",
         }
+    }
+
+    /// True if first sight was the beginning, but for the time between two looks.
+    #[must_use]
+    pub fn tells_start(self) -> bool {
+        matches!(self, Self::Poll | Self::Syn)
     }
 }
 
@@ -225,9 +275,15 @@ pub enum CloseReason {
     Closed,
     /// It went to CLOSED without an orderly end while its process still held it: a reset, or a timeout.
     Reset,
-    /// The attempt failed; the kernel counted a failed attempt.
+    /// The attempt failed, and what is known does not tell why.
     Failed,
-    /// The attempt's process let go of it before it was seen established; no failed attempt was counted.
+    /// The other end answered the attempt with a reset.
+    Refused,
+    /// Nobody answered the attempt until the kernel gave up.
+    TimedOut,
+    /// The attempt was answered by a router: the other end cannot be reached.
+    Unreachable,
+    /// The attempt's process let go of it before it was seen established, and the kernel counted no failure.
     Cancelled,
     /// A reload took it out of the selection.
     OutOfScope,
@@ -241,6 +297,9 @@ impl CloseReason {
             Self::Closed => "closed",
             Self::Reset => "reset",
             Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
             Self::OutOfScope => "out_of_scope",
         }

@@ -117,6 +117,10 @@ pub enum Reason {
     TimeWait,
     /// The search has not finished; a later record may tell.
     Budget,
+    /// All descriptors were looked at, and somebody sends descriptors through a unix socket that nobody has taken yet.
+    InFlight,
+    /// No process ever held it: the kernel's own.
+    Kernel,
 }
 
 impl Reason {
@@ -129,6 +133,8 @@ impl Reason {
             Self::Denied => "denied",
             Self::TimeWait => "time_wait",
             Self::Budget => "budget",
+            Self::InFlight => "in_flight",
+            Self::Kernel => "kernel",
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use crate::connection::Netns;
-use crate::proc::{Proc, ProcError};
+use crate::proc::{Net, Proc, ProcError};
 
 /// Why there is no point in watching.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub struct View {
 /// # Errors
 /// `Blind`, with the cause and the mend.
 pub fn look(proc: &Proc) -> Result<View, Blind> {
-    proc.read_counters().map_err(Blind::NoTables)?;
-    proc.read_tcp(|_| {}).map_err(Blind::NoTables)?;
+    proc.read_counters(Net::Own).map_err(Blind::NoTables)?;
+    proc.read_tcp(Net::Own, |_| {}).map_err(Blind::NoTables)?;
     let init = proc.hold(1).and_then(|init| proc.comm_of(&init).map(|_| init));
     let init = init.map_err(|_| Blind::HiddenProcesses(proc.hiding_option()))?;
     let mut view = View {

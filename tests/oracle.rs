@@ -43,7 +43,7 @@ fn row(state: &str, local: &str, remote: &str, inode: u64, uid: u32) -> Row {
 
 fn our_rows(proc: &Proc) -> Vec<Row> {
     let mut rows = Vec::new();
-    let read = proc.read_tcp(|socket| {
+    let read = proc.read_tcp(portreeve::proc::Net::Own, |socket| {
         let (local, remote) = (socket.tuple.local, socket.tuple.remote);
         let inode = socket.inode.map_or(0, |inode| inode.get());
         // The kernel's other name for the same state: a request that waits for its handshake's end.

@@ -99,7 +99,7 @@ pub fn own_reading_us() -> f64 {
     let visit = |socket| {
         std::hint::black_box(socket);
     };
-    figures::cpu_us(|| proc.read_tcp(visit).expect("net/tcp"))
+    figures::cpu_us(|| proc.read_tcp(portreeve::proc::Net::Own, visit).expect("net/tcp"))
 }
 
 /// A file without a name for a watcher's output: nothing to remove, however the run ends.

@@ -85,9 +85,9 @@ fn counted(count: u64, what: &str) -> String {
 fn open(connection: &Connection) -> String {
     let note = match (connection.seen, connection.state.name()) {
         (Seen::Start, _) => Some("stood before the watch"),
-        (Seen::TimeWait, _) => Some("only its end was seen"),
-        (Seen::Poll, "syn_sent") => Some("connecting"),
-        (Seen::Poll, _) => None,
+        (Seen::TimeWait | Seen::Destroy, _) => Some("only its end was seen"),
+        (Seen::Poll | Seen::Syn, "syn_sent") => Some("connecting"),
+        (Seen::Poll | Seen::Syn, _) => None,
     };
     columns("open  ", connection, note)
 }

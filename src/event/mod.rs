@@ -196,7 +196,6 @@ impl Ending {
     /// From first sight to where it was found gone. `None` where the beginning was not seen.
     #[must_use]
     pub fn duration(&self, connection: &Connection) -> Option<Duration> {
-        use crate::connection::Seen;
-        (connection.seen == Seen::Poll).then(|| self.gone_by.boot.saturating_sub(connection.opened.boot))
+        connection.seen.tells_start().then(|| self.gone_by.boot.saturating_sub(connection.opened.boot))
     }
 }

@@ -14,7 +14,7 @@ use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
 use super::{Ending, Event, Gap, Started, What};
-use crate::connection::{Connection, Moment, Seen, TcpState};
+use crate::connection::{Connection, Moment, TcpState};
 use crate::process::Attribution;
 
 /// Version of the fields.
@@ -203,7 +203,7 @@ impl Renderer {
             dataset: if connection.is_some() { "portreeve.connection" } else { "portreeve.watch" },
         };
         if let Some(connection) = connection {
-            fields.start = (connection.seen == Seen::Poll).then(|| time(connection.opened));
+            fields.start = connection.seen.tells_start().then(|| time(connection.opened));
         }
         if let What::Closed { connection, ending } = what {
             fields.reason = Some(ending.reason.name());
@@ -398,7 +398,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::connection::{Netns, Tuple};
+    use crate::connection::{Netns, Seen, Tuple};
     use crate::process::{Holder, Ids, Lineage, Process};
 
     fn moment() -> Moment {

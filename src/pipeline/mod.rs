@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
 use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState};
 use crate::event::{Event, Totals, What};
-use crate::proc::{Counters, Proc, ProcError, Sight};
+use crate::proc::{Counters, Net, Proc, ProcError, Sight};
 use crate::secrets::Masker;
 use crate::source::gate::{Failures, Gate, Verdict};
 use crate::source::{Selection, poll};
@@ -116,7 +116,7 @@ impl Pipeline {
     /// reading is made again in the next tick.
     pub fn tick(&mut self, proc: &Proc, at: Moment) -> Result<Vec<Event>, ProcError> {
         self.totals.polls += 1;
-        let counters = proc.read_counters()?;
+        let counters = proc.read_counters(Net::Own)?;
         let mut told = Vec::new();
         if self.must_read(proc, counters, at) {
             self.read(proc, at, &mut told)?;
@@ -168,7 +168,7 @@ impl Pipeline {
         self.totals.failed_reads += u64::from(outcome.is_err());
         let (snapshot, rows) = outcome?;
         let cost = (self.cputime)().saturating_sub(before);
-        let failures = proc.read_counters().map(|now| self.gate.failures(now)).unwrap_or_default();
+        let failures = proc.read_counters(Net::Own).map(|now| self.gate.failures(now)).unwrap_or_default();
         self.totals.reads += 1;
         self.totals.unparsed_rows += rows.unparsed;
 

@@ -21,7 +21,7 @@ use rustix::io::{Errno, read};
 
 pub use counters::{Counters, parse_counters};
 pub use fd::{Sight, parse_fdinfo, parse_socket_link};
-pub use net::{TableRead, parse_row};
+pub use net::{Net, TableRead, parse_row};
 pub use pid::{Depth, Held, MAX_ARGS_BYTES};
 
 use crate::connection::Netns;

@@ -5,12 +5,14 @@
 //! Layout: Documentation/networking/proc_net_tcp.rst and `get_tcp4_sock`, `get_tcp6_sock`; checked on 6.18.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, read};
 
-use super::{Proc, ProcError};
+use super::{Held, Proc, ProcError};
 use crate::connection::{Inode, Socket, TcpState, Tuple, fold};
 
 /// The longest row that the kernel can write is below this: 2 x 37 characters of address and the widest numbers.
@@ -25,6 +27,15 @@ pub struct TableRead {
     pub unparsed: u64,
 }
 
+/// Whose network namespace is read.
+#[derive(Debug, Clone, Copy)]
+pub enum Net<'a> {
+    /// Our own: its files may be kept open.
+    Own,
+    /// That of a process. An open file pins its namespace, a held process does not: files are opened for each read.
+    Of(&'a Held),
+}
+
 impl Proc {
     /// Gives every row of both tables to `visit`.
     ///
@@ -35,23 +46,45 @@ impl Proc {
     /// # Errors
     /// `Read` if `net/tcp` cannot be opened or either file cannot be read to its end. A kernel without IPv6 has no
     /// `net/tcp6`: that is no error.
-    pub fn read_tcp(&self, mut visit: impl FnMut(Socket)) -> Result<TableRead, ProcError> {
+    pub fn read_tcp(&self, net: Net<'_>, mut visit: impl FnMut(Socket)) -> Result<TableRead, ProcError> {
         let mut totals = TableRead::default();
-        self.read_table("self/net/tcp", &mut totals, &mut visit)?;
-        match self.read_table("self/net/tcp6", &mut totals, &mut visit) {
+        self.read_table(net, "net/tcp", &mut totals, &mut visit)?;
+        match self.read_table(net, "net/tcp6", &mut totals, &mut visit) {
             Err(e) if e.is_gone() => Ok(totals),
             outcome => outcome.map(|()| totals),
         }
     }
 
+    /// Opens a file of a namespace's `net`.
+    pub(super) fn open_net(&self, net: Net<'_>, name: &str) -> Result<OwnedFd, ProcError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = match net {
+            Net::Own => openat(&self.dir, format!("self/{name}"), flags, Mode::empty()),
+            Net::Of(held) => openat(&held.dir, name, flags, Mode::empty()),
+        };
+        opened.map_err(|e| self.net_error(net, name, e))
+    }
+
+    pub(super) fn net_error(&self, net: Net<'_>, name: &str, error: Errno) -> ProcError {
+        ProcError::Read { path: self.net_path(net, name), source: error.into() }
+    }
+
+    pub(super) fn net_path(&self, net: Net<'_>, name: &str) -> PathBuf {
+        let process = match net {
+            Net::Own => "self".to_owned(),
+            Net::Of(held) => held.pid.to_string(),
+        };
+        self.root.join(process).join(name)
+    }
+
     fn read_table(
         &self,
+        net: Net<'_>,
         name: &str,
         totals: &mut TableRead,
         visit: &mut impl FnMut(Socket),
     ) -> Result<(), ProcError> {
-        let fd = openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| self.read_error(name, e))?;
+        let fd = self.open_net(net, name)?;
         let page = rustix::param::page_size();
         let mut buffer = vec![0; page + LONGEST_ROW];
         let mut kept = 0;
@@ -60,7 +93,7 @@ impl Proc {
             let room = buffer.get_mut(kept..kept + page).unwrap_or_default();
             let length = match read(&fd, room) {
                 Err(Errno::INTR) => continue,
-                outcome => outcome.map_err(|e| self.read_error(name, e))?,
+                outcome => outcome.map_err(|e| self.net_error(net, name, e))?,
             };
             let filled = buffer.get(..kept + length).unwrap_or_default();
             let whole = filled.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
@@ -78,7 +111,7 @@ impl Proc {
             }
             kept = filled.len() - whole;
             if kept > LONGEST_ROW {
-                return Err(self.parse_error(name, "line length"));
+                return Err(ProcError::Parse { path: self.net_path(net, name), field: "line length" });
             }
             buffer.copy_within(whole..whole + kept, 0);
             if length == 0 || (kept == 0 && length + LONGEST_ROW < page) {
@@ -106,6 +139,8 @@ pub fn parse_row(line: &[u8]) -> Result<Socket, &'static str> {
         uid,
         inode: Inode::new(inode),
         timewait_left: parse_timewait(timer),
+        cookie: None,
+        device: 0,
     })
 }
 
@@ -210,7 +245,7 @@ mod tests {
                 (0..count).map(|n| row.replacen("31337", &(10_000 + n).to_string(), 1) + "\n").collect();
             std::fs::write(net.join("tcp"), format!("  sl  local_address header\n{rows}")).unwrap();
             let mut inodes = Vec::new();
-            let read = Proc::new(dir.path()).unwrap().read_tcp(|s| inodes.extend(s.inode)).unwrap();
+            let read = Proc::new(dir.path()).unwrap().read_tcp(Net::Own, |s| inodes.extend(s.inode)).unwrap();
             let wanted: Vec<_> = (0..count).filter_map(|n| Inode::new(10_000 + n as u64)).collect();
             assert_eq!((inodes, read), (wanted, TableRead { rows: count as u64, unparsed: 0 }));
         }

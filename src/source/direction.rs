@@ -59,7 +59,15 @@ mod tests {
         let mut listeners = Listeners::default();
         listening.iter().for_each(|l| listeners.add(l.parse().unwrap()));
         let tuple = Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
-        let socket = Socket { tuple, state, uid: 0, inode: Inode::new(1), timewait_left: None };
+        let socket = Socket {
+            tuple,
+            state,
+            uid: 0,
+            inode: Inode::new(1),
+            timewait_left: None,
+            cookie: None,
+            device: 0,
+        };
         is_outbound(&socket, &listeners, (32768, 60999))
     }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use super::Selection;
 use super::direction::{Listeners, is_outbound};
 use crate::connection::{Netns, Snapshot, Socket, TcpState};
-use crate::proc::{Proc, ProcError, TableRead};
+use crate::proc::{Net, Proc, ProcError, TableRead};
 
 /// What a snapshot is reduced to.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ pub fn snapshot(proc: &Proc, netns: Netns, wanted: &Wanted<'_>) -> Result<(Snaps
     let mut taken = Snapshot { netns, ..Snapshot::default() };
     let mut listeners = Listeners::default();
     let rows = &mut taken.outbound;
-    let read = proc.read_tcp(|socket| {
+    let read = proc.read_tcp(Net::Own, |socket| {
         if socket.state == TcpState::Listen {
             listeners.add(socket.tuple.local);
             taken.listeners.push(socket);

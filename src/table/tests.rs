@@ -16,7 +16,15 @@ fn tuple(port: u16) -> Tuple {
 }
 
 fn row(port: u16, inode: u64, state: TcpState) -> Socket {
-    Socket { tuple: tuple(port), state, uid: 1000, inode: Inode::new(inode), timewait_left: None }
+    Socket {
+        tuple: tuple(port),
+        state,
+        uid: 1000,
+        inode: Inode::new(inode),
+        timewait_left: None,
+        cookie: None,
+        device: 0,
+    }
 }
 
 fn alive(port: u16, inode: u64) -> Socket {

@@ -82,35 +82,55 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         | CloseReason::Reset
         | CloseReason::Failed
         | CloseReason::Cancelled
+        | CloseReason::Refused
+        | CloseReason::TimedOut
+        | CloseReason::Unreachable
         | CloseReason::OutOfScope => reason.name(),
     };
     let unknown = |reason| match reason {
-        Reason::NoHolder | Reason::HolderVanished | Reason::Denied | Reason::TimeWait | Reason::Budget => {
-            reason.name()
-        }
+        Reason::NoHolder
+        | Reason::HolderVanished
+        | Reason::Denied
+        | Reason::TimeWait
+        | Reason::Budget
+        | Reason::InFlight
+        | Reason::Kernel => reason.name(),
     };
     let cut = |cut| match cut {
         ChainCut::Vanished | ChainCut::TooLong => cut.name(),
     };
     let seen = |seen| match seen {
-        Seen::Poll | Seen::Start | Seen::TimeWait => seen.name(),
+        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Destroy => seen.name(),
     };
     let reasons = [
         CloseReason::Closed,
         CloseReason::Reset,
         CloseReason::Failed,
         CloseReason::Cancelled,
+        CloseReason::Refused,
+        CloseReason::TimedOut,
+        CloseReason::Unreachable,
         CloseReason::OutOfScope,
     ];
-    let unknowns =
-        [Reason::NoHolder, Reason::HolderVanished, Reason::Denied, Reason::TimeWait, Reason::Budget];
+    let unknowns = [
+        Reason::NoHolder,
+        Reason::HolderVanished,
+        Reason::Denied,
+        Reason::TimeWait,
+        Reason::Budget,
+        Reason::InFlight,
+        Reason::Kernel,
+    ];
     // A connection that we opened and that has a row is in none of the others.
     let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());
     vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns.map(unknown).to_vec()),
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
-        ("portreeve.connection.seen", [Seen::Poll, Seen::Start, Seen::TimeWait].map(seen).to_vec()),
+        (
+            "portreeve.connection.seen",
+            [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy].map(seen).to_vec(),
+        ),
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
         ("event.outcome", vec!["success", "failure", "unknown"]),
