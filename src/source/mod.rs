@@ -7,4 +7,4 @@ pub mod gate;
 pub mod poll;
 pub mod selection;
 
-pub use selection::{Filter, Matcher, PortSet, Selection};
+pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
