@@ -198,6 +198,13 @@ impl Proc {
         port().zip(port()).unwrap_or((32768, 60999))
     }
 
+    /// How often a SYN is repeated before an attempt is given up (`tcp_syn_retries`; 6 where it cannot be read).
+    #[must_use]
+    pub fn syn_retries(&self) -> u8 {
+        let text = self.read_file("sys/net/ipv4/tcp_syn_retries", 16).unwrap_or_default();
+        parse_u64(text.trim_ascii()).and_then(|n| u8::try_from(n).ok()).unwrap_or(6)
+    }
+
     /// The boot's id. `None` where `sys` is hidden.
     #[must_use]
     pub fn boot_id(&self) -> Option<String> {
