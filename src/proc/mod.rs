@@ -7,6 +7,7 @@ mod counters;
 mod fd;
 mod mounts;
 mod net;
+mod netlink;
 mod pid;
 
 use std::cell::OnceCell;
@@ -22,6 +23,7 @@ use rustix::io::{Errno, read};
 pub use counters::{Counters, parse_counters};
 pub use fd::{Sight, parse_fdinfo, parse_socket_link};
 pub use net::{Net, TableRead, parse_row};
+pub use netlink::parse_netlink_drops;
 pub use pid::{Depth, Held, MAX_ARGS_BYTES};
 
 use crate::connection::Netns;
@@ -272,7 +274,11 @@ impl Decimal {
 }
 
 fn read_at(dir: impl AsFd, name: &str, most: usize) -> Result<Vec<u8>, Errno> {
-    let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_all(openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, most)
+}
+
+/// Up to `most` bytes of a file.
+fn read_all(fd: OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(most.min(4096));
     let mut page = [0; 4096];
     while bytes.len() < most {
