@@ -7,6 +7,7 @@ mod counters;
 mod fd;
 mod mounts;
 mod net;
+mod netns;
 mod pid;
 
 use std::cell::OnceCell;
@@ -22,6 +23,7 @@ use rustix::io::{Errno, read};
 pub use counters::{Counters, parse_counters};
 pub use fd::{Sight, parse_fdinfo, parse_socket_link};
 pub use net::{Net, TableRead, parse_row};
+pub use netns::Lives;
 pub use pid::{Depth, Held, MAX_ARGS_BYTES};
 
 use crate::connection::Netns;

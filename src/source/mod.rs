@@ -4,6 +4,7 @@
 
 pub mod direction;
 pub mod gate;
+pub mod namespaces;
 pub mod poll;
 pub mod selection;
 
