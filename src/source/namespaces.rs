@@ -3,8 +3,9 @@
 //! Knows nothing of sockets, and reads no table. To ask every process at every tick where it lives is too dear (3 µs
 //! each), so a look asks
 //!
-//! - those whose pids the kernel gave out since the last look (field 5 of `loadavg`): 3 µs if there are none;
-//! - the young once more, because a process moves only after its fork (unshare, `ip netns exec`, a container's first);
+//! - those whose pids the kernel gave out since the last look (field 5 of `loadavg`): 3 µs if there are none, and 0.3 µs
+//!   for each that has ended already;
+//! - the young again, because a process moves only after its fork (unshare, `ip netns exec`, a container's first);
 //! - all of them, a slice in each look, every 1,000 times what that costs: whoever moved later (setns), or was passed
 //!   over by one of the bounds.
 //!
@@ -21,28 +22,28 @@ use std::time::Duration;
 use crate::connection::Netns;
 use crate::proc::{Held, Lives, Proc};
 
-/// At most this share of the time since the last look goes into asking the new and the young, and as much into a
-/// listing that is under way: 1/100 each.
-const SHARE: u32 = 100;
+/// At most this share of the time since the last look goes into asking the new and the young: 1/200.
+const NEW_SHARE: u32 = 200;
+/// And this into a listing that is under way: 1/100.
+const LISTING_SHARE: u32 = 100;
 /// How many are asked between two looks at the clock.
 const ASKED_AT_ONCE: u32 = 16;
 /// A listing of all processes comes every 1,000 times its own cost: 1/1,000 of a core ...
 const LISTING_FACTOR: u32 = 1_000;
-/// ... or 1/100 where something is known to have been passed over.
-const HURRIED_FACTOR: u32 = 100;
+/// ... or 1/200 where something is known to have been passed over.
+const HURRIED_FACTOR: u32 = 200;
 /// And never more often than this ...
 const LISTING_LEAST: Duration = Duration::from_secs(1);
 /// ... nor less often.
 const LISTING_MOST: Duration = Duration::from_secs(120);
-/// A process is asked again this long after it was found, then after four times as long, `YOUNG_TIMES` in all: at the
-/// next look, after 0.1 s, 0.5 s and 2 s.
-const YOUNG_FIRST: Duration = Duration::from_millis(25);
-const YOUNG_TIMES: u8 = 4;
+/// How long after a process was found it is asked again: some take their time before they move.
+const AGAIN: [Duration; 3] =
+    [Duration::from_millis(1), Duration::from_millis(200), Duration::from_millis(1_500)];
+/// Only so many of the newest are asked again at the very next look: the kernel counts a pid as given out some 100 µs
+/// before its process can be found, and a process that is to move mostly does so within milliseconds.
+const NEWEST: usize = 8;
 /// So many young ones are remembered.
 const YOUNG_MOST: usize = 512;
-/// The kernel counts a pid as given out some 100 µs before its process can be found: so many of the newest are asked
-/// again, though they are not there.
-const UNBORN: u32 = 8;
 /// Processes of one namespace that are remembered beside the held one.
 const SPARE: usize = 4;
 /// How often members are asked whether they still live there.
@@ -87,8 +88,9 @@ struct Members {
 #[derive(Debug)]
 struct Young {
     pid: u32,
-    due: Duration,
-    asked: u8,
+    found: Duration,
+    /// How often it was asked again: index into `AGAIN`.
+    again: usize,
 }
 
 /// The listing of all processes: the one under way, or the last.
@@ -130,7 +132,8 @@ impl Listing {
 /// CPU time that may still be spent.
 struct Purse<'a> {
     cputime: &'a dyn Fn() -> Duration,
-    begun: Duration,
+    /// `None` until the first is asked: the clock is not for nothing.
+    begun: Option<Duration>,
     most: Duration,
     asked: u32,
     empty: bool,
@@ -138,11 +141,12 @@ struct Purse<'a> {
 
 impl<'a> Purse<'a> {
     fn new(cputime: &'a dyn Fn() -> Duration, most: Duration) -> Self {
-        Self { cputime, begun: cputime(), most, asked: 0, empty: false }
+        Self { cputime, begun: None, most, asked: 0, empty: false }
     }
 
     /// True if one more may be asked.
     fn pays(&mut self) -> bool {
+        self.begun.get_or_insert_with(self.cputime);
         self.asked += 1;
         if self.asked.is_multiple_of(ASKED_AT_ONCE) {
             self.empty = self.spent() > self.most;
@@ -151,7 +155,7 @@ impl<'a> Purse<'a> {
     }
 
     fn spent(&self) -> Duration {
-        (self.cputime)().saturating_sub(self.begun)
+        self.begun.map(|begun| (self.cputime)().saturating_sub(begun)).unwrap_or_default()
     }
 }
 
@@ -176,16 +180,18 @@ impl Namespaces {
     /// look. `at`: time since boot. `cputime`: CPU clock of this thread, which bounds what is asked.
     pub fn look(&mut self, proc: &Proc, at: Duration, cputime: &dyn Fn() -> Duration) -> Changes {
         let first = self.listing.number == 0;
-        let share = if first { Duration::MAX } else { at.saturating_sub(self.looked) / SHARE };
-        self.looked = at;
+        let passed = at.saturating_sub(std::mem::replace(&mut self.looked, at));
+        let share = |share| if first { Duration::MAX } else { passed / share };
         // Before all are listed: what is born meanwhile is new at the next look.
-        self.ask_new(proc, at, &mut Purse::new(cputime, share));
+        let mut purse = Purse::new(cputime, share(NEW_SHARE));
+        self.ask_new(proc, at, &mut purse);
+        self.ask_young(proc, at, &mut purse);
         if at >= self.verified + VERIFY_EVERY {
             self.verified = at;
             self.verify(proc);
         }
         if self.listing.under_way || self.listing.is_due(at) {
-            self.list(proc, at, &mut Purse::new(cputime, share));
+            self.list(proc, at, &mut Purse::new(cputime, share(LISTING_SHARE)));
         }
         std::mem::take(&mut self.changes)
     }
@@ -265,20 +271,24 @@ impl Namespaces {
                 self.listing.wanted_soon = true;
                 break;
             }
-            let unborn = u32::try_from(back).is_ok_and(|back| back < UNBORN);
+            let again = if back < NEWEST { 0 } else { 1 };
             match self.ask(proc, pid) {
                 Lives::Denied => {}
-                Lives::Gone if !unborn => {}
-                _ => self.remember(Young { pid, due: at + YOUNG_FIRST, asked: 1 }),
+                Lives::Gone if again > 0 => {}
+                _ => self.remember(Young { pid, found: at, again }),
             }
         }
+    }
+
+    fn ask_young(&mut self, proc: &Proc, at: Duration, purse: &mut Purse<'_>) {
         for _ in 0..self.young.len() {
-            let Some(young) = self.young.pop_front() else { break };
-            if at < young.due || !purse.pays() {
+            let Some(mut young) = self.young.pop_front() else { break };
+            let Some(age) = AGAIN.get(young.again) else { continue };
+            if at < young.found + *age || !purse.pays() {
                 self.young.push_back(young);
-            } else if self.ask(proc, young.pid) != Lives::Gone && young.asked < YOUNG_TIMES {
-                let due = at + YOUNG_FIRST * 4u32.pow(young.asked.into());
-                self.young.push_back(Young { due, asked: young.asked + 1, ..young });
+            } else if self.ask(proc, young.pid) != Lives::Gone {
+                young.again += 1;
+                self.young.push_back(young);
             }
         }
     }
