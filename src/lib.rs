@@ -11,7 +11,6 @@ pub mod process;
 pub mod secrets;
 pub mod text;
 
-// The only reader of the kernel.
 // The only readers of the kernel.
 pub mod netlink;
 pub mod proc;

@@ -241,6 +241,7 @@ impl Table {
     /// Takes a snapshot: marks what it shows, answers what it changes. Nothing is opened or closed here.
     pub fn take(&mut self, snapshot: &Snapshot, at: Moment) -> Delta {
         self.reads += 1;
+        self.tails.forget(at.boot);
         let mut delta = Delta::default();
         // All rows of open connections first: what contradicts one is judged when it is known which of them stand.
         let mut rest = Vec::new();
@@ -289,14 +290,7 @@ impl Table {
     }
 
     /// A row that belongs to no open connection, or contradicts one.
-    fn judge(
-        &mut self,
-        snapshot: &Snapshot,
-        socket: &Socket,
-        outbound: bool,
-        at: Moment,
-        delta: &mut Delta,
-    ) {
+    fn judge(&mut self, snapshot: &Snapshot, socket: &Socket, outbound: bool, at: Moment, delta: &mut Delta) {
         let netns = snapshot.netns;
         let place = (netns, socket.tuple);
         let Some(inode) = socket.inode else {
@@ -346,7 +340,6 @@ impl Table {
     }
 
     fn forget(&mut self, snapshot: &Snapshot, at: Moment, delta: &mut Delta) {
-        self.tails.forget(at.boot);
         if !snapshot.complete {
             return;
         }

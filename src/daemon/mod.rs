@@ -32,7 +32,7 @@ use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
 use crate::source::poll::Source;
 use crate::source::{Events, Kind};
 
-use queue::{Message, Queue, Shared};
+use queue::{Message, Shared};
 use schedule::{Schedule, Watchdog};
 
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.

@@ -261,8 +261,7 @@ impl Namespace {
         collected.accounted += signed(destroyed(tallied)) - signed(destroyed(old.tallied));
         collected.accounted += signed(alive.unwrap_or(0)) - signed(old.alive);
         let is_noticed = self.on.contains(&Kind::Destroy);
-        self.balance =
-            Balance { kernel, tallied, alive: alive.unwrap_or(0), whole: is_noticed, cost, ..old };
+        self.balance = Balance { kernel, tallied, alive: alive.unwrap_or(0), whole: is_noticed, cost, ..old };
         is_noticed && old.whole && alive.is_some()
     }
 }
@@ -277,6 +276,6 @@ fn count_alive(diag: &mut Diag, ephemeral: (u16, u16)) -> Option<u64> {
         let is_over = socket.state == TcpState::FinWait2 && socket.inode.is_none();
         alive += u64::from(!is_over && is_outbound(&socket, &listeners, ephemeral));
     };
-    diag.dump(states::NOT_ENDED, None, count).ok()?;
+    diag.dump(states::LIVE, None, count).ok()?;
     Some(alive)
 }

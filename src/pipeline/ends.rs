@@ -208,7 +208,8 @@ impl Pipeline {
             (.., After::Disconnected) => (CloseReason::Reset, Some(true)),
             _ => (reset_or_closed(connection, failures), Some(true)),
         };
-        let bytes = bytes_of(counts.filter(|_| after != After::Disconnected), entry.counts, connection, after);
+        let bytes =
+            bytes_of(counts.filter(|_| after != After::Disconnected), entry.counts, connection, after);
         let ending = Ending {
             reason,
             success,

@@ -25,7 +25,7 @@ use crate::source::gate::Failures;
 use crate::source::namespaces::Namespaces;
 use crate::source::poll::{Reading, Source, Wanted as Rows};
 use crate::source::{Events, Selection};
-use crate::table::{Delta, Table};
+use crate::table::Table;
 
 use coverage::Collected;
 use namespace::Namespace;
@@ -238,6 +238,8 @@ impl Pipeline {
             noticed: space.is_noticed(at.boot) && !space.standing,
         };
         let outcome = space.tables.read(proc, net, &wanted);
+        let cost = (self.cputime)().saturating_sub(before);
+        let now = proc.read_counters(net);
         // What a process that has moved shows is another namespace's.
         let moved = !space.is_own && !self.namespaces.stands(proc, space.netns);
         if moved {
@@ -247,13 +249,12 @@ impl Pipeline {
         }
         self.totals.failed_reads += u64::from(outcome.is_err());
         let Reading { mut snapshot, rows, fallback } = outcome?;
-        let cost = (self.cputime)().saturating_sub(before);
-        let failures =
-            proc.read_counters(net).map(|now| space.gate.failures(now)).unwrap_or_default();
+        let failures = now.map(|now| space.gate.failures(now)).unwrap_or_default();
         self.totals.reads += 1;
         self.totals.unparsed_rows += rows.unparsed;
         if let Some(fallback) = fallback {
-            let detail = format!("net:[{}]: {}; read by {} now", space.netns.0, fallback.error, fallback.to.name());
+            let detail =
+                format!("net:[{}]: {}; read by {} now", space.netns.0, fallback.error, fallback.to.name());
             let gap = Gap { cause: "source_failed", from: at, to: at, count: None, detail: Some(detail) };
             told.push(Event { at, what: What::Gap(Box::new(gap)) });
         }

@@ -43,7 +43,9 @@ impl Namespace {
     pub fn new(netns: Netns, is_own: bool, entered: Option<Entered>) -> Self {
         let (diag, on, tally, destroy_inode) = match entered {
             None => (None, Vec::new(), None, None),
-            Some(Entered { diag, on, tally, destroy_inode, .. }) => (diag.ok(), on, Some(tally), destroy_inode),
+            Some(Entered { diag, on, tally, destroy_inode, .. }) => {
+                (diag.ok(), on, Some(tally), destroy_inode)
+            }
         };
         Self {
             netns,
@@ -197,10 +199,4 @@ impl Pipeline {
     pub(super) fn net_of<'a>(&'a self, space: &Namespace) -> Option<Net<'a>> {
         if space.is_own { Some(Net::Own) } else { self.namespaces.member(space.netns).map(Net::Of) }
     }
-
-    /// The namespace by number, if it is watched.
-    pub(super) fn space_of(&mut self, netns: Netns) -> Option<&mut Namespace> {
-        self.spaces.iter_mut().find(|space| space.netns == netns)
-    }
 }
-

@@ -67,14 +67,7 @@ impl Pipeline {
         }
     }
 
-    fn take_lost(
-        &mut self,
-        proc: &Proc,
-        space: &mut Namespace,
-        kind: Kind,
-        count: Option<u64>,
-        at: Moment,
-    ) {
+    fn take_lost(&mut self, proc: &Proc, space: &mut Namespace, kind: Kind, count: Option<u64>, at: Moment) {
         let mut count = count;
         if kind == Kind::Destroy {
             let drops = self.net_of(space).and_then(|net| proc.read_netlink_drops(net).ok());
@@ -221,7 +214,7 @@ impl Pipeline {
             received: if counts.received_segments == 0 { 0 } else { counts.received },
             exact: counts.received_segments == 0 && counts.sent.is_some(),
         });
-        let was_reset = |this: &mut Self| {
+        let mut was_reset = |this: &mut Self| {
             this.after(space, &ended.tuple) == After::Nothing && this.new_failures(proc, space).resets > 0
         };
         let (reason, success) = match established {
@@ -268,7 +261,8 @@ impl Pipeline {
         let Some(syn) = self.syns.remove(&place) else { return };
         let connection = self.passing(place, Seen::Syn, syn.at, syn.at);
         let (reason, success) = why_failed(&connection, None, syn.failures, u8::MAX, syn.at);
-        let ending = Ending { reason, success, last_seen: Some(syn.at), gone_by: at, exact: false, bytes: None };
+        let ending =
+            Ending { reason, success, last_seen: Some(syn.at), gone_by: at, exact: false, bytes: None };
         self.tell_pair(connection, ending, at, told);
     }
 

@@ -66,7 +66,10 @@ impl Pipeline {
         self.open_and_search(proc, space, sockets, Vec::new(), seen, at, told);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what is new, and what it is to be searched for together with")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is new, and what it is to be searched for together with"
+    )]
     fn open_and_search(
         &mut self,
         proc: &Proc,

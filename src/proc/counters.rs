@@ -84,8 +84,14 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_name() {
-        let wanted =
-            Counters { active_opens: 10, passive_opens: 2, attempt_fails: 3, estab_resets: 4, curr_estab: 5, unreachable: 6 };
+        let wanted = Counters {
+            active_opens: 10,
+            passive_opens: 2,
+            attempt_fails: 3,
+            estab_resets: 4,
+            curr_estab: 5,
+            unreachable: 6,
+        };
         assert_eq!(parse_counters(SNMP), Ok(wanted));
     }
 

@@ -8,6 +8,7 @@ mod fd;
 mod mounts;
 mod net;
 mod netlink;
+mod netns;
 mod pid;
 
 use std::cell::OnceCell;
@@ -24,6 +25,7 @@ pub use counters::{Counters, parse_counters};
 pub use fd::{Sight, parse_fdinfo, parse_socket_link};
 pub use net::{Net, TableRead, parse_row};
 pub use netlink::parse_netlink_drops;
+pub use netns::Lives;
 pub use pid::{Depth, Held, MAX_ARGS_BYTES};
 
 use crate::connection::Netns;

@@ -124,10 +124,10 @@ impl Tables {
                 Ok(Reading { snapshot, rows, fallback })
             }
             (Err(PollError::Proc(error)), _) | (_, PollError::Proc(error)) => Err(error),
-            // One of the two ways leads through `/proc`.
-            (Err(PollError::Netlink(error)), _) => Err(ProcError::Read {
+            // One of the two ways leads through `/proc`, so this is not reached.
+            (Err(error), _) => Err(ProcError::Read {
                 path: proc.root().join("self/net/tcp"),
-                source: std::io::Error::other(error),
+                source: std::io::Error::other(error.to_string()),
             }),
         }
     }
@@ -148,7 +148,7 @@ impl Tables {
             (Source::Netlink, Some(diag)) => {
                 let listening = diag.dump(states::LISTEN, None, |socket| gather.add(socket));
                 let listening = listening.map_err(PollError::Netlink)?;
-                let mask = if wanted.noticed { states::NOT_ENDED } else { states::CONNECTED };
+                let mask = if wanted.noticed { states::LIVE } else { states::NOT_LISTEN };
                 let dump = diag.dump(mask, wanted.filter().as_ref(), |socket| gather.add(socket));
                 let dump = dump.map_err(PollError::Netlink)?;
                 let read = TableRead {
@@ -158,7 +158,7 @@ impl Tables {
                 let whole = read.unparsed == 0 && !listening.interrupted && !dump.interrupted;
                 Ok((gather.finish(whole), read))
             }
-            (Source::Netlink, None) => Err(PollError::Netlink(NetlinkError::unavailable())),
+            (Source::Netlink, None) => Err(PollError::NoNetlink),
         }
     }
 }
@@ -167,12 +167,14 @@ impl Tables {
 enum PollError {
     Proc(ProcError),
     Netlink(NetlinkError),
+    NoNetlink,
 }
 
 impl fmt::Display for PollError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use std::error::Error as _;
         let cause = match self {
+            Self::NoNetlink => return f.write_str("no socket for it could be opened"),
             Self::Proc(error) => {
                 error.fmt(f)?;
                 error.source()
@@ -239,7 +241,7 @@ impl Wanted<'_> {
         }
         let remote = self.select.ports.ranges().iter().cloned().map(Clause::RemotePorts);
         let local = self.server_ports.iter().map(|port| Clause::LocalPorts(*port..=*port));
-        Some(Filter::any_of(remote.chain(local)))
+        Filter::any_of(remote.chain(local))
     }
 }
 
