@@ -14,3 +14,5 @@ mod support;
 mod diag;
 /// The ends of sockets.
 mod ends;
+/// Outgoing SYNs.
+mod syn;
