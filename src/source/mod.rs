@@ -8,6 +8,8 @@ pub mod gate;
 pub mod namespaces;
 pub mod poll;
 pub mod selection;
+mod sockets;
+pub mod tally;
 
 pub use events::Events;
 pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
