@@ -178,29 +178,19 @@ fn share<T: PartialEq>(shared: &mut Shared<T>, pid: u32, value: T) -> Arc<T> {
     value
 }
 
-/// Relatives that hold the socket by the same descriptor number: up as long as the parent does, and from the topmost
-/// down through all who do.
-pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
-    let holds = |pid: u32| {
-        let held = proc.hold(pid).ok()?;
-        let holder = Holder { pid, tid: None, fd: of.holder.fd };
-        (proc.look(&held, holder, inode) == Sight::Stands).then_some((holder, held))
-    };
+/// Descendants of those that were found who hold the socket by the same descriptor number, as long as their parent
+/// does. Ancestors were asked by the search.
+pub(super) fn descendants(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
     let mut holders = Vec::new();
     let mut below = of.known.children.clone();
-    let mut above = of.known.process.ppid;
-    while let Some((holder, held)) = holds(above).filter(|_| holders.len() < LONGEST_CHAIN) {
-        holders.push(holder);
-        below.extend(proc.children_of(&held));
-        above = proc.parent_of(&held).unwrap_or(0);
-    }
     let mut asked = HashSet::from([of.holder.pid]);
-    asked.extend(holders.iter().map(|holder| holder.pid));
     while let Some(pid) = below.pop() {
-        if asked.len() < MOST_RELATIVES
-            && asked.insert(pid)
-            && let Some((holder, held)) = holds(pid)
-        {
+        if asked.len() >= MOST_RELATIVES || !asked.insert(pid) {
+            continue;
+        }
+        let Ok(held) = proc.hold(pid) else { continue };
+        let holder = Holder { pid, tid: None, ..of.holder };
+        if proc.look(&held, holder, inode) == Sight::Stands {
             holders.push(holder);
             below.extend(proc.children_of(&held));
         }

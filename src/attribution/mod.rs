@@ -117,8 +117,8 @@ impl Attributor {
         (self.user_name)(uid)
     }
 
-    /// Reads the owner among the holders that a search found, its ancestors, and further holders in its family:
-    /// a descriptor keeps its number across fork, so parents and children are asked for that one alone.
+    /// Reads the owner among the holders that a search found, its ancestors, and further holders among its descendants:
+    /// a descriptor keeps its number across fork, so they are asked for that one alone.
     pub fn attribute(
         &mut self,
         proc: &Proc,
@@ -132,8 +132,9 @@ impl Attributor {
         };
         let mut candidates: Vec<Candidate> =
             holders.iter().filter_map(|holder| self.candidate(proc, *holder, inode)).collect();
-        let family: Vec<Holder> = candidates.iter().flat_map(|c| lineage::family(proc, c, inode)).collect();
-        for holder in family {
+        let heirs: Vec<Holder> =
+            candidates.iter().flat_map(|c| lineage::descendants(proc, c, inode)).collect();
+        for holder in heirs {
             if !candidates.iter().any(|c| c.holder.pid == holder.pid) {
                 candidates.extend(self.candidate(proc, holder, inode));
             }

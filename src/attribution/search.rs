@@ -43,7 +43,7 @@ const MANY: usize = 2_048;
 const RESERVED: u32 = 300;
 
 /// As many ancestors are asked at once.
-const MOST_ABOVE: usize = 8;
+const MOST_ABOVE: usize = 32;
 
 /// As many who were found lately are remembered.
 const LATELY: usize = 32;
@@ -205,7 +205,7 @@ impl Quest<'_> {
     /// Looks at the first descriptors of a process.
     fn ask(&mut self, held: &Held, most: usize) {
         if let Ok(mut table) = self.proc.open_table(held, None) {
-            self.read(&mut table, most, |_, _| ());
+            self.read(held, &mut table, most, |_, _| ());
         }
     }
 
@@ -213,6 +213,7 @@ impl Quest<'_> {
     /// nothing is wanted any more.
     pub(super) fn read(
         &mut self,
+        held: &Held,
         table: &mut Table,
         most: usize,
         mut other: impl FnMut(Holder, Descriptor),
@@ -223,18 +224,20 @@ impl Quest<'_> {
             }
             let Some((holder, descriptor)) = self.proc.next_descriptor(table) else { return false };
             match descriptor {
-                Descriptor::Socket(inode) if self.wanted.contains_key(&inode) => self.answer(holder, inode),
+                Descriptor::Socket(inode) if self.wanted.contains_key(&inode) => {
+                    self.answer(held, holder, inode);
+                }
                 descriptor => other(holder, descriptor),
             }
         }
         true
     }
 
-    /// A holder was met.
-    pub(super) fn answer(&mut self, holder: Holder, inode: Inode) {
+    /// A holder was met, who is held.
+    pub(super) fn answer(&mut self, held: &Held, holder: Holder, inode: Inode) {
         if self.wanted.remove(&inode).is_some() {
-            let holder = of_process(self.proc, holder, inode);
-            self.found.insert(inode, Found::Holders(with_ancestors(self.proc, holder, inode)));
+            let holder = of_process(self.proc, held, holder, inode);
+            self.found.insert(inode, Found::Holders(with_ancestors(self.proc, held, holder, inode)));
         }
     }
 }
@@ -278,30 +281,30 @@ impl Found {
 
 /// Counting down from the last pid meets threads too: they bear numbers of the same row, and `/proc` answers to them
 /// without listing them. The holder is their process, by its own table or by the thread's.
-fn of_process(proc: &Proc, holder: Holder, inode: Inode) -> Holder {
-    let met = holder.tid.unwrap_or(holder.pid);
-    let process = proc.hold(met).ok().and_then(|held| proc.process_of(&held)).unwrap_or(holder.pid);
-    if process == met {
+fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder {
+    let process = proc.process_of(held).unwrap_or(held.pid);
+    let tid = holder.tid.or((process != held.pid).then_some(held.pid));
+    if tid.is_none() {
         return holder;
     }
     let shared = Holder { pid: process, tid: None, ..holder };
     let shares = proc.hold(process).is_ok_and(|process| proc.look(&process, shared, inode) == Sight::Stands);
-    if shares { shared } else { Holder { tid: Some(met), ..shared } }
+    if shares { shared } else { Holder { tid, ..shared } }
 }
 
-/// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once.
-fn with_ancestors(proc: &Proc, holder: Holder, inode: Inode) -> Vec<Holder> {
-    let parent = |pid| proc.hold(pid).and_then(|held| proc.parent_of(&held)).unwrap_or(0);
-    let holds = |pid| {
-        let holder = Holder { pid, tid: None, ..holder };
-        let stands = proc.hold(pid).is_ok_and(|held| proc.look(&held, holder, inode) == Sight::Stands);
-        stands.then_some(holder)
-    };
+/// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once, up as
+/// long as the parent holds it by the same number.
+fn with_ancestors(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Vec<Holder> {
     let mut holders = vec![holder];
-    let mut above = parent(holder.pid);
-    while let Some(holder) = holds(above).filter(|_| holders.len() < MOST_ABOVE) {
+    let mut above = proc.parent_of(held).unwrap_or(0);
+    while above != 0 && holders.len() < MOST_ABOVE {
+        let Ok(held) = proc.hold(above) else { break };
+        let holder = Holder { pid: above, tid: None, ..holder };
+        if proc.look(&held, holder, inode) != Sight::Stands {
+            break;
+        }
         holders.push(holder);
-        above = parent(holder.pid);
+        above = proc.parent_of(&held).unwrap_or(0);
     }
     holders
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::search::{Ages, Found, Quest};
 use crate::connection::Inode;
-use crate::proc::{Descriptor, Listing, Proc, Table};
+use crate::proc::{Descriptor, Held, Listing, Proc, Table};
 use crate::process::{Holder, Reason};
 
 /// So many descriptors are looked at in one step.
@@ -34,9 +34,9 @@ pub(super) struct Walk {
     listed: Vec<u32>,
     queue: VecDeque<u32>,
     later: Vec<u32>,
-    /// The table that is being read, and how much of it was.
-    table: Option<(Table, usize)>,
-    big: VecDeque<Table>,
+    /// The table that is being read, and those that were put aside.
+    table: Option<Reading>,
+    big: VecDeque<Reading>,
     /// The process that the stage of threads is at, and those of its threads that come next.
     crowd: Option<(u32, Listing)>,
     threads: Vec<(u32, u32)>,
@@ -44,6 +44,14 @@ pub(super) struct Walk {
     sockets: Vec<Holder>,
     denied: bool,
     in_flight: bool,
+}
+
+/// A table, and how many descriptors of it were read in one go.
+#[derive(Debug)]
+struct Reading {
+    held: Held,
+    table: Table,
+    done: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +97,8 @@ impl Walk {
                 Some(portion) => self.listed.extend(portion),
                 None => self.end_of_listing(),
             }
-        } else if let Some((table, read)) = self.table.take() {
-            self.read(quest, table, read);
+        } else if let Some(reading) = self.table.take() {
+            self.read(quest, reading);
         } else if let Some((pid, tid)) = self.threads.pop() {
             self.open(quest.proc, pid, Some(tid));
         } else if let Some((pid, mut threads)) = self.crowd.take() {
@@ -100,8 +108,8 @@ impl Walk {
             }
         } else if let Some(pid) = self.queue.pop_front() {
             self.visit(quest.proc, users, pid);
-        } else if let Some(table) = self.big.pop_front() {
-            self.table = Some((table, 0));
+        } else if let Some(reading) = self.big.pop_front() {
+            self.table = Some(Reading { done: 0, ..reading });
         } else {
             return self.look_closer(quest) || self.next_stage(quest);
         }
@@ -119,7 +127,7 @@ impl Walk {
         let Ok(held) = quest.proc.hold(met.pid) else { return true };
         if self.stage == Stage::Rings {
             for inode in quest.proc.read_ring(&held, met).unwrap_or_default() {
-                quest.answer(met, inode);
+                quest.answer(&held, met, inode);
             }
         } else {
             self.in_flight = quest.proc.has_descriptors_in_flight(&held, met);
@@ -150,15 +158,17 @@ impl Walk {
     fn open(&mut self, proc: &Proc, pid: u32, tid: Option<u32>) {
         let Ok(held) = proc.hold(pid) else { return };
         match proc.open_table(&held, tid) {
-            Ok(table) => self.table = Some((table, 0)),
+            Ok(table) => self.table = Some(Reading { held, table, done: 0 }),
             Err(e) => self.denied |= !e.is_gone() && tid.is_none(),
         }
     }
 
-    fn read(&mut self, quest: &mut Quest, mut table: Table, read: usize) {
+    fn read(&mut self, quest: &mut Quest, mut reading: Reading) {
         let Self { rings, sockets, stage, .. } = self;
         let again = *stage == Stage::Threads;
-        let more = quest.read(&mut table, STEP, |holder, descriptor| match descriptor {
+        let Reading { held, table, done } = &mut reading;
+        *done += STEP;
+        let more = quest.read(held, table, STEP, |holder, descriptor| match descriptor {
             Descriptor::Ring if rings.len() < MOST_RINGS => {
                 // Most threads show what their process showed.
                 let known = |ring: &Holder| (ring.pid, ring.fd) == (holder.pid, holder.fd);
@@ -169,10 +179,10 @@ impl Walk {
             Descriptor::Socket(_) if !again && sockets.len() < MOST_SOCKETS => sockets.push(holder),
             _ => {}
         });
-        match read + STEP {
-            _ if !more => {}
-            read if read > BIG && self.big.len() < MOST_BIG => self.big.push_back(table),
-            read => self.table = Some((table, read)),
+        if more && reading.done > BIG && self.big.len() < MOST_BIG {
+            self.big.push_back(reading);
+        } else if more {
+            self.table = Some(reading);
         }
     }
 

@@ -303,12 +303,9 @@ impl Decimal {
     }
 }
 
+/// Reads a file to its end.
 fn read_at(dir: impl AsFd, name: &str, most: usize) -> Result<Vec<u8>, Errno> {
     let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    read_from_start(&fd, most)
-}
-
-fn read_from_start(fd: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(most.min(4096));
     while bytes.len() < most {
         bytes.reserve(1);
@@ -319,6 +316,24 @@ fn read_from_start(fd: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
     }
     bytes.truncate(most);
     Ok(bytes)
+}
+
+/// Reads a text that the kernel makes as a whole, from its beginning: a read that leaves room was the last.
+fn read_text(fd: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::with_capacity(most.min(4096));
+    loop {
+        let (from, room) = (bytes.len(), bytes.capacity() - bytes.len());
+        let got = pread(&fd, spare_capacity(&mut bytes), from as u64)?;
+        if got < room || bytes.len() >= most {
+            bytes.truncate(most);
+            return Ok(bytes);
+        }
+        bytes.reserve(4096);
+    }
+}
+
+fn read_text_at(dir: impl AsFd, name: &str, most: usize) -> Result<Vec<u8>, Errno> {
+    read_text(openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, most)
 }
 
 /// The numbers in a folder, in portions: one of any size can be left and gone on with, since the kernel keeps the place.

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, openat, readlinkat, stat
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Decimal, Listing, Proc, ProcError, list_numbers, parse_u64, read_at, read_from_start};
+use super::{Decimal, Listing, Proc, ProcError, list_numbers, parse_u64, read_at, read_text, read_text_at};
 use crate::process::{Ids, Login, Process, Tty};
 
 /// Arguments are read up to here: what a person can have typed, and a bound for what a process can make us store.
@@ -64,7 +64,7 @@ impl Held {
     }
 
     fn read(&self, name: &str, most: usize) -> Result<Vec<u8>, Errno> {
-        read_at(self.dir.as_fd(), name, most)
+        read_text_at(self.dir.as_fd(), name, most)
     }
 
     fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
@@ -155,7 +155,7 @@ impl Proc {
     /// kernel was built without `children`.
     #[must_use]
     pub fn children_of(&self, held: &Held) -> Vec<u32> {
-        let of_thread = |tid: u32| held.read(&format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
+        let of_thread = |tid: u32| read_at(&held.dir, &format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
         let threads = if self.is_alone(held) { vec![held.pid] } else { self.threads_of(held) };
         let text: Vec<u8> = threads.into_iter().take(64).flat_map(of_thread).collect();
         text.split(|b| *b == b' ').filter_map(parse_u64).filter_map(|pid| u32::try_from(pid).ok()).collect()
@@ -222,8 +222,8 @@ impl Proc {
         let Kept { held, status, arguments } = kept;
         let print = || Print {
             executable: held.link("exe"),
-            arguments: read_from_start(arguments, MAX_ARGS_BYTES + 1).unwrap_or_default(),
-            status: parse_status(&read_from_start(status, 4096).unwrap_or_default()),
+            arguments: read_text(arguments, MAX_ARGS_BYTES + 1).unwrap_or_default(),
+            status: parse_status(&read_text(status, 4096).unwrap_or_default()),
         };
         match known {
             // Without the parent's line nothing would tell that it was adopted.
