@@ -13,6 +13,7 @@ use std::thread;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
+use super::Kind;
 use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
 use crate::connection::{Netns, Tuple};
@@ -24,29 +25,6 @@ pub const BATCH: usize = 256;
 const STOP: u64 = 0;
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
-
-/// A kind of event source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// The ends of sockets. Needs no privilege.
-    Destroy,
-    /// Outgoing SYNs. Needs CAP_NET_RAW.
-    Syn,
-    /// Forks, execs and exits, of the whole machine.
-    Proc,
-}
-
-impl Kind {
-    /// As options and records write it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Destroy => "destroy",
-            Self::Syn => "syn",
-            Self::Proc => "proc",
-        }
-    }
-}
 
 /// What is delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +65,19 @@ pub enum Observation {
         /// Why.
         reason: String,
     },
+}
+
+impl Observation {
+    /// Which kind of source told it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Destroyed { .. } => Kind::Destroy,
+            Self::Syn { .. } => Kind::Syn,
+            Self::Process(_) => Kind::Proc,
+            Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
+        }
+    }
 }
 
 /// What was opened in a namespace.

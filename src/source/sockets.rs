@@ -8,7 +8,8 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::events::{BATCH, Kind, Observation, STACK};
+use super::Kind;
+use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
 use crate::connection::Netns;
 use crate::netlink::{DestroyNotices, Diag, NetlinkError, ProcessNotices};

@@ -8,7 +8,8 @@ use std::time::Duration;
 use portreeve::connection::{Netns, Tuple};
 use portreeve::netlink::{Destroyed, ProcessNotice};
 use portreeve::proc::Proc;
-use portreeve::source::events::{BATCH, Entered, Events, Kind, Observation};
+use portreeve::source::Kind;
+use portreeve::source::events::{BATCH, Entered, Events, Observation};
 use portreeve::source::tally::{Ended, Watched};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
