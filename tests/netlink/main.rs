@@ -10,6 +10,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// What the watchers of these tests are told of their sources.
+pub const SOURCES: &[&str] = &[];
+
 /// The table: dumps and exact lookups.
 mod diag;
 /// The ends of sockets.
