@@ -19,5 +19,7 @@ mod diag;
 mod ends;
 /// The thread that waits for all of it.
 mod events;
+/// Forks, execs and exits.
+mod processes;
 /// Outgoing SYNs.
 mod syn;
