@@ -147,7 +147,6 @@ impl Pipeline {
             return None;
         }
         let known = self.table.between(space.netns, tuple);
-        let device = if is_link_local(&tuple) { device } else { 0 };
         self.totals.lookups += 1;
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
@@ -326,13 +325,5 @@ impl Pipeline {
         self.totals.closes += 1;
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
         told.push(Event { at, what: What::Closed { connection, ending } });
-    }
-}
-
-/// Their sockets are bound to a device, which an exact lookup must name.
-fn is_link_local(tuple: &Tuple) -> bool {
-    match tuple.remote.ip() {
-        std::net::IpAddr::V6(ip) => ip.segments().first().is_some_and(|first| first & 0xffc0 == 0xfe80),
-        std::net::IpAddr::V4(_) => false,
     }
 }
