@@ -6,7 +6,7 @@
 use rustix::fd::AsFd;
 use rustix::fs::readlinkat_raw;
 use rustix::io::Errno;
-use rustix::process::{Pid, getpgid};
+use rustix::process::{Pid, getpriority_process};
 
 use super::{Decimal, Held, Proc, is_gone, parse_netns_link};
 use crate::connection::Netns;
@@ -29,7 +29,7 @@ impl Proc {
     #[must_use]
     pub fn lives(&self, pid: u32) -> Lives {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if self.live && number.is_none_or(|pid| getpgid(Some(pid)) == Err(Errno::SRCH)) {
+        if self.live && number.is_none_or(|pid| getpriority_process(Some(pid)) == Err(Errno::SRCH)) {
             return Lives::Gone;
         }
         const TAIL: &[u8] = b"/ns/net";
@@ -80,5 +80,8 @@ mod tests {
         child.wait().unwrap();
         assert!(ended());
         assert_eq!(proc.lives(u32::MAX), Lives::Gone);
+        // Kernel threads among them, which are in no process group.
+        let all = proc.pids().unwrap();
+        assert!(all.iter().any(|pid| proc.lives(*pid) == Lives::In(ours)));
     }
 }
