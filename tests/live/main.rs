@@ -14,6 +14,7 @@ mod support;
 mod direction;
 mod ending;
 mod logfile;
+mod namespaces;
 mod pipe;
 mod privilege;
 mod reload;

@@ -73,7 +73,8 @@ impl Lab {
             self.path("user_key").display()
         );
         std::fs::write(self.path("ssh_config"), config).unwrap();
-        std::fs::write(self.path("portreeve.toml"), "").unwrap();
+        // Other namespaces are other tests', or this machine's own.
+        std::fs::write(self.path("portreeve.toml"), "netns = \"own\"\n").unwrap();
     }
 
     /// A file of the lab's own folder, in /tmp and so the same inside and outside.
