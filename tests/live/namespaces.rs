@@ -64,8 +64,9 @@ impl Pids {
 
     fn watch(&self, lab: &Lab, setpriv: &[&str], arguments: &[&str]) -> Watch {
         let mut command = self.command();
-        command.arg("setpriv").args(setpriv).args(["--", PORTREEVE]);
-        let mut watch = Watch::start(lab, lab.watcher(command).args(arguments));
+        command.arg("setpriv").args(setpriv).args(["--", PORTREEVE, "watch", "--config"]);
+        command.arg(lab.path("portreeve.toml"));
+        let mut watch = Watch::start(lab, command.args(arguments));
         watch.inner = child_of(watch.child.id()).map(outside);
         watch
     }
@@ -177,13 +178,13 @@ fn started(watch: &Watch) -> Value {
 }
 
 /// Once by each source: netlink enters the other namespaces, procfs reads through their processes.
-const SOURCES: [[&str; 4]; 2] =
+const BOTH: [[&str; 4]; 2] =
     [["--source", "procfs", "--events", "none"], ["--source", "netlink", "--events", "destroy"]];
 
 #[test]
 fn connections_are_told_under_their_own_namespace_with_their_owner() {
     let lab = lab!("python3");
-    for source in SOURCES {
+    for source in BOTH {
         let pids = Pids::new(&lab);
         let mut hosts = [Host::in_the_lab(&pids), Host::new(&pids), Host::new(&pids)];
         assert_eq!(hosts.iter().map(|host| host.netns).collect::<BTreeSet<_>>().len(), 3);
@@ -251,7 +252,7 @@ fn a_namespace_that_is_made_during_the_watch_is_noticed_at_once() {
 #[test]
 fn a_namespace_whose_processes_end_is_left_and_not_kept_alive() {
     let lab = lab!("python3");
-    for source in SOURCES {
+    for source in BOTH {
         let pids = Pids::new(&lab);
         let mut watch = pids.watch(&lab, &[], &[&["--netns", "all"], &source[..]].concat());
         let mut host = Host::new(&pids);

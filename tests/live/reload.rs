@@ -16,7 +16,7 @@ fn a_new_selection_ends_what_it_leaves_out_and_opens_what_stands_and_a_wrong_one
     let _second = (lab.connect("127.0.0.1:2222"), other.accept().unwrap());
     assert_fields(&watch.wait_opened(), &json!({ "destination.port": 22 }));
 
-    std::fs::write(&config, "netns = 'own'\nports = '2222'\ninterval = '20ms'\n").unwrap();
+    std::fs::write(&config, "ports = '2222'\ninterval = '20ms'\n").unwrap();
     watch.signal(Signal::HUP);
     let reloaded = watch.wait_actions("watch-reloaded", 1).remove(0);
     assert_fields(

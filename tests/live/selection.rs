@@ -85,7 +85,7 @@ fn sighup_reloads_the_configuration_and_a_wrong_one_changes_nothing() {
     let before = Session::start(lab.ssh().args(["127.0.0.1", STAY]));
     let first = watch.wait_opened();
     let reload = |watch: &mut crate::support::watch::Watch, config: &str, count: usize| {
-        std::fs::write(lab.path("portreeve.toml"), format!("netns = \"own\"\n{config}")).unwrap();
+        std::fs::write(lab.path("portreeve.toml"), config).unwrap();
         watch.signal(Signal::HUP);
         watch.wait_actions("watch-reloaded", count).remove(count - 1)
     };

@@ -73,8 +73,7 @@ impl Lab {
             self.path("user_key").display()
         );
         std::fs::write(self.path("ssh_config"), config).unwrap();
-        // Other namespaces are other tests', or this machine's own.
-        std::fs::write(self.path("portreeve.toml"), "netns = \"own\"\n").unwrap();
+        std::fs::write(self.path("portreeve.toml"), "").unwrap();
     }
 
     /// A file of the lab's own folder, in /tmp and so the same inside and outside.
