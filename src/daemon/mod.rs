@@ -252,6 +252,13 @@ impl Daemon {
         };
         let mut warnings = view.warnings;
         warnings.extend(choice.differences);
+        let unplaced = self.pipeline.unplaced();
+        if unplaced > 0 && !view.all_owners {
+            warnings.push(format!(
+                "which network namespace {unplaced} processes live in may not be read, so connections of containers \
+                 may be missing: run as root or grant CAP_SYS_PTRACE"
+            ));
+        }
         for warning in &warnings {
             log::warn!("{warning}");
         }

@@ -288,6 +288,7 @@ impl Pipeline {
         self.tell_established(&delta.established, at, told);
         self.tell_opened(proc, space, snapshot, &delta, at, told);
         self.tell_passed(space, &delta, at, told);
+        space.gate.share_with(self.namespaces.len());
         space.gate.has_read(at.boot, cost, unconfirmed);
         let fragile = self.table.iter().filter(|(_, entry)| is_fragile(entry.connection.state));
         space.fragile = fragile.map(|(key, _)| key).filter(|key| key.netns == space.netns).collect();
