@@ -11,6 +11,7 @@ mod observe;
 mod opens;
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Pipeline {
     spaces: Vec<Namespace>,
     namespaces: Namespaces,
     follows_all: bool,
-    events: Option<Events>,
+    events: Option<Rc<Events>>,
     /// True if notices of ends are on in our own namespace.
     hears_ends: bool,
     prefer: Option<Source>,

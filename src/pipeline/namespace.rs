@@ -1,5 +1,6 @@
 //! One network namespace: how its table is read, when, and what its counters said.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ impl Pipeline {
     pub fn attach(
         &mut self,
         proc: &Proc,
-        events: Option<Events>,
+        events: Option<Rc<Events>>,
         prefer: Option<Source>,
         all_namespaces: bool,
         at: Moment,
