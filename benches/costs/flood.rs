@@ -1,0 +1,176 @@
+//! More connections than can be told one by one: what is said of the rest, and whether memory and pace hold.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use crate::figures::{number, thousands};
+use crate::goals::Goal;
+use crate::load::Flood;
+use crate::memory::peak_mib;
+use crate::plan::Plan;
+use crate::records::Tally;
+use crate::roles::Closes;
+use crate::tables::Table;
+use crate::watch::{self, Cost, Log, Rights, Watcher, Who};
+
+const PER_S: u64 = 10_000;
+
+const MEMORY_MIB: f64 = 64.0;
+
+/// Half an interval late at most, 99 times of 100: then the loop has kept its pace.
+const PACE_MS: f64 = 75.0;
+
+struct Outcome {
+    made: u64,
+    seconds: f64,
+    cost: Option<Cost>,
+    peak_mib: f64,
+    log: Log,
+}
+
+pub fn run(plan: &Plan) -> Vec<Goal> {
+    let title =
+        format!("A flood: {} connections a second, 10 ms each, {} s", thousands(PER_S), plan.flood.as_secs());
+    let head = [
+        "",
+        "closed by",
+        "made / s",
+        "made",
+        "opened",
+        "closed",
+        "in gaps",
+        "unaccounted",
+        "missed at most",
+        "peak MiB",
+        "interval p99 ms",
+        "max ms",
+        "late",
+        "% of a core",
+    ];
+    let mut table = Table::new(&title, head.map(str::to_owned));
+    let mut goals = Vec::new();
+    let runs = [
+        (Some(watch::portreeve()), Closes::Reset),
+        (watch::portreeve_with(Rights::Ptrace, &[]), Closes::Reset),
+    ];
+    for (watcher, closes) in runs {
+        let Some(watcher) = watcher else { continue };
+        let (cells, reached) = own(&watcher, closes, plan);
+        table.row(&watcher.name, cells);
+        if goals.is_empty() {
+            goals = reached;
+        }
+    }
+    others(&mut table, &mut goals, plan);
+    // The last, because of the TIME_WAITs that it leaves for a minute.
+    let watcher = watch::portreeve();
+    table.row(&watcher.name, own(&watcher, Closes::Client, plan).0);
+    table.print(plan.markdown);
+    goals
+}
+
+fn flood(watcher: &Watcher, closes: Closes, time: Duration) -> Outcome {
+    eprintln!("flood: {}, closed by {}", watcher.name, closes.word());
+    let log = Log::new();
+    let mut running = watcher.start(log.stdout());
+    std::thread::sleep(Duration::from_secs(1));
+    running.settle();
+    let made = Flood::start(PER_S, time, closes).finish();
+    // What it still has to say, and some ticks without a flood.
+    std::thread::sleep(Duration::from_secs(2));
+    let status = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap_or_default();
+    Outcome { made, seconds: time.as_secs_f64(), cost: running.stop(), peak_mib: peak_mib(&status), log }
+}
+
+fn own(watcher: &Watcher, closes: Closes, plan: &Plan) -> (Vec<String>, Vec<Goal>) {
+    let Outcome { made, seconds, cost, peak_mib, log } = flood(watcher, closes, plan.flood);
+    let tally = Tally::of(log.lines());
+    let known = tally.opened + tally.counted();
+    let unaccounted = made as i128 - i128::from(known);
+    let causes = tally.gaps.iter().map(|(cause, count)| format!("{cause} {}", thousands(*count)));
+    let causes: Vec<String> = causes.collect();
+    let count = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), thousands);
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+    let cells = vec![
+        closes.word().to_owned(),
+        number(made as f64 / seconds),
+        thousands(made),
+        thousands(tally.opened),
+        thousands(tally.closed),
+        if causes.is_empty() { "0".to_owned() } else { causes.join(", ") },
+        unaccounted.to_string(),
+        count(tally.missed_at_most),
+        number(peak_mib),
+        figure(tally.interval_p99_ms),
+        figure(tally.interval_max_ms),
+        count(tally.late),
+        figure(cost.map(|cost| cost.percent)),
+    ];
+    let what = format!("flood of {} connections/s for {seconds} s", number(made as f64 / seconds));
+    let p99 = tally.interval_p99_ms;
+    let goals = vec![
+        Goal::new(
+            format!("{what}: neither logged nor in a gap"),
+            "0",
+            unaccounted.to_string(),
+            unaccounted <= 0,
+        ),
+        Goal::new(
+            format!("{what}: peak memory, MiB"),
+            &number(MEMORY_MIB),
+            number(peak_mib),
+            peak_mib <= MEMORY_MIB,
+        ),
+        Goal::new(
+            format!("{what}: interval of the polls, p99, ms"),
+            &number(PACE_MS),
+            figure(p99),
+            p99.is_some_and(|ms| ms <= PACE_MS),
+        ),
+    ];
+    (cells, goals)
+}
+
+/// A bare reader of the kernel's notices, and the peers for a third of the time: what they print of connections.
+fn others(table: &mut Table, goals: &mut [Goal], plan: &Plan) {
+    let time = plan.flood / 3;
+    let mut watchers = vec![Watcher::floor("bare reading of notices of ends", "notices")];
+    watchers.extend(watch::peers(&watch::NAMING));
+    for watcher in watchers {
+        let Outcome { made, seconds, cost, peak_mib, log } = flood(&watcher, Closes::Reset, time);
+        let seen = match watcher.who {
+            // Both ends are here, and the kernel tells of each.
+            Who::Floor => log.lines().last().and_then(|line| line.parse::<u64>().ok()).unwrap_or(0) / 2,
+            who => shown(who, log.lines()),
+        };
+        let unaccounted = made as i128 - i128::from(seen);
+        let mut cells = vec!["-".to_owned(); 13];
+        cells[0] = Closes::Reset.word().to_owned();
+        cells[1] = number(made as f64 / seconds);
+        cells[2] = thousands(made);
+        cells[3] = thousands(seen);
+        cells[6] = unaccounted.to_string();
+        if watcher.who == Who::Floor || watcher.who == Who::Tcpspy {
+            cells[8] = number(peak_mib);
+        }
+        cells[12] = cost.map_or_else(|| "-".to_owned(), |cost| number(cost.percent));
+        table.row(&watcher.name, cells);
+        if let Some(goal) = goals.first_mut() {
+            goal.put_beside(watcher.who, format!("{} of {}", unaccounted, thousands(made)));
+        }
+    }
+}
+
+/// How many connections a peer shows: different pairs of addresses.
+fn shown(who: Who, lines: impl Iterator<Item = String>) -> u64 {
+    let pair = |line: String| match who {
+        Who::SsP => line.split_whitespace().skip(3).take(2).map(str::to_owned).reduce(|a, b| a + " " + &b),
+        Who::Lsof => line
+            .split_whitespace()
+            .find(|word| word.contains("->") && !word.contains(":22->"))
+            .map(str::to_owned),
+        _ => line.split_once(" local ").map(|(_, pair)| pair.to_owned()),
+    };
+    lines.filter_map(pair).collect::<HashSet<String>>().len() as u64
+}
