@@ -187,12 +187,17 @@ fn look_by_netlink(times: usize) -> Vec<(&'static str, String)> {
     let all = walk(Rows::All, &mut keys);
     let by_code = walk(Rows::ToByCode(22), &mut keys);
     let by_id = walk(Rows::To(22), &mut keys);
+    let rested = Spread::repeat(2*times, |_| {
+        std::thread::sleep(Duration::from_millis(50));
+        cpu_us(|| diag.walk(Rows::To(22), &mut keys))
+    });
     let mut found = 0;
     let mut look_up = |index| cpu_us(|| found += usize::from(diag.look_up(&keys[index % keys.len()])));
     let known = Spread::repeat(5 * times, &mut look_up).show();
     assert_eq!(found, 5 * times, "connections that stand are found");
     vec![
         ("sock_diag: one walk, port in the request", by_id),
+        ("sock_diag: the same, 50 ms after the last", rested.show()),
         ("sock_diag: one walk, port by bytecode", by_code),
         ("sock_diag: one walk, every row", all),
         ("sock_diag: a known connection looked up", known),
