@@ -24,9 +24,11 @@ const TIME_WAITS: u64 = 131_072;
 pub fn active(plan: &Plan) -> Vec<Goal> {
     let mut watchers =
         vec![Watcher::floor("bare counters, one walk, lookups, 20 Hz", "looker"), watch::portreeve()];
-    watchers.extend(watch::portreeve_with(Rights::Ptrace, &[]));
-    watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
-    watchers.extend(watch::peers(&watch::NAMING));
+    if !plan.quick {
+        watchers.extend(watch::portreeve_with(Rights::Ptrace, &[]));
+        watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
+        watchers.extend(watch::peers(&watch::NAMING));
+    }
     let loads: [(&str, fn(u64, Duration) -> Crew); 2] =
         [("one process", Crew::calling), ("a process each", Crew::spawning)];
     // Connections close in good order and leave nothing: with TIME_WAIT each row measured would find more rows to
@@ -65,8 +67,10 @@ fn active_goals(load: &str, watchers: &[Watcher], costs: &Costs) -> [Goal; 2] {
 pub fn forks(plan: &Plan) -> Vec<Goal> {
     let mut watchers = vec![Watcher::floor("bare counters, 20 Hz", "gate"), watch::portreeve()];
     watchers.extend(watch::portreeve_with(Rights::Root, &["--netns", "own"]));
-    watchers.extend(watch::portreeve_with(Rights::Ptrace, &[]));
-    watchers.extend(watch::peers(&watch::NAMING));
+    if !plan.quick {
+        watchers.extend(watch::portreeve_with(Rights::Ptrace, &[]));
+        watchers.extend(watch::peers(&watch::NAMING));
+    }
     eprintln!("forks");
     let _load = [Crew::ssh(), Crew::sleeping(100), Crew::holding(100)];
     let _busy = Crew::forking(FORKS_PER_S);

@@ -30,11 +30,22 @@ pub enum Rows {
     All,
 }
 
-/// Enough to ask for one socket.
-#[derive(Clone, Copy, PartialEq)]
+/// A row: enough to ask for that socket alone, or for its owner.
+#[derive(Clone, Copy)]
 pub struct Key {
     family: u8,
     id: [u8; ID],
+    pub inode: u32,
+}
+
+impl Key {
+    pub fn local_port(&self) -> u16 {
+        u16::from_be_bytes([self.id[0], self.id[1]])
+    }
+
+    pub fn is_same_socket(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
 }
 
 pub struct Diag {
@@ -57,7 +68,11 @@ impl Diag {
                 match kind {
                     DONE => return,
                     ERROR => panic!("sock_diag: error {}", i32::from_ne_bytes(*body.first_chunk().unwrap())),
-                    _ => keys.push(Key { family: body[0], id: *body[4..].first_chunk().unwrap() }),
+                    _ => keys.push(Key {
+                        family: body[0],
+                        id: *body[4..].first_chunk().unwrap(),
+                        inode: u32::from_ne_bytes(*body[68..].first_chunk().unwrap()),
+                    }),
                 }
             }
         }

@@ -60,7 +60,7 @@ pub fn gate_and_walk() {
             last = opens;
             std::mem::swap(&mut rows, &mut before);
             diag.walk(Rows::To(22), &mut rows);
-            for key in rows.iter().filter(|key| !before.contains(key)) {
+            for key in rows.iter().filter(|key| !before.iter().any(|old: &Key| old.is_same_socket(key))) {
                 diag.look_up(key);
             }
         }
@@ -116,6 +116,23 @@ pub fn walk_descriptors() -> usize {
         });
     });
     sockets
+}
+
+/// The owner of a socket whose owner is young: from the last pid given out downwards, until one holds it.
+pub fn probe_downwards(inode: u32) -> Option<u32> {
+    let proc = File::open("/proc").expect("/proc");
+    let wanted = format!("socket:[{inode}]");
+    let loadavg = std::fs::read_to_string("/proc/loadavg").expect("/proc/loadavg");
+    let last: u32 = loadavg.trim().rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("the last pid");
+    (1..=last).rev().find(|pid| {
+        let Some(fds) = open_folder(proc.as_fd(), &format!("{pid}/fd")) else { return false };
+        let mut held = false;
+        each_number(&fds, |fd| {
+            let mut target = [MaybeUninit::uninit(); 64];
+            held |= readlinkat_raw(&fds, fd, &mut target).is_ok_and(|(link, _)| link == wanted.as_bytes());
+        });
+        held
+    })
 }
 
 fn open_folder(at: BorrowedFd<'_>, path: &str) -> Option<OwnedFd> {
@@ -187,7 +204,7 @@ fn look_by_netlink(times: usize) -> Vec<(&'static str, String)> {
     let all = walk(Rows::All, &mut keys);
     let by_code = walk(Rows::ToByCode(22), &mut keys);
     let by_id = walk(Rows::To(22), &mut keys);
-    let rested = Spread::repeat(2*times, |_| {
+    let rested = Spread::repeat(2 * times, |_| {
         std::thread::sleep(Duration::from_millis(50));
         cpu_us(|| diag.walk(Rows::To(22), &mut keys))
     });

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use crate::roles::{Closes, PAIRS};
+use crate::roles::{Closes, PAIRS, PLACES};
 
 /// Processes of the load; killed and waited for when dropped.
 pub struct Crew(Vec<Child>);
@@ -166,6 +166,9 @@ pub struct Flood {
 
 /// Processes that share a flood.
 const FLOODERS: u64 = 4;
+
+/// Listening sockets of a flood.
+pub const LISTENERS: u64 = FLOODERS * PLACES as u64;
 
 impl Flood {
     pub fn start(per_second: u64, time: Duration, closes: Closes) -> Self {

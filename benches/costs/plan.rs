@@ -43,6 +43,8 @@ const ALL: [(&str, Section); 9] = [
 
 pub struct Plan {
     pub markdown: bool,
+    /// portreeve as it comes and its floors, few others beside them.
+    pub quick: bool,
     pub sections: Vec<Section>,
     /// Rows in the socket tables besides the five to port 22; a loopback connection is two.
     pub sockets: Vec<usize>,
@@ -54,6 +56,7 @@ pub struct Plan {
     pub repeats: usize,
     /// Times that one look is measured.
     pub looks: usize,
+    /// Connections of newborn processes; half as many of the oldest ones.
     pub newborns: usize,
     pub lifetimes_us: Vec<u64>,
     /// Connections for each lifetime.
@@ -96,6 +99,7 @@ impl Plan {
     fn full() -> Self {
         Self {
             markdown: false,
+            quick: false,
             sections: ALL.iter().map(|(_, section)| *section).collect(),
             sockets: vec![100, 1_000, 10_000, 50_000],
             processes: vec![100, 1_000, 3_000],
@@ -112,7 +116,7 @@ impl Plan {
         }
     }
 
-    /// Without the rows by processes: `newborn` tells what their number costs.
+    /// Without the section by processes: `newborn` tells what their number costs.
     fn quick() -> Self {
         let full = Self::full();
         Self {
@@ -122,16 +126,17 @@ impl Plan {
                 .copied()
                 .filter(|section| *section != Section::Processes)
                 .collect(),
+            quick: true,
             sockets: vec![10_000],
             processes: vec![1_000],
             watch: Duration::from_millis(600),
             repeats: 1,
             looks: 7,
-            newborns: 16,
+            newborns: 8,
             lifetimes_us: vec![200, 5_000],
             flood: Duration::from_secs(3),
-            still: 2,
-            recalls: 30,
+            still: 1,
+            recalls: 20,
             followed: 5_000,
             ..full
         }

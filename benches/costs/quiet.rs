@@ -21,9 +21,11 @@ pub fn by_sockets(plan: &Plan) -> Vec<Goal> {
         Watcher::floor("bare counters, 20 Hz", "gate"),
         watch::portreeve(),
     ];
-    watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
-    watchers.extend(watch::peers(&[Who::Ss]));
-    watchers.extend(watch::peers(&watch::NAMING));
+    if !plan.quick {
+        watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
+        watchers.extend(watch::peers(&[Who::Ss]));
+        watchers.extend(watch::peers(&watch::NAMING));
+    }
     let mut columns = Vec::new();
     for &rows in &plan.sockets {
         eprintln!("quiet: N = {rows}");
@@ -84,7 +86,7 @@ pub fn share(what: String, at_most: f64, watchers: &[Watcher], costs: &Costs) ->
     let shares: Vec<(Who, f64)> =
         watchers.iter().zip(costs).map(|(watcher, runs)| (watcher.who, percent(runs).median())).collect();
     let own = shares.iter().find(|(who, _)| *who == Who::Portreeve).map_or(f64::NAN, |(_, share)| *share);
-    let goal = Goal::new(what, &number(at_most), number(own), own <= at_most);
+    let goal = Goal::new(what, &at_most.to_string(), number(own), own <= at_most);
     let others = shares.iter().filter(|(who, _)| *who != Who::Portreeve);
     others.fold(goal, |goal, (who, share)| goal.beside(*who, number(*share)))
 }

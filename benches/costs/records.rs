@@ -1,5 +1,7 @@
 //! What portreeve's log says.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 /// What matters here of a record about a connection.
@@ -31,6 +33,8 @@ impl Record {
 pub struct Tally {
     pub opened: u64,
     pub closed: u64,
+    /// Opens of a socket that an earlier one had already told, by its cookie.
+    pub twice: u64,
     /// What the gap records count, by cause. A cause whose records count nothing stands with 0.
     pub gaps: Vec<(String, u64)>,
     /// The most that the coverage records say was missed. `None`: they say nothing of it.
@@ -45,10 +49,14 @@ pub struct Tally {
 impl Tally {
     pub fn of(lines: impl Iterator<Item = String>) -> Self {
         let mut tally = Self::default();
+        let mut cookies = HashSet::new();
         for line in lines {
             // Most of a gigabyte is about connections: those are not parsed.
             match action(&line) {
-                "connection-opened" => tally.opened += 1,
+                "connection-opened" => {
+                    tally.opened += 1;
+                    tally.twice += u64::from(cookie(&line).is_some_and(|cookie| !cookies.insert(cookie)));
+                }
                 "connection-closed" => tally.closed += 1,
                 "gap" => tally.gap(&serde_json::from_str(&line).unwrap_or_default()),
                 "coverage" => tally.coverage(&serde_json::from_str(&line).unwrap_or_default()),
@@ -87,6 +95,10 @@ impl Tally {
             self.interval_p99_ms = ms("/poll_interval_us/p99");
         }
     }
+}
+
+fn cookie(line: &str) -> Option<u64> {
+    line.split_once("\"cookie\":\"")?.1.split('"').next()?.parse().ok()
 }
 
 /// `event` comes last but for the chain, and no record can forge what stands behind its own text.

@@ -182,7 +182,7 @@ fn forker(per_second: u64) {
 }
 
 /// Addresses that each flooder connects to, so that it does not run out of ports while TIME_WAIT holds them.
-const PLACES: u8 = 8;
+pub const PLACES: u8 = 8;
 
 /// Connections of a flooder that stand at once: at 2,500 a second each lives for 10 ms.
 const IN_FLIGHT: usize = 25;
