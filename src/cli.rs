@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use crate::config::Interval;
-use crate::source::{Matcher, PortSet};
+use crate::source::{EventChoice, Matcher, PortSet};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,6 +84,16 @@ pub struct Options {
     /// Time between two looks: 50ms, 1s, ... [env: SLEEP in milliseconds] [default: 50ms]
     #[arg(short, long, value_name = "TIME")]
     pub interval: Option<Interval>,
+    /// Where the kernel's TCP table is read from: procfs, netlink or auto [default: auto, the cheaper one]
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<SourceChoice>,
+    /// Notices that fill the gaps between two looks: destroy,syn,proc, none or auto
+    /// [default: auto, destroy and where permitted syn]
+    #[arg(long, value_name = "LIST")]
+    pub events: Option<EventChoice>,
+    /// Network namespaces: all that hold a process, or own [default: all]
+    #[arg(long, value_name = "WHICH")]
+    pub netns: Option<NetnsChoice>,
     /// Watch only what matches: address or CIDR, port:LIST, user:NAME, exe:PATTERN (repeatable)
     #[arg(long, value_name = "WHAT")]
     pub include: Option<Vec<Matcher>>,
@@ -174,6 +184,28 @@ pub enum ConfigAction {
     },
     /// Print the effective settings and where each comes from
     Show(WatchArgs),
+}
+
+/// Where the TCP table is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceChoice {
+    /// The cheaper of the two, and the other when it fails
+    Auto,
+    /// /proc/net/tcp and tcp6
+    Procfs,
+    /// sock_diag, filtered in the kernel; /proc where it cannot be had
+    Netlink,
+}
+
+/// Which network namespaces are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetnsChoice {
+    /// Every one that holds a process whose namespace may be read
+    All,
+    /// The watcher's own
+    Own,
 }
 
 /// How records are written.

@@ -12,8 +12,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Options, OutputFormat, WatchArgs, When};
-use crate::source::{Filter, Matcher, PortSet, Selection};
+use clap::ValueEnum;
+
+use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, WatchArgs, When};
+use crate::source::{EventChoice, Filter, Matcher, PortSet, Selection};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
@@ -119,7 +121,7 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Interval, PortSet, Matcher);
+from_string!(Interval, PortSet, Matcher, EventChoice);
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +150,12 @@ pub struct Settings {
     pub select: Selection,
     /// Pace.
     pub interval: Interval,
+    /// Where the table is read from.
+    pub source: SourceChoice,
+    /// Notices.
+    pub events: EventChoice,
+    /// Namespaces.
+    pub netns: NetnsChoice,
     /// More names of secrets.
     pub mask: Vec<String>,
     /// `None`: by destination.
@@ -210,10 +218,13 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 }
 
 fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBuf>) -> Settings {
-    let Options { ports, interval, include, exclude, mask, format, log_file, color, utc, count, duration } =
-        cli;
+    let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
+    let Options { format, log_file, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
+    let (source, source_from) = pick(source, None, file.source);
+    let (events, events_from) = pick(events, None, file.events);
+    let (netns, netns_from) = pick(netns, None, file.netns);
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
     let (mask, mask_from) = pick(mask, None, file.mask);
@@ -226,39 +237,50 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBu
 
     let ports = ports.unwrap_or_else(PortSet::ssh);
     let interval = interval.unwrap_or(Interval(Duration::from_millis(50)));
+    let source = source.unwrap_or(SourceChoice::Auto);
+    let events = events.unwrap_or_default();
+    let netns = netns.unwrap_or(NetnsChoice::All);
     let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
     let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let origins = vec![
         ("ports", json!(ports.to_string()), ports_from),
         ("interval", json!(interval.to_string()), interval_from),
+        ("source", json!(word_of(&source)), source_from),
+        ("events", json!(events.to_string()), events_from),
+        ("netns", json!(word_of(&netns)), netns_from),
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
         ("mask", json!(mask), mask_from),
-        ("format", json!(format.map_or("auto", format_name)), format_from),
+        ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", json!(log_file.as_ref().map(|p| p.display().to_string())), log_file_from),
-        ("color", json!(when_name(color)), color_from),
+        ("color", json!(word_of(&color)), color_from),
         ("utc", json!(utc), utc_from),
         ("count", json!(count), count_from),
         ("duration", json!(duration.map(|d| d.to_string())), duration_from),
     ];
     let select = Selection { ports, filter };
-    Settings { select, interval, mask, format, log_file, color, utc, count, duration, file: path, origins }
-}
-
-fn format_name(format: OutputFormat) -> &'static str {
-    match format {
-        OutputFormat::Text => "text",
-        OutputFormat::Json => "json",
+    Settings {
+        select,
+        interval,
+        source,
+        events,
+        netns,
+        mask,
+        format,
+        log_file,
+        color,
+        utc,
+        count,
+        duration,
+        file: path,
+        origins,
     }
 }
 
-fn when_name(when: When) -> &'static str {
-    match when {
-        When::Auto => "auto",
-        When::Always => "always",
-        When::Never => "never",
-    }
+/// A value as it is typed.
+fn word_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 impl Settings {
@@ -274,7 +296,7 @@ impl Settings {
         let Self { select, interval, mask, count, file, origins, .. } = new;
         (self.select, self.interval, self.mask) = (select, interval, mask);
         (self.count, self.file) = (count, file);
-        let fixed = ["format", "log-file", "color", "utc", "duration"];
+        let fixed = ["source", "events", "netns", "format", "log-file", "color", "utc", "duration"];
         for (ours, theirs) in self.origins.iter_mut().zip(origins) {
             if !fixed.contains(&ours.0) {
                 *ours = theirs;

@@ -193,6 +193,10 @@ pub struct Snapshot {
     pub listeners: Vec<Socket>,
     /// False if a row could not be parsed: then nothing may be concluded from a row that is absent.
     pub complete: bool,
+    /// True if what is new in it stood before: the first of a watch, or of a wider selection.
+    pub standing: bool,
+    /// True if notices tell of every end: a row that is nothing but an end is not news.
+    pub noticed: bool,
 }
 
 /// What makes a connection itself: the same port with a new inode is a new connection.
@@ -250,6 +254,8 @@ pub struct Connection {
     pub netns: Netns,
     /// `None` for a connection of which only the end was seen.
     pub inode: Option<Inode>,
+    /// `None`: nobody has told it.
+    pub cookie: Option<Cookie>,
     /// Both ends.
     pub tuple: Tuple,
     /// As last seen.

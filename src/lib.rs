@@ -11,7 +11,8 @@ pub mod process;
 pub mod secrets;
 pub mod text;
 
-// The only reader of the kernel.
+// The only readers of the kernel.
+pub mod netlink;
 pub mod proc;
 
 // Stages, in the order in which data flows; blank lines keep it from being sorted.

@@ -4,10 +4,13 @@
 //! snapshot: the table says what is absent and how often, and the pipeline decides with the descriptor's evidence.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection::{Connection, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple};
+use crate::connection::{
+    Connection, Cookie, Counts, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple,
+};
 
 /// A row must be absent from this many complete reads to be believed gone while its descriptor stands.
 pub const ABSENT_READS: u8 = 3;
@@ -17,6 +20,9 @@ pub const ABSENT_READS: u8 = 3;
 const TIMER_SLACK: Duration = Duration::from_secs(5);
 /// An end without a timer (its last bytes are still on their way) is remembered this long after its last sight.
 const TAIL_KEPT: Duration = Duration::from_secs(130);
+/// As many ends are remembered, 24 bytes each. A flood that has more is not told from its TIME_WAITs any more: they
+/// could be those of connections that were told.
+const MOST_TAILS: usize = 131_072;
 
 /// A connection that is open, as the table keeps it.
 #[derive(Debug)]
@@ -26,6 +32,10 @@ pub struct Entry {
     /// False if a filter proved it unwanted: it is followed so that it is not judged again, and never told.
     pub told: bool,
     inode: Inode,
+    /// Device that the socket is bound to, for exact lookups.
+    pub device: u32,
+    /// As of the last exact lookup.
+    pub counts: Option<Counts>,
     /// Complete reads without its row since the last that had it.
     pub absent: u8,
     /// The first of them.
@@ -50,6 +60,8 @@ pub struct Delta {
     pub absent: Vec<Key>,
     /// Ends that stood before the watch: counted and not told.
     pub standing_ends: u64,
+    /// Ends that may be those of connections that were told: counted and not told.
+    pub doubtful_ends: u64,
     /// Rows that came more than once.
     pub duplicates: u64,
 }
@@ -57,37 +69,63 @@ pub struct Delta {
 /// The end of a connection that is known already.
 #[derive(Debug, Clone, Copy)]
 struct Tail {
-    until: Duration,
+    until_ms: u64,
     time_wait: bool,
+}
+
+/// Ends that are known, by a hash of namespace and ports: a flood has many.
+#[derive(Debug, Default)]
+struct Tails {
+    hasher: RandomState,
+    known: HashMap<u64, Tail>,
+    /// Until then a known end may have been forgotten.
+    doubtful_until: Duration,
+}
+
+impl Tails {
+    /// Remembers an end; answers what was known of it. `None` also where nothing is sure.
+    fn insert(&mut self, place: &(Netns, Tuple), until: Duration, time_wait: bool) -> Option<Tail> {
+        let tail = Tail { until_ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX), time_wait };
+        let place = self.hasher.hash_one(place);
+        if self.known.len() >= MOST_TAILS && !self.known.contains_key(&place) {
+            self.doubtful_until = self.doubtful_until.max(until);
+            return None;
+        }
+        self.known.insert(place, tail)
+    }
+
+    fn knows(&self, place: &(Netns, Tuple)) -> bool {
+        self.known.contains_key(&self.hasher.hash_one(place))
+    }
+
+    fn forget(&mut self, now: Duration) {
+        let slack = TIMER_SLACK.as_millis();
+        self.known.retain(|_, tail| u128::from(tail.until_ms) + slack > now.as_millis());
+        if self.known.capacity() / 4 > self.known.len() + 64 {
+            self.known.shrink_to_fit();
+        }
+    }
 }
 
 /// All of one watch.
 #[derive(Debug, Default)]
 pub struct Table {
     live: HashMap<(Netns, Tuple), Entry>,
+    cookies: HashMap<Cookie, Key>,
     /// Rows whose other end connected, by first sight: a listener that goes away does not turn them round.
     inbound: HashMap<(Netns, Tuple), (Inode, u64)>,
-    tails: HashMap<(Netns, Tuple), Tail>,
+    tails: Tails,
+    /// Of all namespaces together.
     reads: u64,
-    adopting: bool,
+    /// Of each namespace, the last three, oldest first.
+    last_reads: HashMap<Netns, [u64; ABSENT_READS as usize]>,
 }
 
 impl Table {
-    /// Nothing is open; what the first snapshot shows stood before.
+    /// Nothing is open.
     #[must_use]
     pub fn new() -> Self {
-        Self { adopting: true, ..Self::default() }
-    }
-
-    /// What the next snapshot shows as new stood before (the selection changed).
-    pub fn adopt(&mut self) {
-        self.adopting = true;
-    }
-
-    /// True until the next snapshot is taken, if that is to be adopted.
-    #[must_use]
-    pub fn is_adopting(&self) -> bool {
-        self.adopting
+        Self::default()
     }
 
     /// How many are open.
@@ -113,17 +151,68 @@ impl Table {
         self.live.get_mut(&(key.netns, key.tuple)).filter(|entry| entry.inode == key.inode)
     }
 
+    /// The open connection whose socket bears this cookie.
+    #[must_use]
+    pub fn by_cookie(&self, cookie: Cookie) -> Option<Key> {
+        self.cookies.get(&cookie).copied()
+    }
+
+    /// The open connection between these ends.
+    #[must_use]
+    pub fn between(&self, netns: Netns, tuple: Tuple) -> Option<Key> {
+        self.live.get(&(netns, tuple)).map(|entry| Key { netns, tuple, inode: entry.inode })
+    }
+
+    /// True if the other end connected.
+    #[must_use]
+    pub fn is_inbound(&self, netns: Netns, tuple: Tuple) -> bool {
+        self.inbound.contains_key(&(netns, tuple))
+    }
+
+    /// Takes what an exact lookup showed of an open connection; true if that is established now and was not before.
+    pub fn look(&mut self, key: &Key, socket: &Socket, counts: Option<Counts>, at: Moment) -> bool {
+        if let Some(cookie) = socket.cookie {
+            self.cookies.insert(cookie, *key);
+        }
+        let Some(entry) = self.get_mut(key) else { return false };
+        entry.device = socket.device;
+        entry.counts = counts.or(entry.counts);
+        entry.absent = 0;
+        entry.absent_from = None;
+        let connection = Arc::make_mut(&mut entry.connection);
+        let established = connection.state == TcpState::SynSent && socket.state.was_established();
+        (connection.state, connection.last_seen) = (socket.state, at);
+        connection.cookie = socket.cookie.or(connection.cookie);
+        established
+    }
+
+    /// Remembers the end of a connection that was never open here, so that its TIME_WAIT is not taken for another.
+    pub fn remember_end(&mut self, netns: Netns, tuple: Tuple, at: Moment) {
+        self.tails.insert(&(netns, tuple), at.boot + TAIL_KEPT, false);
+    }
+
+    /// Forgets what is known of a namespace that is gone; its open connections are closed one by one.
+    pub fn forget_namespace(&mut self, netns: Netns) {
+        self.inbound.retain(|(of, _), _| *of != netns);
+        self.last_reads.remove(&netns);
+    }
+
     /// All that are open.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &Entry)> {
         self.live.iter().map(|((netns, tuple), e)| (Key { netns: *netns, tuple: *tuple, inode: e.inode }, e))
     }
 
     /// Adds a connection that `take` reported as opened.
-    pub fn open(&mut self, key: Key, connection: Connection, told: bool) {
+    pub fn open(&mut self, key: Key, connection: Connection, device: u32, told: bool) {
+        if let Some(cookie) = connection.cookie {
+            self.cookies.insert(cookie, key);
+        }
         let entry = Entry {
             connection: Arc::new(connection),
             told,
             inode: key.inode,
+            device,
+            counts: None,
             absent: 0,
             absent_from: None,
             read: self.reads,
@@ -134,15 +223,25 @@ impl Table {
     /// Removes a connection and remembers its ports, so that its TIME_WAIT is not taken for another.
     pub fn close(&mut self, key: &Key, at: Moment) -> Option<Entry> {
         self.get(key)?;
-        self.tails
-            .entry((key.netns, key.tuple))
-            .or_insert(Tail { until: at.boot + TAIL_KEPT, time_wait: false });
-        self.live.remove(&(key.netns, key.tuple))
+        let place = (key.netns, key.tuple);
+        if !self.tails.knows(&place) {
+            self.tails.insert(&place, at.boot + TAIL_KEPT, false);
+        }
+        let entry = self.live.remove(&place)?;
+        if let Some(cookie) = entry.connection.cookie {
+            self.cookies.remove(&cookie);
+        }
+        if self.live.is_empty() {
+            self.live.shrink_to(64);
+            self.cookies.shrink_to(64);
+        }
+        Some(entry)
     }
 
     /// Takes a snapshot: marks what it shows, answers what it changes. Nothing is opened or closed here.
     pub fn take(&mut self, snapshot: &Snapshot, at: Moment) -> Delta {
         self.reads += 1;
+        self.tails.forget(at.boot);
         let mut delta = Delta::default();
         // All rows of open connections first: what contradicts one is judged when it is known which of them stand.
         let mut rest = Vec::new();
@@ -155,11 +254,10 @@ impl Table {
             if outbound && !judged.insert((socket.tuple, socket.inode)) {
                 delta.duplicates += 1;
             } else {
-                self.judge(snapshot.netns, socket, outbound, at, &mut delta);
+                self.judge(snapshot, socket, outbound, at, &mut delta);
             }
         }
         self.forget(snapshot, at, &mut delta);
-        self.adopting = false;
         delta
     }
 
@@ -180,17 +278,25 @@ impl Table {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
         (connection.state, connection.last_seen) = (socket.state, at);
+        if connection.cookie.is_none()
+            && let Some(cookie) = socket.cookie
+        {
+            connection.cookie = Some(cookie);
+            self.cookies.insert(cookie, Key { netns, tuple: socket.tuple, inode: entry.inode });
+        }
         delta.duplicates += u64::from(entry.read == self.reads);
         (entry.absent, entry.absent_from, entry.read) = (0, None, self.reads);
         true
     }
 
     /// A row that belongs to no open connection, or contradicts one.
-    fn judge(&mut self, netns: Netns, socket: &Socket, outbound: bool, at: Moment, delta: &mut Delta) {
+    fn judge(&mut self, snapshot: &Snapshot, socket: &Socket, outbound: bool, at: Moment, delta: &mut Delta) {
+        let netns = snapshot.netns;
         let place = (netns, socket.tuple);
         let Some(inode) = socket.inode else {
-            if socket.state.is_ending() {
-                self.judge_tail(netns, socket, outbound, at, delta);
+            let news = !snapshot.noticed || self.live.contains_key(&place);
+            if socket.state.is_ending() && news {
+                self.judge_tail(snapshot, socket, outbound, at, delta);
             }
             return;
         };
@@ -206,33 +312,46 @@ impl Table {
 
     /// A row without a holder: the end of an open connection, one that is known, or all that is left of one that was
     /// never seen alive.
-    fn judge_tail(&mut self, netns: Netns, socket: &Socket, outbound: bool, at: Moment, delta: &mut Delta) {
-        let place = (netns, socket.tuple);
+    fn judge_tail(
+        &mut self,
+        snapshot: &Snapshot,
+        socket: &Socket,
+        outbound: bool,
+        at: Moment,
+        delta: &mut Delta,
+    ) {
+        let place = (snapshot.netns, socket.tuple);
         let time_wait = socket.state == TcpState::TimeWait;
         let left = socket.timewait_left.filter(|_| time_wait);
-        let tail = Tail { until: at.boot + left.unwrap_or(TAIL_KEPT), time_wait };
-        let known = self.tails.insert(place, tail);
+        let until = at.boot + left.unwrap_or(TAIL_KEPT);
+        let known = self.tails.insert(&place, until, time_wait);
         if let Some(entry) = self.live.get(&place) {
-            delta.ended.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
+            delta.ended.push(Key { netns: snapshot.netns, tuple: socket.tuple, inode: entry.inode });
             return;
         }
-        let same =
-            known.is_some_and(|old| !(old.time_wait && time_wait && tail.until > old.until + TIMER_SLACK));
-        match (same || !outbound, self.adopting) {
+        let later = |old: Tail| until > Duration::from_millis(old.until_ms) + TIMER_SLACK;
+        let same = known.is_some_and(|old| !(old.time_wait && time_wait && later(old)));
+        match (same || !outbound, snapshot.standing) {
             (true, _) => {}
             (false, true) => delta.standing_ends += 1,
+            (false, false) if at.boot < self.tails.doubtful_until => delta.doubtful_ends += 1,
             (false, false) => delta.passed.push(*socket),
         }
     }
 
     fn forget(&mut self, snapshot: &Snapshot, at: Moment, delta: &mut Delta) {
-        self.tails.retain(|_, tail| tail.until + TIMER_SLACK > at.boot);
         if !snapshot.complete {
             return;
         }
         let reads = self.reads;
+        let last = self.last_reads.entry(snapshot.netns).or_default();
+        last.rotate_left(1);
+        if let Some(newest) = last.last_mut() {
+            *newest = reads;
+        }
         // Three reads for the same reason as below.
-        self.inbound.retain(|_, (_, read)| *read + u64::from(ABSENT_READS) > reads);
+        let oldest = last.first().copied().unwrap_or(0);
+        self.inbound.retain(|(netns, _), (_, read)| *netns != snapshot.netns || *read >= oldest);
         let ended: HashSet<Key> = delta.ended.iter().chain(&delta.replaced).copied().collect();
         for ((netns, tuple), entry) in &mut self.live {
             let key = Key { netns: *netns, tuple: *tuple, inode: entry.inode };

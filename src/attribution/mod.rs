@@ -109,3 +109,12 @@ impl Attributor {
         (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(Rc::clone(&owner.known.held)))
     }
 }
+
+impl Attributor {
+    /// stub
+    pub fn forked(&mut self, _proc: &Proc, _parent: u32, _child: u32) {}
+    /// stub
+    pub fn executed(&mut self, _proc: &Proc, _pid: u32) {}
+    /// stub
+    pub fn exited(&mut self, _pid: u32) {}
+}

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Ending, Event, Gap, Started, Totals, What};
+use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use crate::connection::{CloseReason, Connection, Seen};
 use crate::process::{Attribution, Process};
 use crate::text::escape;
@@ -31,6 +31,7 @@ pub fn message(event: &Event) -> String {
         What::Changed { connection, changed } => change(connection, changed),
         What::Closed { connection, ending } => close(connection, ending),
         What::Gap(gap) => lost(gap),
+        What::Coverage(coverage) => covered(coverage),
         What::LogOpened { path, previous } => match previous {
             Some(previous) => {
                 format!("file   {} goes on from {}", escape(path.as_bytes()), escape(previous.as_bytes()))
@@ -112,7 +113,45 @@ fn close(connection: &Connection, ending: &Ending) -> String {
         Some(duration) => format!("{reason} after {}", for_people(duration)),
         None => reason,
     };
+    let note = match ending.bytes {
+        Some(Bytes { sent: Some(sent), received, .. }) => format!("{note}, {}", volume(sent, received)),
+        _ => note,
+    };
     columns("close ", connection, Some(&note))
+}
+
+/// `12.3 kB out, 4.0 MB in`.
+fn volume(sent: u64, received: u64) -> String {
+    format!("{} out, {} in", bytes(sent), bytes(received))
+}
+
+fn bytes(count: u64) -> String {
+    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match units.into_iter().find(|(unit, _)| count >= *unit) {
+        Some((unit, name)) => format!("{}.{} {name}", count / unit, count % unit * 10 / unit),
+        None => format!("{count} B"),
+    }
+}
+
+/// `cover  60.0 s: 12 opened, 11 closed, 3 open; the kernel counted 40 outbound opens on all ports, all accounted for`
+fn covered(coverage: &Coverage) -> String {
+    let Coverage { span, opens, closes, live, unattributed, kernel, lost, .. } = coverage;
+    let time = span.map(|(from, to)| for_people(to.boot.saturating_sub(from.boot))).unwrap_or_default();
+    let mut line = format!("cover  {time}: {opens} opened, {closes} closed, {live} open; ");
+    let _ = write!(line, "the kernel counted {}", counted(kernel.active_opens, "outbound open"));
+    let _ = match (coverage.agrees, coverage.missed_at_most) {
+        (Some(true), _) => write!(line, ", all accounted for"),
+        (_, Some(missed)) => write!(line, ", at most {missed} not accounted for"),
+        _ => write!(line, " on all ports, which cannot be compared"),
+    };
+    let ownerless: u64 = unattributed.values().sum();
+    if ownerless > 0 {
+        let _ = write!(line, "; {ownerless} without an owner");
+    }
+    for (kind, count) in lost.iter().filter(|(_, count)| **count > 0) {
+        let _ = write!(line, "; {} lost", counted(*count, &format!("{kind} notice")));
+    }
+    line
 }
 
 fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {

@@ -9,6 +9,7 @@ pub mod message;
 pub mod record;
 mod who;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub enum What {
         /// The file that was written before under this path, where there was one.
         previous: Option<String>,
     },
+    /// What was seen and what the kernel counted, of a minute.
+    Coverage(Box<Coverage>),
     /// A line that somebody's crash had torn was ended.
     LogRepaired {
         /// Path as configured.
@@ -100,6 +103,14 @@ pub struct Started {
     pub init_netns: Option<u64>,
     /// Where snapshots come from.
     pub source: &'static str,
+    /// Why from there.
+    pub source_reason: String,
+    /// Kinds of notices: `on`, or `off: ` and why.
+    pub events: BTreeMap<&'static str, String>,
+    /// Whose namespaces are watched: `all` or `own`.
+    pub netns_scope: &'static str,
+    /// How many there are.
+    pub namespaces: u64,
     /// What is not as it should be.
     pub warnings: Vec<String>,
 }
@@ -115,6 +126,21 @@ pub struct Ending {
     pub last_seen: Option<Moment>,
     /// First moment at which it was found gone.
     pub gone_by: Moment,
+    /// True if the kernel told the moment.
+    pub exact: bool,
+    /// Payload. `None`: nothing counted it.
+    pub bytes: Option<Bytes>,
+}
+
+/// Payload of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes {
+    /// From us to the other end. `None`: the kernel does not tell.
+    pub sent: Option<u64>,
+    /// From the other end to us.
+    pub received: u64,
+    /// False if the last count was taken before the end, or if one byte may be the other end's FIN.
+    pub exact: bool,
 }
 
 /// A loss, counted where it can be.
@@ -130,6 +156,74 @@ pub struct Gap {
     pub count: Option<u64>,
     /// The error, where there was one.
     pub detail: Option<String>,
+}
+
+/// What was seen in a stretch of time, beside what the kernel counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// From when, until when.
+    #[serde(skip)]
+    pub span: Option<(Moment, Moment)>,
+    /// Ticks.
+    pub polls: u64,
+    /// Ticks that were skipped because an earlier one took too long.
+    pub late: u64,
+    /// Readings of the tables.
+    pub reads: u64,
+    /// Exact lookups of single sockets.
+    pub lookups: u64,
+    /// Readings that failed.
+    pub failed_reads: u64,
+    /// Connections opened.
+    pub opens: u64,
+    /// Connections closed.
+    pub closes: u64,
+    /// Connections that are open at the end of it.
+    pub live: u64,
+    /// Namespaces that are watched at the end of it.
+    pub namespaces: u64,
+    /// Opens by how they were first seen.
+    pub seen: BTreeMap<&'static str, u64>,
+    /// Opens whose owner was not known when they were told, by reason.
+    pub unattributed: BTreeMap<&'static str, u64>,
+    /// From first sight of a socket to its owner, µs.
+    pub attribution_latency_us: Percentiles,
+    /// Between two ticks, µs.
+    pub poll_interval_us: Percentiles,
+    /// What the kernel counted, of all ports.
+    pub kernel: KernelCounts,
+    /// True if `accounted` is of the same connections as the kernel's count.
+    pub comparable: bool,
+    /// Outbound opens of any port that notices and table readings told of. Absent where not comparable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounted: Option<u64>,
+    /// So many outbound opens at most were not seen. Absent where not comparable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed_at_most: Option<u64>,
+    /// True if nothing was missed. Absent where not comparable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agrees: Option<bool>,
+    /// Notices that were lost, by kind.
+    pub lost: BTreeMap<&'static str, u64>,
+}
+
+/// Of many durations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Percentiles {
+    pub count: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub max: u64,
+}
+
+/// Sums over all namespaces of the kernel's counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KernelCounts {
+    /// Outbound opens.
+    pub active_opens: u64,
+    /// Attempts that failed, inbound ones too.
+    pub attempt_fails: u64,
 }
 
 /// What a watch did.
@@ -149,12 +243,18 @@ pub struct Totals {
     pub unparsed_rows: u64,
     /// Ends that stood before the watch.
     pub standing_ends: u64,
+    /// Ends that may be those of connections that were told.
+    pub doubtful_ends: u64,
+    /// Exact lookups of single sockets.
+    pub lookups: u64,
     /// Connections opened.
     pub opens: u64,
     /// Connections closed.
     pub closes: u64,
     /// Connections of which only the end was seen.
     pub passed: u64,
+    /// Notices of the kernel that were lost.
+    pub notices_lost: u64,
     /// Opens whose owner was not known when they were told.
     pub unattributed: u64,
     /// Records that memory could not hold.
@@ -175,6 +275,7 @@ impl What {
             Self::Changed { .. } => "connection-changed",
             Self::Closed { .. } => "connection-closed",
             Self::Gap(_) => "gap",
+            Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",
             Self::LogRepaired { .. } => "log-repaired",
         }

@@ -13,7 +13,7 @@ use super::ascii::{readable, to_json};
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
-use super::{Ending, Event, Gap, Started, What};
+use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
 use crate::connection::{Connection, Moment, TcpState};
 use crate::process::Attribution;
 
@@ -148,6 +148,7 @@ impl Renderer {
                 record.own("watch", watch);
             }
             What::Gap(gap) => record.own("gap", gap_fields(gap)),
+            What::Coverage(coverage) => record.own("coverage", coverage_fields(coverage)),
             What::LogOpened { path, previous } => {
                 let mut log = json!({ "path": path });
                 set(&mut log, "previous", previous.as_ref().map(|p| json!(p)));
@@ -182,6 +183,7 @@ impl Renderer {
             What::Started(_) => ("state", &["start"], "success"),
             What::Stopped { .. } => ("state", &["end"], "success"),
             What::Gap(_) => ("state", &["error"], "failure"),
+            What::Coverage(_) => ("metric", &["info"], "success"),
             What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
         };
         let connection = what.connection();
@@ -214,8 +216,8 @@ impl Renderer {
     }
 
     fn connection(&self, record: &mut Record, connection: &Connection, cut: Cut) {
-        let Connection { id, netns, inode, tuple, state, uid, user, seen, opened, last_seen: _, attribution } =
-            connection;
+        let Connection { id, netns, inode, cookie, tuple, state, .. } = connection;
+        let Connection { uid, user, seen, opened, last_seen: _, attribution, .. } = connection;
         let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
         record.put("source", ip(tuple.local));
         record.put("destination", ip(tuple.remote));
@@ -230,6 +232,8 @@ impl Renderer {
         );
         let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
         set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
+        // As text: 64 bits are more than a JavaScript number holds.
+        set(&mut own, "cookie", cookie.map(|cookie| json!(cookie.get().to_string())));
         set(&mut own, "netns", (netns.0 != 0).then(|| json!(netns.0)));
         record.own("connection", own);
         record.own("attribution", attribution_fields(attribution));
@@ -315,6 +319,13 @@ impl Record {
         self.fields.insert(name.to_owned(), value);
     }
 
+    /// Adds a member to a field that is there.
+    fn add(&mut self, name: &str, member: &str, value: Value) {
+        if let Some(field) = self.fields.get_mut(name) {
+            set(field, member, Some(value));
+        }
+    }
+
     pub(super) fn own(&mut self, name: &str, value: Value) {
         self.portreeve.insert(name.to_owned(), value);
     }
@@ -342,10 +353,25 @@ struct EventFields {
 }
 
 fn close(record: &mut Record, ending: &Ending) {
-    let mut close =
-        json!({ "reason": ending.reason.name(), "gone_by": time(ending.gone_by), "exact": false });
-    set(&mut close, "last_seen", ending.last_seen.map(|at| json!(time(at))));
+    let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
+    let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
+    set(&mut close, "last_seen", last_seen.map(|at| json!(time(at))));
+    if let Some(Bytes { sent, received, exact }) = bytes {
+        set(&mut close, "bytes_exact", Some(json!(exact)));
+        record.add("destination", "bytes", json!(received));
+        if let Some(sent) = sent {
+            record.add("source", "bytes", json!(sent));
+            record.add("network", "bytes", json!(sent.saturating_add(*received)));
+        }
+    }
     record.own("close", close);
+}
+
+fn coverage_fields(coverage: &Coverage) -> Value {
+    let mut fields = json!(coverage);
+    set(&mut fields, "from", coverage.span.map(|(from, _)| json!(time(from))));
+    set(&mut fields, "to", coverage.span.map(|(_, to)| json!(time(to))));
+    fields
 }
 
 fn attribution_fields(attribution: &Attribution) -> Value {
@@ -442,6 +468,7 @@ mod tests {
                 id: uuid::Uuid::nil(),
                 netns: Netns(1),
                 inode: None,
+                cookie: None,
                 tuple: Tuple { local: "[::1]:1".parse().unwrap(), remote: "[::1]:22".parse().unwrap() },
                 state: TcpState::Established,
                 uid: None,

@@ -1,58 +1,171 @@
 //! Connections that are over: how that is known, and what is told of it.
 //!
-//! One missing row proves nothing. An end is believed where its TIME_WAIT (or the like) or another socket on its ports
-//! is in the table; where the descriptor is gone and the row is absent from a complete read; or where the row is
-//! absent from three, because a peer's reset leaves the descriptor standing and an unreadable one tells nothing.
+//! One missing row proves nothing. An end is believed where the kernel's notice tells it; where an exact lookup finds no
+//! socket; where its TIME_WAIT (or the like) or another socket on its ports is in the table; where the descriptor is
+//! gone and the row is absent from a complete read; or where the row is absent from three, because a peer's reset
+//! leaves the descriptor standing and an unreadable one tells nothing. Where notices are on, every other evidence waits
+//! a moment for the notice: it alone tells the moment and the bytes.
+
+use std::time::Duration;
 
 use super::Pipeline;
-use crate::connection::{CloseReason, Key, Moment, TcpState};
-use crate::event::{Ending, Event, What};
+use super::namespace::Namespace;
+use crate::connection::{CloseReason, Connection, Counts, Key, Moment, Netns, TcpState};
+use crate::event::{Bytes, Ending, Event, What};
+use crate::netlink::Sight as Found;
 use crate::proc::{Proc, Sight};
 use crate::source::gate::Failures;
 use crate::table::{ABSENT_READS, Delta};
 
+/// So long an end that is known otherwise waits for its notice.
+const NOTICE_GRACE: Duration = Duration::from_millis(100);
+/// An attempt that fails before its first repetition could have been due was answered.
+const FIRST_REPEAT: Duration = Duration::from_secs(1);
+
 /// By what an end is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Evidence {
+pub(super) enum Evidence {
+    /// The kernel's notice.
+    Notice,
     /// Its last states are in the table.
     Row,
+    /// An exact lookup found no such socket.
+    Gone,
     /// No known holder holds it and its row is absent, or another socket uses its ports.
     LetGo,
     /// Its row is absent from three complete reads.
     Absence,
 }
 
+/// An end that is known and waits for its notice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    by: Evidence,
+    failures: Failures,
+    since: Moment,
+}
+
 impl Pipeline {
-    /// Tells the ends; true if one waits for another read to be confirmed.
+    /// Tells the ends that a table read shows; true if one waits for another read to be confirmed.
     pub(super) fn tell_ends(
         &mut self,
         proc: &Proc,
+        space: &mut Namespace,
         delta: &Delta,
         failures: Failures,
         at: Moment,
         told: &mut Vec<Event>,
     ) -> bool {
         for key in &delta.ended {
-            self.close(key, Evidence::Row, failures, at, told);
+            self.end(space, key, Evidence::Row, failures, at, told);
         }
         for key in &delta.replaced {
-            self.close(key, Evidence::LetGo, failures, at, told);
+            // Its place is another's now: there is no time to wait for a notice.
+            self.close(key, Evidence::LetGo, failures, at, at, told);
         }
         let mut unconfirmed = false;
         for key in &delta.absent {
+            if self.waiting.contains_key(key) {
+                continue;
+            }
+            if let Some(found) = self.find(space, key) {
+                self.take_sight(space, key, found, failures, at, told);
+                continue;
+            }
             let counted = *self.doubts.entry(*key).or_insert(failures);
             let absent = self.table.get(key).map_or(0, |entry| entry.absent);
             if self.holds.look(proc, key) == Sight::Gone {
-                self.close(key, Evidence::LetGo, counted, at, told);
+                self.end(space, key, Evidence::LetGo, counted, at, told);
             } else if absent >= ABSENT_READS {
-                self.close(key, Evidence::Absence, counted, at, told);
+                self.end(space, key, Evidence::Absence, counted, at, told);
             } else {
                 unconfirmed = true;
             }
         }
         // A row that is back was missed once; what was counted then says nothing of it.
-        self.doubts.retain(|key, _| delta.absent.contains(key) && self.table.get(key).is_some());
+        let netns = space.netns;
+        self.doubts.retain(|key, _| key.netns != netns || delta.absent.contains(key));
         unconfirmed
+    }
+
+    /// An exact lookup of an open connection. `None`: it cannot be made.
+    pub(super) fn find(&mut self, space: &mut Namespace, key: &Key) -> Option<Option<Found>> {
+        let (device, cookie) = {
+            let entry = self.table.get(key)?;
+            (entry.device, entry.connection.cookie)
+        };
+        let diag = space.tables.diag()?;
+        self.totals.lookups += 1;
+        diag.find(&key.tuple, device, cookie).ok()
+    }
+
+    /// What an exact lookup of an open connection means.
+    pub(super) fn take_sight(
+        &mut self,
+        space: &mut Namespace,
+        key: &Key,
+        found: Option<Found>,
+        failures: Failures,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        match found {
+            None => self.end(space, key, Evidence::Gone, failures, at, told),
+            Some(Found { socket, counts }) if socket.inode == Some(key.inode) => {
+                if self.table.look(key, &socket, counts, at) {
+                    self.tell_established(&[*key], at, told);
+                }
+            }
+            Some(Found { socket, .. }) if socket.inode.is_none() => {
+                self.end(space, key, Evidence::Row, failures, at, told);
+            }
+            Some(_) => {
+                space.gate.want_read();
+                self.close(key, Evidence::LetGo, failures, at, at, told);
+            }
+        }
+    }
+
+    /// An end that is known, though not by its notice: waits for that where there will be one.
+    pub(super) fn end(
+        &mut self,
+        space: &Namespace,
+        key: &Key,
+        by: Evidence,
+        failures: Failures,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if space.is_noticed(at.boot) {
+            self.waiting.entry(*key).or_insert(Waiting { by, failures, since: at });
+        } else {
+            let gone_by = self.table.get(key).and_then(|entry| entry.absent_from).unwrap_or(at);
+            self.close(key, by, failures, gone_by, at, told);
+        }
+    }
+
+    /// Ends whose notice did not come.
+    pub(super) fn tell_waited(&mut self, at: Moment, told: &mut Vec<Event>) {
+        let due = |waiting: &Waiting| waiting.since.boot + NOTICE_GRACE <= at.boot;
+        let mut keys: Vec<Key> =
+            self.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            if let Some(Waiting { by, failures, since }) = self.waiting.get(&key).copied() {
+                self.missed_notices.insert((key.netns, key.tuple), at.boot);
+                self.close(&key, by, failures, since, at, told);
+            }
+        }
+    }
+
+    /// All that was open in a namespace which is gone.
+    pub(super) fn tell_vanished(&mut self, _proc: &Proc, netns: Netns, at: Moment, told: &mut Vec<Event>) {
+        let mut keys: Vec<Key> =
+            self.table.iter().map(|(key, _)| key).filter(|key| key.netns == netns).collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.close(&key, Evidence::LetGo, Failures::default(), at, at, told);
+        }
     }
 
     pub(super) fn tell_out_of_scope(&mut self, at: Moment) -> Vec<Event> {
@@ -61,46 +174,156 @@ impl Pipeline {
         let mut keys: Vec<Key> = self.table.iter().map(|(key, _)| key).filter(out).collect();
         keys.sort_unstable();
         for key in keys {
-            self.finish(&key, (CloseReason::OutOfScope, None), at, at, &mut told);
+            let ending = Ending {
+                reason: CloseReason::OutOfScope,
+                success: None,
+                last_seen: None,
+                gone_by: at,
+                exact: false,
+                bytes: None,
+            };
+            self.finish(&key, ending, at, &mut told);
         }
         told
     }
 
-    fn close(&mut self, key: &Key, by: Evidence, failures: Failures, at: Moment, told: &mut Vec<Event>) {
-        let Some(entry) = self.table.get(key) else { return };
-        let attempt = entry.connection.state == TcpState::SynSent;
-        let ending = match by {
-            // States that only an established connection comes to.
-            Evidence::Row => (CloseReason::Closed, Some(true)),
-            _ if attempt && failures.attempts > 0 => (CloseReason::Failed, Some(false)),
-            Evidence::LetGo if attempt => (CloseReason::Cancelled, None),
-            Evidence::Absence if attempt => (CloseReason::Failed, None),
-            Evidence::Absence if failures.resets > 0 => (CloseReason::Reset, Some(true)),
-            Evidence::LetGo | Evidence::Absence => (CloseReason::Closed, Some(true)),
-        };
-        let gone_by = entry.absent_from.unwrap_or(at);
-        self.finish(key, ending, gone_by, at, told);
-    }
-
-    fn finish(
+    /// The kernel's notice of the end of an open connection. `orderly`: our end is in TIME_WAIT, or was told to be over
+    /// by the other end's FIN.
+    pub(super) fn close_noticed(
         &mut self,
         key: &Key,
-        (reason, success): (CloseReason, Option<bool>),
+        counts: Option<Counts>,
+        after: After,
+        failures: Failures,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let by = self.waiting.get(key).map_or(Evidence::Notice, |waiting| waiting.by);
+        let Some(entry) = self.table.get(key) else { return };
+        let connection = &entry.connection;
+        let established = connection.state != TcpState::SynSent || counts.is_some_and(|c| c.established);
+        let (reason, success) = match (established, by, after) {
+            (false, ..) => why_failed(connection, entry.counts, failures, self.most_repeats, at),
+            (_, Evidence::Row, _) | (_, _, After::TimeWait) => (CloseReason::Closed, Some(true)),
+            (.., After::Disconnected) => (CloseReason::Reset, Some(true)),
+            _ => (reset_or_closed(connection, failures), Some(true)),
+        };
+        let bytes =
+            bytes_of(counts.filter(|_| after != After::Disconnected), entry.counts, connection, after);
+        let ending = Ending {
+            reason,
+            success,
+            last_seen: None,
+            gone_by: at,
+            exact: true,
+            bytes: bytes.filter(|_| established),
+        };
+        self.finish(key, ending, at, told);
+    }
+
+    pub(super) fn close(
+        &mut self,
+        key: &Key,
+        by: Evidence,
+        failures: Failures,
         gone_by: Moment,
         at: Moment,
         told: &mut Vec<Event>,
     ) {
+        let Some(entry) = self.table.get(key) else { return };
+        let connection = &entry.connection;
+        let attempt = connection.state == TcpState::SynSent;
+        let (reason, success) = match by {
+            // States that only an established connection comes to.
+            Evidence::Row => (CloseReason::Closed, Some(true)),
+            _ if attempt && failures.attempts > 0 => {
+                why_failed(connection, entry.counts, failures, self.most_repeats, gone_by)
+            }
+            Evidence::Absence if attempt => (CloseReason::Failed, None),
+            _ if attempt => (CloseReason::Cancelled, None),
+            Evidence::Absence | Evidence::Gone => (reset_or_closed(connection, failures), Some(true)),
+            Evidence::LetGo | Evidence::Notice => (CloseReason::Closed, Some(true)),
+        };
+        let last = entry.counts.filter(|counts| counts.established);
+        let bytes = last.map(|Counts { sent, received, .. }| Bytes { sent, received, exact: false });
+        let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes };
+        self.finish(key, ending, at, told);
+    }
+
+    fn finish(&mut self, key: &Key, ending: Ending, at: Moment, told: &mut Vec<Event>) {
         let Some(entry) = self.table.close(key, at) else { return };
         self.holds.remove(key);
         self.sought.remove(&key.inode);
         self.search.forget(key.inode);
         self.unknown.remove(key);
+        self.waiting.remove(key);
         if !entry.told {
             return;
         }
         let connection = entry.connection;
-        let ending = Ending { reason, success, last_seen: Some(connection.last_seen), gone_by };
+        let ending = Ending { last_seen: Some(connection.last_seen), ..ending };
         self.totals.closes += 1;
         told.push(Event { at, what: What::Closed { connection, ending } });
     }
+}
+
+/// What was left of a socket when its notice had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Our end in TIME_WAIT: we closed first, in order. FIN_WAIT2 among them: the other end's FIN had not come.
+    TimeWait,
+    /// Nothing: the other end closed first, or one of them reset it.
+    Nothing,
+    /// Its remote end was erased before: a reset by us, or an attempt that failed.
+    Disconnected,
+}
+
+/// Of an attempt that the kernel counted as failed, as far as the evidence goes.
+pub(super) fn why_failed(
+    connection: &Connection,
+    counts: Option<Counts>,
+    failures: Failures,
+    most_repeats: u8,
+    gone_by: Moment,
+) -> (CloseReason, Option<bool>) {
+    if failures.attempts == 0 {
+        return (CloseReason::Cancelled, None);
+    }
+    let lasted = gone_by.boot.saturating_sub(connection.opened.boot);
+    let repeats = counts.map(|counts| counts.repeats);
+    let reason = match repeats {
+        // Over IPv6 the messages are counted elsewhere: a quick failure may be either.
+        _ if failures.unreachable > 0 => CloseReason::Unreachable,
+        Some(repeats) if repeats >= most_repeats => CloseReason::TimedOut,
+        _ if lasted >= FIRST_REPEAT && repeats.is_none() => CloseReason::Failed,
+        _ if connection.tuple.remote.is_ipv6() => CloseReason::Failed,
+        _ => CloseReason::Refused,
+    };
+    (reason, Some(false))
+}
+
+fn reset_or_closed(connection: &Connection, failures: Failures) -> CloseReason {
+    let finished = connection.state == TcpState::CloseWait || connection.state.is_ending();
+    if failures.resets > 0 && !finished { CloseReason::Reset } else { CloseReason::Closed }
+}
+
+/// `bytes_received` counts a peer's FIN as one byte: told exactly where it is known whether that had come.
+fn bytes_of(
+    last: Option<Counts>,
+    looked: Option<Counts>,
+    connection: &Connection,
+    after: After,
+) -> Option<Bytes> {
+    let Some(counts) = last else {
+        // What is left of a reset by us is zeros: the last look told more, though not the last of it.
+        let counts = looked?;
+        return Some(Bytes { sent: counts.sent, received: counts.received, exact: false });
+    };
+    let finished = matches!(connection.state, TcpState::CloseWait | TcpState::LastAck);
+    let (received, exact) = match after {
+        _ if counts.received_segments == 0 => (0, true),
+        _ if finished => (counts.received.saturating_sub(1), true),
+        _ => (counts.received, false),
+    };
+    Some(Bytes { sent: counts.sent, received, exact: exact && counts.sent.is_some() })
 }

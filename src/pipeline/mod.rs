@@ -3,7 +3,11 @@
 //! Decides when the tables are read, what a snapshot means, and what is told of it. Reads no clock, waits for nothing
 //! and writes nowhere: moments, ids and names are given, records come out.
 
+mod coverage;
 mod ends;
+mod look;
+mod namespace;
+mod observe;
 mod opens;
 
 use std::collections::{HashMap, HashSet};
@@ -13,18 +17,21 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
-use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState};
-use crate::event::{Event, Totals, What};
-use crate::proc::{Counters, Net, Proc, ProcError, Sight};
+use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
+use crate::event::{Event, Gap, Totals, What};
+use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
-use crate::source::gate::{Failures, Gate, Verdict};
-use crate::source::{Selection, poll};
-use crate::table::{Delta, Table};
+use crate::source::gate::Failures;
+use crate::source::namespaces::Namespaces;
+use crate::source::poll::{Reading, Source, Wanted as Rows};
+use crate::source::{Events, Selection};
+use crate::table::Table;
 
-/// As many connections that are about to change are looked at in one quiet tick.
-const MOST_FRAGILE: usize = 32;
-/// One look at one descriptor, for the purse: measured 4 µs.
-const LOOK_COST: Duration = Duration::from_micros(4);
+use coverage::Collected;
+use namespace::Namespace;
+
+/// As many other namespaces' counters are read in one tick, 20 µs each; where there are more, each has its turn.
+const MOST_SPACES: usize = 16;
 
 /// What the stages are given because they may not have it: clocks, randomness, name services.
 pub struct Outside {
@@ -41,13 +48,22 @@ pub struct Outside {
 /// Everything that is known from tick to tick.
 pub struct Pipeline {
     select: Selection,
-    netns: Netns,
+    own: Netns,
+    /// Our own namespace first.
+    spaces: Vec<Namespace>,
+    namespaces: Namespaces,
+    follows_all: bool,
+    events: Option<Events>,
+    prefer: Option<Source>,
     ephemeral: (u16, u16),
+    /// The kernel gives an attempt up after so many repetitions of its SYN.
+    most_repeats: u8,
     search_time: Duration,
+    /// What of it is left in this tick.
+    search_left: Duration,
     new_id: Box<dyn FnMut(Moment) -> Uuid>,
     boottime: Box<dyn Fn() -> Duration>,
     cputime: Box<dyn Fn() -> Duration>,
-    gate: Gate,
     table: Table,
     attributor: Attributor,
     search: Search,
@@ -60,18 +76,25 @@ pub struct Pipeline {
     ask_due: Duration,
     asked: u64,
     /// Listeners: whether an SSH server holds them. `None`: being searched for.
-    servers: HashMap<Inode, (u16, Option<bool>)>,
+    servers: HashMap<Inode, (Netns, u16, Option<bool>)>,
     server_ports: HashSet<u16>,
-    /// Connections in SYN_SENT or CLOSE_WAIT: what happens to them next may move no counter.
-    fragile: Vec<Key>,
     /// Failures that were counted when a connection's row was first found absent.
     doubts: HashMap<Key, Failures>,
+    /// Ends that wait for their notice.
+    waiting: HashMap<Key, ends::Waiting>,
+    /// Ends that were told without their notice, which may still come.
+    missed_notices: HashMap<(Netns, Tuple), Duration>,
+    /// SYNs whose socket was gone when it was looked for.
+    syns: HashMap<(Netns, Tuple), observe::Syn>,
+    coverage: Collected,
     totals: Totals,
+    /// What a tick had to tell that failed.
+    untold: Vec<Event>,
 }
 
 impl Pipeline {
-    /// `search_time`: so long may one tick search for owners; what is not found goes on in the next. `most_held`:
-    /// as many owners are held.
+    /// Reads the tables of our own namespace from `/proc` until `attach` gives it more. `search_time`: so long may one
+    /// tick search for owners; what is not found goes on in the next. `most_held`: as many owners are held.
     #[must_use]
     pub fn new(
         proc: &Proc,
@@ -82,15 +105,24 @@ impl Pipeline {
         most_held: usize,
     ) -> Self {
         let Outside { new_id, user_name, boottime, cputime } = outside;
+        let own = proc.own_netns().unwrap_or_default();
+        let mut space = Namespace::new(own, true, None);
+        space.standing = true;
         Self {
             select,
-            netns: proc.own_netns().unwrap_or_default(),
+            own,
+            spaces: vec![space],
+            namespaces: Namespaces::new(own),
+            follows_all: false,
+            events: None,
+            prefer: None,
             ephemeral: proc.ephemeral_ports(),
+            most_repeats: proc.syn_retries(),
             search_time,
+            search_left: search_time,
             new_id,
             boottime,
             cputime,
-            gate: Gate::default(),
             table: Table::new(),
             attributor: Attributor::new(masker, user_name),
             search: Search::default(),
@@ -101,30 +133,45 @@ impl Pipeline {
             asked: 0,
             servers: HashMap::new(),
             server_ports: HashSet::from([22]),
-            fragile: Vec::new(),
             doubts: HashMap::new(),
+            waiting: HashMap::new(),
+            missed_notices: HashMap::new(),
+            syns: HashMap::new(),
+            coverage: Collected::default(),
             totals: Totals::default(),
+            untold: Vec::new(),
         }
     }
 
-    /// One tick: reads the tables if the counters say so, goes on searching for owners, answers what is to be told.
+    /// One tick: reads the tables whose counters say so, goes on searching for owners, answers what is to be told.
     ///
-    /// A quiet tick costs one `pread` of the counters.
+    /// A quiet tick costs one `pread` of the counters of each namespace.
     ///
     /// # Errors
-    /// If the counters or the tables cannot be read. Then nothing is concluded: the table is unchanged, and the
-    /// reading is made again in the next tick.
+    /// If the counters or the tables of our own namespace cannot be read. Then nothing is concluded of it: the table is
+    /// unchanged, and the reading is made again in the next tick, which tells what this one would have.
     pub fn tick(&mut self, proc: &Proc, at: Moment) -> Result<Vec<Event>, ProcError> {
+        let mut told = std::mem::take(&mut self.untold);
         self.totals.polls += 1;
-        let counters = proc.read_counters(Net::Own)?;
-        let mut told = Vec::new();
-        if self.must_read(proc, counters, at) {
-            self.read(proc, at, &mut told)?;
-        } else if self.search.is_under_way() {
+        self.search_left = self.search_time;
+        self.coverage.tick(at);
+        self.find_namespaces(proc, at, &mut told);
+        let reads = self.totals.reads;
+        let outcome = self.tick_spaces(proc, at, &mut told);
+        if self.totals.reads == reads && self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }
+        self.tell_waited(at, &mut told);
+        self.tell_old_syns(at, &mut told);
         self.ask_owners(proc, at, &mut told);
-        Ok(told)
+        self.tell_coverage_if_due(at, &mut told);
+        match outcome {
+            Ok(()) => Ok(told),
+            Err(error) => {
+                self.untold = told;
+                Err(error)
+            }
+        }
     }
 
     /// A tick that reads the tables whatever the counters say.
@@ -132,63 +179,119 @@ impl Pipeline {
     /// # Errors
     /// As `tick`.
     pub fn tick_ungated(&mut self, proc: &Proc, at: Moment) -> Result<Vec<Event>, ProcError> {
-        self.gate.want_read();
+        self.spaces.iter_mut().for_each(|space| space.gate.want_read());
         self.tick(proc, at)
     }
 
-    /// The tables are read when something that only they can explain happened: the module `gate` argues why.
-    fn must_read(&mut self, proc: &Proc, counters: Counters, at: Moment) -> bool {
-        let verdict = self.gate.judge(counters, at.boot);
-        if verdict == Verdict::Read || self.any_fragile_gone(proc) {
-            return true;
+    /// Our own namespace, and the others in turn.
+    fn tick_spaces(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) -> Result<(), ProcError> {
+        let mut spaces = std::mem::take(&mut self.spaces);
+        let mut outcome = Ok(());
+        if let Some((own, others)) = spaces.split_first_mut() {
+            outcome = self.tick_space(proc, own, at, told);
+            let turn = MOST_SPACES.min(others.len());
+            // The first look is at all of them.
+            let first = self.totals.polls == 1;
+            let offset = usize::try_from(self.totals.polls).unwrap_or(0) * turn % others.len().max(1);
+            let (before, after) = others.split_at_mut(offset);
+            let count = if first { usize::MAX } else { turn };
+            for space in after.iter_mut().chain(before).take(count) {
+                if let Err(error) = self.tick_space(proc, space, at, told) {
+                    self.note_unreadable(proc, space, &error, at, told);
+                }
+            }
         }
-        let look = LOOK_COST * u32::try_from(self.holds.len()).unwrap_or(u32::MAX);
-        let worth_it = verdict == Verdict::Look && look * 4 < self.gate.read_cost() && self.gate.pay(look);
-        if worth_it && self.holds.keys().any(|key| self.holds.look(proc, key) == Sight::Gone) {
-            return true;
-        }
-        verdict != Verdict::Quiet && !self.table.is_empty() && self.gate.pay(self.gate.read_cost())
+        self.spaces = spaces;
+        outcome
     }
 
-    fn any_fragile_gone(&self, proc: &Proc) -> bool {
-        let offset =
-            usize::try_from(self.totals.polls).unwrap_or(0) * MOST_FRAGILE % self.fragile.len().max(1);
-        let turn = self.fragile.iter().cycle().skip(offset).take(MOST_FRAGILE.min(self.fragile.len()));
-        turn.into_iter().any(|key| self.holds.look(proc, key) == Sight::Gone)
-    }
-
-    fn read(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) -> Result<(), ProcError> {
-        let before = (self.cputime)();
-        let wanted = poll::Wanted {
-            select: &self.select,
-            server_ports: &self.server_ports,
-            ephemeral: self.ephemeral,
-        };
-        let outcome = poll::snapshot(proc, self.netns, &wanted);
-        self.totals.failed_reads += u64::from(outcome.is_err());
-        let (snapshot, rows) = outcome?;
-        let cost = (self.cputime)().saturating_sub(before);
-        let failures = proc.read_counters(Net::Own).map(|now| self.gate.failures(now)).unwrap_or_default();
-        self.totals.reads += 1;
-        self.totals.unparsed_rows += rows.unparsed;
-
-        let adopting = self.table.is_adopting();
-        let delta = self.table.take(&snapshot, at);
-        self.totals.standing_ends += delta.standing_ends;
-        self.totals.duplicate_rows += delta.duplicates;
-        let unconfirmed = self.tell_ends(proc, &delta, failures, at, told);
-        self.tell_established(&delta, at, told);
-        self.tell_opened(proc, &snapshot, &delta, adopting, at, told);
-        self.tell_passed(&delta, at, told);
-        self.gate.has_read(at.boot, cost, unconfirmed);
-        let waits = |state| matches!(state, TcpState::SynSent | TcpState::CloseWait);
-        self.fragile =
-            self.table.iter().filter(|(_, e)| waits(e.connection.state)).map(|(key, _)| key).collect();
+    fn tick_space(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> Result<(), ProcError> {
+        let Some(net) = self.net_of(space) else { return Ok(()) };
+        let counters = proc.read_counters(net)?;
+        let verdict = space.gate.judge(counters, at.boot);
+        if self.must_read(proc, space, verdict, at, told) {
+            self.read(proc, space, at, told)?;
+        }
+        space.begin_balance(self.ephemeral, &self.cputime);
         Ok(())
     }
 
-    fn tell_established(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
-        for key in &delta.established {
+    fn read(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> Result<(), ProcError> {
+        let Some(net) = self.net_of(space) else { return Ok(()) };
+        let before = (self.cputime)();
+        let wanted = Rows {
+            select: &self.select,
+            server_ports: &self.server_ports,
+            ephemeral: self.ephemeral,
+            noticed: space.is_noticed(at.boot) && !space.standing,
+        };
+        let outcome = space.tables.read(proc, net, &wanted);
+        let cost = (self.cputime)().saturating_sub(before);
+        let now = proc.read_counters(net);
+        // What a process that has moved shows is another namespace's.
+        let moved = !space.is_own && !self.namespaces.stands(proc, space.netns);
+        if moved {
+            space.gate.want_read();
+            self.namespaces.lost_member(proc, space.netns);
+            return Ok(());
+        }
+        self.totals.failed_reads += u64::from(outcome.is_err());
+        let Reading { mut snapshot, rows, fallback } = outcome?;
+        let failures = now.map(|now| space.gate.failures(now)).unwrap_or_default();
+        self.totals.reads += 1;
+        self.totals.unparsed_rows += rows.unparsed;
+        if let Some(fallback) = fallback {
+            let detail =
+                format!("net:[{}]: {}; read by {} now", space.netns.0, fallback.error, fallback.to.name());
+            let gap = Gap { cause: "source_failed", from: at, to: at, count: None, detail: Some(detail) };
+            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+        }
+        snapshot.standing = std::mem::take(&mut space.standing);
+        self.take(proc, space, &snapshot, failures, cost, at, told);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one reading and all that was learned around it")]
+    fn take(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        snapshot: &Snapshot,
+        failures: Failures,
+        cost: Duration,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if let Some(tally) = &space.tally {
+            tally.set_listening(snapshot.listeners.iter().map(|listener| listener.tuple.local.port()));
+        }
+        let delta = self.table.take(snapshot, at);
+        self.totals.standing_ends += delta.standing_ends;
+        self.totals.doubtful_ends += delta.doubtful_ends;
+        self.totals.duplicate_rows += delta.duplicates;
+        let unconfirmed = self.tell_ends(proc, space, &delta, failures, at, told);
+        self.tell_established(&delta.established, at, told);
+        self.tell_opened(proc, space, snapshot, &delta, at, told);
+        self.tell_passed(space, &delta, at, told);
+        space.gate.has_read(at.boot, cost, unconfirmed);
+        let fragile = self.table.iter().filter(|(_, entry)| is_fragile(entry.connection.state));
+        space.fragile = fragile.map(|(key, _)| key).filter(|key| key.netns == space.netns).collect();
+    }
+
+    fn tell_established(&mut self, keys: &[Key], at: Moment, told: &mut Vec<Event>) {
+        for key in keys {
             if let Some(entry) = self.table.get(key).filter(|entry| entry.told) {
                 let connection = Arc::clone(&entry.connection);
                 let what = What::Changed { connection, changed: vec!["portreeve.connection.state"] };
@@ -200,10 +303,15 @@ impl Pipeline {
     /// Other connections are wanted from now on. Those that no longer are end for the log as out of scope; those that
     /// stand and now are will be opened as standing.
     pub fn select(&mut self, select: Selection, masker: Masker, at: Moment) -> Vec<Event> {
+        if let Some(events) = &self.events {
+            events.set_ports(select.ports.ranges());
+        }
         self.select = select;
         self.attributor.set_masker(masker);
-        self.table.adopt();
-        self.gate.want_read();
+        for space in &mut self.spaces {
+            space.standing = true;
+            space.gate.want_read();
+        }
         self.tell_out_of_scope(at)
     }
 
@@ -228,12 +336,12 @@ impl Pipeline {
             standing.insert(inode);
             self.servers.entry(inode).or_insert_with(|| {
                 wanted.push(Wanted { inode, uid: listener.uid });
-                (listener.tuple.local.port(), None)
+                (snapshot.netns, listener.tuple.local.port(), None)
             });
         }
         let search = &mut self.search;
-        self.servers.retain(|inode, _| {
-            let stands = standing.contains(inode);
+        self.servers.retain(|inode, (netns, ..)| {
+            let stands = *netns != snapshot.netns || standing.contains(inode);
             if !stands {
                 search.forget(*inode);
             }
@@ -241,4 +349,9 @@ impl Pipeline {
         });
         wanted
     }
+}
+
+/// What happens next to a connection in these states may move no counter.
+fn is_fragile(state: TcpState) -> bool {
+    matches!(state, TcpState::SynSent | TcpState::CloseWait)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
+use super::namespace::Namespace;
 use crate::attribution::{Found, Wanted};
 use crate::connection::{CloseReason, Connection, Inode, Key, Moment, Seen, Snapshot, Socket};
 use crate::event::{Ending, Event, What};
@@ -34,34 +35,80 @@ impl Pipeline {
     pub(super) fn tell_opened(
         &mut self,
         proc: &Proc,
+        space: &mut Namespace,
         snapshot: &Snapshot,
         delta: &Delta,
-        adopting: bool,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let seen = if snapshot.standing { Seen::Start } else { Seen::Poll };
+        let listeners = self.learn_servers(snapshot);
+        if snapshot.standing {
+            // Before the watch has begun there is no pace to keep: what stands is told with its owners.
+            self.search_left = self.search_left.max(FIRST_SEARCH);
+        }
+        self.open_and_search(proc, space, &delta.opened, listeners, seen, at, told);
+        if self.sought.is_empty() {
+            self.sought.shrink_to(64);
+        }
+    }
+
+    /// Opens sockets that are new, with their owners as far as those are found now.
+    pub(super) fn open_sockets(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        seen: Seen,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        self.open_and_search(proc, space, sockets, Vec::new(), seen, at, told);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is new, and what it is to be searched for together with"
+    )]
+    fn open_and_search(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        mut wanted: Vec<Wanted>,
+        seen: Seen,
         at: Moment,
         told: &mut Vec<Event>,
     ) {
         let sight = (self.boottime)();
-        let seen = if adopting { Seen::Start } else { Seen::Poll };
-        let mut wanted = self.learn_servers(snapshot);
-        for socket in &delta.opened {
+        let mut keys = Vec::new();
+        for socket in sockets {
             let Some(inode) = socket.inode else { continue };
-            let key = Key { netns: snapshot.netns, tuple: socket.tuple, inode };
+            let key = Key { netns: space.netns, tuple: socket.tuple, inode };
             let connection = self.new_connection(key, socket, seen, at);
-            self.table.open(key, connection, true);
+            self.table.open(key, connection, socket.device, true);
             self.sought.insert(inode, (key, sight));
             wanted.push(Wanted { inode, uid: socket.uid });
+            keys.push(key);
+            if super::is_fragile(socket.state) {
+                space.fragile.push(key);
+            }
         }
-        // Before the watch has begun there is no pace to keep: what stands is told with its owners.
-        let time = if adopting { self.search_time.max(FIRST_SEARCH) } else { self.search_time };
-        let mut found = self.search(proc, &wanted, time);
-        for socket in &delta.opened {
-            let Some(inode) = socket.inode else { continue };
-            let key = Key { netns: snapshot.netns, tuple: socket.tuple, inode };
-            self.open(proc, key, found.remove(&inode).as_ref(), at, told);
+        let mut found = self.search(proc, &wanted, self.search_left);
+        for key in keys {
+            self.open(proc, key, found.remove(&key.inode).as_ref(), at, told);
         }
         self.tell_found(proc, found, at, told);
-        if self.sought.is_empty() {
-            self.sought.shrink_to(64);
+        // A table that does not tell cookies leaves them to exact lookups: an end is told by its cookie.
+        for socket in sockets.iter().filter(|socket| socket.cookie.is_none()) {
+            let Some(inode) = socket.inode else { continue };
+            let key = Key { netns: space.netns, tuple: socket.tuple, inode };
+            if let Some(Some(sight)) = self.find(space, &key).filter(|_| !space.on.is_empty())
+                && sight.socket.inode == Some(inode)
+                && self.table.look(&key, &sight.socket, sight.counts, at)
+            {
+                self.tell_established(&[key], at, told);
+            }
         }
     }
 
@@ -75,22 +122,25 @@ impl Pipeline {
         let sight = (self.boottime)();
         let wanted = self.owners_to_find_again(proc, at, sight);
         if !wanted.is_empty() {
-            let found = self.search(proc, &wanted, self.search_time);
+            let found = self.search(proc, &wanted, self.search_left);
             self.tell_found(proc, found, at, told);
         }
     }
 
     /// Goes on with searches of earlier ticks, more slowly: whoever is found now is no newborn that might leave.
     pub(super) fn go_on_searching(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
-        let found = self.search(proc, &[], self.search_time / 5);
+        let found = self.search(proc, &[], self.search_left.min(self.search_time / 5));
         self.tell_found(proc, found, at, told);
     }
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
         self.attributor.begin_tick();
         // By CPU time: what another process takes of the core is not spent on searching.
-        let until = (self.cputime)() + time;
-        self.search.run(proc, wanted, &self.cputime, until)
+        let began = (self.cputime)();
+        let found = self.search.run(proc, wanted, &self.cputime, began + time);
+        let spent = (self.cputime)().saturating_sub(began);
+        self.search_left = self.search_left.saturating_sub(spent);
+        found
     }
 
     fn new_connection(&mut self, key: Key, socket: &Socket, seen: Seen, at: Moment) -> Connection {
@@ -98,6 +148,7 @@ impl Pipeline {
             id: (self.new_id)(at),
             netns: key.netns,
             inode: Some(key.inode),
+            cookie: socket.cookie,
             tuple: key.tuple,
             state: socket.state,
             uid: Some(socket.uid),
@@ -135,6 +186,7 @@ impl Pipeline {
         if entry.told {
             self.totals.opens += 1;
             self.totals.unattributed += u64::from(owner.is_none());
+            self.coverage.opened(connection);
             told.push(Event { at, what: What::Opened(Arc::clone(&entry.connection)) });
         }
     }
@@ -146,7 +198,7 @@ impl Pipeline {
         if attribution == Attribution::Unknown(Reason::HolderVanished) {
             // Somebody short-lived had inherited it: who else holds it is worth another search.
             let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
-            let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_time);
+            let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_left);
             if let Some(found) = again.get(&key.inode) {
                 (attribution, held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
             }
@@ -204,15 +256,15 @@ impl Pipeline {
     /// Owners that were found later than the open was told, and holders of listeners.
     fn tell_found(&mut self, proc: &Proc, found: HashMap<Inode, Found>, at: Moment, told: &mut Vec<Event>) {
         for (inode, found) in found {
-            if let Some((_, is_server)) = self.servers.get_mut(&inode) {
+            if let Some((.., is_server)) = self.servers.get_mut(&inode) {
                 *is_server = Some(is_ssh_server(proc, &found));
             } else if let Some((key, _)) = self.sought.get(&inode).copied() {
                 let (attribution, held) = self.attribute(proc, key, &found);
                 self.tell_owner(proc, key, attribution, held, at, told);
             }
         }
-        let servers = self.servers.values().filter(|(_, is_server)| *is_server == Some(true));
-        self.server_ports = servers.map(|(port, _)| *port).chain([22]).collect();
+        let servers = self.servers.values().filter(|(.., is_server)| *is_server == Some(true));
+        self.server_ports = servers.map(|(_, port, _)| *port).chain([22]).collect();
     }
 
     fn tell_owner(
@@ -240,6 +292,9 @@ impl Pipeline {
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
             (Attribution::Unknown(_), Attribution::Unknown(_)) => vec!["portreeve.attribution"],
         };
+        if let Attribution::Owned { latency, .. } = &attribution {
+            self.coverage.attributed(*latency);
+        }
         Arc::make_mut(&mut entry.connection).attribution = attribution;
         if entry.told {
             let connection = Arc::clone(&entry.connection);
@@ -249,34 +304,29 @@ impl Pipeline {
 
     /// Connections that began and ended between two readings: their TIME_WAIT tells that they were, and when they
     /// ended; not who made them.
-    pub(super) fn tell_passed(&mut self, delta: &Delta, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn tell_passed(
+        &mut self,
+        space: &Namespace,
+        delta: &Delta,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         for socket in &delta.passed {
             let gone = socket.timewait_left.map_or(Duration::ZERO, |left| TIME_WAIT.saturating_sub(left));
-            let connection = Arc::new(Connection {
-                id: (self.new_id)(at),
-                netns: self.netns,
-                inode: None,
-                tuple: socket.tuple,
-                state: socket.state,
-                uid: None,
-                user: None,
-                seen: Seen::TimeWait,
-                opened: at,
-                last_seen: at,
-                attribution: Attribution::Unknown(Reason::TimeWait),
-            });
+            let syn = self.syn_of(space.netns, socket.tuple);
+            let seen = if syn.is_some() { Seen::Syn } else { Seen::TimeWait };
+            let place = (space.netns, socket.tuple);
+            let connection = self.passing(place, seen, syn.unwrap_or(at), at);
+            let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
             let ending = Ending {
                 reason: CloseReason::Closed,
                 success: Some(true),
                 last_seen: None,
                 gone_by: earlier(at, gone),
+                exact: false,
+                bytes: None,
             };
-            self.totals.opens += 1;
-            self.totals.unattributed += 1;
-            self.totals.passed += 1;
-            self.totals.closes += 1;
-            told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
-            told.push(Event { at, what: What::Closed { connection, ending } });
+            self.tell_pair(connection, ending, at, told);
         }
     }
 }

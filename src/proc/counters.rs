@@ -18,31 +18,37 @@ pub struct Counters {
     pub estab_resets: u64,
     /// Sockets that are ESTABLISHED or CLOSE_WAIT now.
     pub curr_estab: u64,
+    /// ICMP messages that something cannot be reached, of all protocols over IPv4.
+    pub unreachable: u64,
 }
 
-/// Reads the two `Tcp:` lines. `Err` names the counter that is missing.
+/// Reads the two `Tcp:` lines, and of the two `Icmp:` lines, where there are any, one counter. `Err` names the one
+/// that is missing.
 ///
 /// # Errors
 /// The name of the first counter that is not there.
 pub fn parse_counters(snmp: &[u8]) -> Result<Counters, &'static str> {
-    let mut tcp = snmp.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"Tcp: "));
-    let names = tcp.next().ok_or("Tcp:")?;
-    let values = tcp.next().ok_or("Tcp:")?;
-    let value = |name: &'static str| {
-        names
-            .split(|b| *b == b' ')
-            .zip(values.split(|b| *b == b' '))
-            .find(|(n, _)| *n == name.as_bytes())
-            .and_then(|(_, v)| parse_u64(v))
-            .ok_or(name)
-    };
+    let tcp = lines_of(snmp, b"Tcp: ").ok_or("Tcp:")?;
+    let value = |name: &'static str| value_of(tcp, name).ok_or(name);
     Ok(Counters {
         active_opens: value("ActiveOpens")?,
         passive_opens: value("PassiveOpens")?,
         attempt_fails: value("AttemptFails")?,
         estab_resets: value("EstabResets")?,
         curr_estab: value("CurrEstab")?,
+        unreachable: lines_of(snmp, b"Icmp: ").and_then(|icmp| value_of(icmp, "InDestUnreachs")).unwrap_or(0),
     })
+}
+
+/// Names and values of one protocol.
+fn lines_of<'a>(snmp: &'a [u8], protocol: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let mut lines = snmp.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(protocol));
+    lines.next().zip(lines.next())
+}
+
+fn value_of((names, values): (&[u8], &[u8]), name: &str) -> Option<u64> {
+    let mut columns = names.split(|b| *b == b' ').zip(values.split(|b| *b == b' '));
+    columns.find(|(n, _)| *n == name.as_bytes()).and_then(|(_, value)| parse_u64(value))
 }
 
 impl Proc {
@@ -72,14 +78,20 @@ mod tests {
     use super::*;
 
     /// From a Linux 6.18 machine, lines before and after cut.
-    const SNMP: &[u8] = b"IcmpMsg: OutType3\nIcmpMsg: 2\n\
+    const SNMP: &[u8] = b"Icmp: InMsgs InErrors InCsumErrors InDestUnreachs\nIcmp: 9 0 0 6\nIcmpMsg: OutType3\nIcmpMsg: 2\n\
         Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n\
         Tcp: 1 200 120000 -1 10 2 3 4 5 275 136 0 0 2 0\nUdp: InDatagrams\nUdp: 1\n";
 
     #[test]
     fn counters_are_found_by_name() {
-        let wanted =
-            Counters { active_opens: 10, passive_opens: 2, attempt_fails: 3, estab_resets: 4, curr_estab: 5 };
+        let wanted = Counters {
+            active_opens: 10,
+            passive_opens: 2,
+            attempt_fails: 3,
+            estab_resets: 4,
+            curr_estab: 5,
+            unreachable: 6,
+        };
         assert_eq!(parse_counters(SNMP), Ok(wanted));
     }
 

@@ -7,6 +7,8 @@ mod counters;
 mod fd;
 mod mounts;
 mod net;
+mod netlink;
+mod netns;
 mod pid;
 
 use std::cell::OnceCell;
@@ -22,6 +24,8 @@ use rustix::io::{Errno, read};
 pub use counters::{Counters, parse_counters};
 pub use fd::{Sight, parse_fdinfo, parse_socket_link};
 pub use net::{Net, TableRead, parse_row};
+pub use netlink::parse_netlink_drops;
+pub use netns::Lives;
 pub use pid::{Depth, Held, MAX_ARGS_BYTES};
 
 use crate::connection::Netns;
@@ -198,6 +202,13 @@ impl Proc {
         port().zip(port()).unwrap_or((32768, 60999))
     }
 
+    /// How often a SYN is repeated before an attempt is given up (`tcp_syn_retries`; 6 where it cannot be read).
+    #[must_use]
+    pub fn syn_retries(&self) -> u8 {
+        let text = self.read_file("sys/net/ipv4/tcp_syn_retries", 16).unwrap_or_default();
+        parse_u64(text.trim_ascii()).and_then(|n| u8::try_from(n).ok()).unwrap_or(6)
+    }
+
     /// The boot's id. `None` where `sys` is hidden.
     #[must_use]
     pub fn boot_id(&self) -> Option<String> {
@@ -265,7 +276,11 @@ impl Decimal {
 }
 
 fn read_at(dir: impl AsFd, name: &str, most: usize) -> Result<Vec<u8>, Errno> {
-    let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_all(openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, most)
+}
+
+/// Up to `most` bytes of a file.
+fn read_all(fd: OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(most.min(4096));
     let mut page = [0; 4096];
     while bytes.len() < most {

@@ -65,6 +65,16 @@ impl Proc {
         opened.map_err(|e| self.net_error(net, name, e))
     }
 
+    /// The file that stands for a process's network namespace; as long as it is open, it pins that. Needs CAP_SYS_PTRACE
+    /// for another user's.
+    ///
+    /// # Errors
+    /// `Read`: gone or denied.
+    pub fn open_netns(&self, held: &Held) -> Result<OwnedFd, ProcError> {
+        openat(&held.dir, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| held.error(self, "ns/net", e))
+    }
+
     pub(super) fn net_error(&self, net: Net<'_>, name: &str, error: Errno) -> ProcError {
         ProcError::Read { path: self.net_path(net, name), source: error.into() }
     }

@@ -53,6 +53,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Gate {
     last: Option<Counters>,
+    /// Counters of the tick before.
+    before: Option<Counters>,
     /// Counters at the last table read.
     at_read: Option<Counters>,
     repair_due: Duration,
@@ -68,6 +70,7 @@ pub struct Gate {
 impl Gate {
     /// Takes this tick's counters. `at`: time since boot.
     pub fn judge(&mut self, now: Counters, at: Duration) -> Verdict {
+        self.before = self.last;
         let Some(last) = self.last.replace(now) else {
             self.read_wanted = true;
             return Verdict::Read;
@@ -76,8 +79,10 @@ impl Gate {
         self.saved = self.saved.min(SAVED_MOST.max(self.read_cost * 3));
         self.saved_at = at;
         self.read_wanted |= now.active_opens != last.active_opens || at >= self.repair_due;
-        self.unexplained |= now != last;
-        match (self.read_wanted, now != last, self.unexplained) {
+        // What is unreachable tells nothing of its own: the attempt's failure moves another counter.
+        let moved = Counters { unreachable: last.unreachable, ..now } != last;
+        self.unexplained |= moved;
+        match (self.read_wanted, moved, self.unexplained) {
             (true, ..) => Verdict::Read,
             (_, true, _) => Verdict::Look,
             (_, _, true) => Verdict::Unexplained,
@@ -114,15 +119,28 @@ impl Gate {
         self.at_read = self.last;
     }
 
+    /// Every followed connection has been looked at: what moved was not theirs, or has been told.
+    pub fn explained(&mut self) {
+        self.unexplained = false;
+    }
+
+    /// Counters of the last tick.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        self.last
+    }
+
     /// How much the counters that tell of failure rose since the last table read. `now` is read after the table:
     /// a row that is absent may have failed while the table was walked.
     #[must_use]
     pub fn failures(&self, now: Counters) -> Failures {
-        let Some(then) = self.at_read else { return Failures::default() };
-        Failures {
-            attempts: now.attempt_fails.wrapping_sub(then.attempt_fails),
-            resets: now.estab_resets.wrapping_sub(then.estab_resets),
-        }
+        Failures::between(self.at_read, now)
+    }
+
+    /// The same since the tick before this one, in which a connection that is looked at in every tick still stood.
+    #[must_use]
+    pub fn new_failures(&self, now: Counters) -> Failures {
+        Failures::between(self.before.or(self.at_read), now)
     }
 }
 
@@ -133,6 +151,19 @@ pub struct Failures {
     pub attempts: u64,
     /// Connections that ended without an orderly end.
     pub resets: u64,
+    /// Messages that something cannot be reached.
+    pub unreachable: u64,
+}
+
+impl Failures {
+    fn between(then: Option<Counters>, now: Counters) -> Self {
+        let Some(then) = then else { return Self::default() };
+        Self {
+            attempts: now.attempt_fails.wrapping_sub(then.attempt_fails),
+            resets: now.estab_resets.wrapping_sub(then.estab_resets),
+            unreachable: now.unreachable.wrapping_sub(then.unreachable),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +233,7 @@ mod tests {
         let (mut gate, mut counters) = after_a_read();
         counters.attempt_fails += 2;
         gate.judge(counters, MS * 50);
-        assert_eq!(gate.failures(counters), Failures { attempts: 2, resets: 0 });
+        assert_eq!(gate.failures(counters), Failures { attempts: 2, ..Failures::default() });
         gate.has_read(MS * 50, COST, false);
         assert_eq!(gate.failures(counters), Failures::default());
     }

@@ -3,8 +3,11 @@
 //! Knows nothing of the connections that are open (`table`) and names nobody (`attribution`).
 
 pub mod direction;
+pub mod events;
 pub mod gate;
+pub mod namespaces;
 pub mod poll;
 pub mod selection;
 
-pub use selection::{Filter, Matcher, PortSet, Selection};
+pub use events::Events;
+pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};

@@ -46,7 +46,9 @@ fn step(table: &mut Table, second: u64, rows: &[Socket]) -> (Vec<Key>, Vec<Key>)
 }
 
 fn step_incomplete(table: &mut Table, second: u64, rows: &[Socket], complete: bool) -> (Vec<Key>, Vec<Key>) {
-    let snapshot = Snapshot { netns: NETNS, outbound: rows.to_vec(), complete, ..Snapshot::default() };
+    let standing = table.reads == 0;
+    let snapshot =
+        Snapshot { netns: NETNS, outbound: rows.to_vec(), complete, standing, ..Snapshot::default() };
     let delta = table.take(&snapshot, at(second));
     let over = |key: &Key| table.get(key).unwrap().absent >= ABSENT_READS;
     let absent: Vec<Key> = delta.absent.iter().copied().filter(over).collect();
@@ -58,7 +60,7 @@ fn step_incomplete(table: &mut Table, second: u64, rows: &[Socket], complete: bo
         delta.opened.iter().map(|s| key(s.tuple.local.port(), s.inode.unwrap().get())).collect();
     for (key, socket) in opened.iter().zip(&delta.opened) {
         assert!(table.get(key).is_none(), "opened twice: {key:?}");
-        table.open(*key, connection(*key, socket.state, at(second)), true);
+        table.open(*key, connection(*key, socket.state, at(second)), 0, true);
     }
     (opened, closed)
 }
@@ -68,6 +70,7 @@ fn connection(key: Key, state: TcpState, at: Moment) -> Connection {
         id: uuid::Uuid::nil(),
         netns: key.netns,
         inode: Some(key.inode),
+        cookie: None,
         tuple: key.tuple,
         state,
         uid: Some(1000),
@@ -190,8 +193,14 @@ fn time_wait_proves_an_end_at_once_and_is_no_other_connection() {
 fn an_end_whose_life_was_not_seen_is_told_once_and_again_only_for_another_connection() {
     let mut table = Table::new();
     let mut passed = |second, rows: &[Socket]| {
-        let snapshot =
-            Snapshot { netns: NETNS, outbound: rows.to_vec(), complete: true, ..Snapshot::default() };
+        let standing = second == 0;
+        let snapshot = Snapshot {
+            netns: NETNS,
+            outbound: rows.to_vec(),
+            complete: true,
+            standing,
+            ..Snapshot::default()
+        };
         table.take(&snapshot, at(second)).passed.len()
     };
     assert_eq!(passed(0, &[time_wait(9, 30)]), 0, "it stood before the watch");
@@ -200,6 +209,53 @@ fn an_end_whose_life_was_not_seen_is_told_once_and_again_only_for_another_connec
     assert_eq!(passed(3, &[]), 0, "missed once");
     assert_eq!(passed(4, &[time_wait(1, 59)]), 0, "a repeated FIN started the timer anew");
     assert_eq!(passed(20, &[time_wait(1, 60)]), 1, "the same ports, another connection");
+}
+
+#[test]
+fn where_notices_tell_of_ends_only_those_of_open_connections_are_news() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    step(&mut table, 1, &[alive(1, 7)]);
+    let rows = vec![time_wait(1, 59), time_wait(2, 59)];
+    let snapshot =
+        Snapshot { netns: NETNS, outbound: rows, complete: true, noticed: true, ..Snapshot::default() };
+    let delta = table.take(&snapshot, at(2));
+    assert_eq!((delta.ended, delta.passed), (vec![key(1, 7)], vec![]));
+}
+
+#[test]
+fn more_ends_than_are_remembered_are_counted_and_not_told() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    for port in 0..MOST_TAILS {
+        let remote = std::net::Ipv4Addr::from(u32::try_from(port / 60_000).unwrap());
+        let local = ([10, 0, 0, 1], u16::try_from(port % 60_000).unwrap()).into();
+        table.remember_end(NETNS, Tuple { local, remote: (remote, 22).into() }, at(1));
+    }
+    let take = |table: &mut Table, second| {
+        let rows = vec![time_wait(61_000, 60)];
+        let snapshot = Snapshot { netns: NETNS, outbound: rows, complete: true, ..Snapshot::default() };
+        let delta = table.take(&snapshot, at(second));
+        (delta.passed.len(), delta.doubtful_ends)
+    };
+    assert_eq!(take(&mut table, 2), (0, 1));
+    assert_eq!(take(&mut table, 200), (1, 0), "all is forgotten, nothing is doubtful");
+}
+
+#[test]
+fn an_exact_lookup_tells_state_cookie_and_counts() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    step(&mut table, 1, &[row(1, 7, TcpState::SynSent)]);
+    let cookie = Cookie::new(9);
+    let seen = Socket { cookie, device: 3, ..alive(1, 7) };
+    let counts = Some(Counts { established: true, sent: Some(5), ..Counts::default() });
+    assert!(table.look(&key(1, 7), &seen, counts, at(2)), "it is established now");
+    assert!(!table.look(&key(1, 7), &seen, None, at(3)));
+    assert_eq!(table.by_cookie(cookie.unwrap()), Some(key(1, 7)));
+    let entry = table.close(&key(1, 7), at(4)).unwrap();
+    assert_eq!((entry.counts, entry.device, entry.connection.cookie), (counts, 3, cookie));
+    assert_eq!(table.by_cookie(cookie.unwrap()), None);
 }
 
 #[test]
@@ -228,7 +284,8 @@ fn a_row_that_nobody_holds_yet_is_no_connection() {
 fn a_listener_that_goes_away_does_not_turn_its_sessions_round() {
     let mut table = Table::new();
     let session = alive(22, 7);
-    let inbound = Snapshot { netns: NETNS, inbound: vec![session], complete: true, ..Snapshot::default() };
+    let (netns, complete) = (NETNS, true);
+    let inbound = Snapshot { netns, inbound: vec![session], complete, standing: true, ..Snapshot::default() };
     assert_eq!(table.take(&inbound, at(0)), Delta::default());
     assert_eq!(step(&mut table, 1, &[session]), (vec![], vec![]));
     let outbound_first = alive(50_000, 8);

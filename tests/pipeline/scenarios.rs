@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::kernel::{CLOSE_WAIT, FIN_WAIT2, Kernel, LISTEN, Row, TIME_WAIT, moment, pipeline, told};
 use portreeve::connection::{Inode, Netns};
 use portreeve::pipeline::Pipeline;
-use portreeve::proc::Proc;
+use portreeve::proc::{Net, Proc};
 use portreeve::process::Attribution;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection, poll};
@@ -401,8 +401,10 @@ fn the_ports_of_ssh_servers_are_learned_and_their_sessions_are_in_the_snapshot()
         select: &select,
         server_ports: watch.pipeline.server_ports(),
         ephemeral: (32768, 60999),
+        noticed: false,
     };
-    let (snapshot, _) = poll::snapshot(&watch.proc, Netns(1), &wanted).unwrap();
+    let mut tables = poll::Tables::new(Netns(1), None);
+    let snapshot = tables.read(&watch.proc, Net::Own, &wanted).unwrap().snapshot;
     let inodes: Vec<_> = snapshot.inbound.iter().filter_map(|s| s.inode).map(Inode::get).collect();
     assert_eq!((inodes, snapshot.listeners.len(), snapshot.outbound.len()), (vec![32], 2, 0));
 }

@@ -2,8 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the clock")]
 
+mod queue;
+mod schedule;
+
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +18,7 @@ use sd_notify::NotifyState;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::attribution::MOST_HELD;
-use crate::cli::WatchArgs;
+use crate::cli::{NetnsChoice, SourceChoice, WatchArgs};
 use crate::config::{self, Settings};
 use crate::connection::Moment;
 use crate::enrichment::{Users, host};
@@ -25,6 +29,11 @@ use crate::secrets::Masker;
 use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
 use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
+use crate::source::poll::Source;
+use crate::source::{Events, Kind};
+
+use queue::{Message, Shared};
+use schedule::{Schedule, Watchdog};
 
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
 const STALL: Duration = Duration::from_secs(1);
@@ -103,43 +112,9 @@ struct Daemon {
     failing: Option<(Moment, u64, String)>,
     last_tick: Option<Moment>,
     late: u64,
-}
-
-/// systemd's watchdog, fed a few times in its patience and not at each tick: a notice costs as much as a tick.
-struct Watchdog {
-    every: Duration,
-    fed: Option<Instant>,
-}
-
-impl Watchdog {
-    /// Feeds it if it is time to; answers how long it can wait.
-    fn feed(&mut self, now: Instant) -> Duration {
-        let left = self.fed.map_or(Duration::ZERO, |fed| self.every.saturating_sub(now - fed));
-        if !left.is_zero() {
-            return left;
-        }
-        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-        self.fed = Some(now);
-        self.every
-    }
-}
-
-/// Ticks at absolute times: one that comes late does not move those behind it; those that it ran over are skipped.
-struct Schedule {
-    interval: Duration,
-    due: Instant,
-}
-
-impl Schedule {
-    /// Moves to the next tick that is not over; answers how many are.
-    fn next(&mut self, now: Instant) -> u64 {
-        self.due += self.interval;
-        let behind = now.saturating_duration_since(self.due);
-        let skipped = u32::try_from(behind.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX);
-        let missed = if now > self.due { skipped + 1 } else { 0 };
-        self.due += self.interval * missed;
-        u64::from(missed)
-    }
+    /// As many of them have been told in a coverage record.
+    late_told: u64,
+    queue: Shared,
 }
 
 /// Watches until a signal or a limit ends it.
@@ -153,14 +128,15 @@ pub fn run(
     destination: Destination,
     logger: &LoggerHandle,
 ) -> Result<(), DaemonError> {
-    let (sender, signals) = channel();
+    let (sender, messages) = channel();
+    let for_signals = sender.clone();
     let deliver = move |signal| {
-        let _ = sender.send(signal);
+        let _ = for_signals.send(Message::Signal(signal));
     };
     signals::install(deliver).map_err(DaemonError::System)?;
-    let mut daemon = set_up(settings, format, destination)?;
+    let mut daemon = set_up(settings, format, destination, sender)?;
     let began = Instant::now();
-    let reason = daemon.watch(args, &signals, logger, began);
+    let reason = daemon.watch(args, &messages, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     if let Ok(reason) = reason {
         daemon.stop(reason);
@@ -184,23 +160,20 @@ pub fn once(settings: Settings, format: Format, destination: Destination) -> Res
     Ok(())
 }
 
-fn set_up(settings: Settings, format: Format, destination: Destination) -> Result<Daemon, DaemonError> {
+fn set_up(
+    settings: Settings,
+    format: Format,
+    destination: Destination,
+    sender: Sender<Message>,
+) -> Result<Daemon, DaemonError> {
     // A search may take half of a tick's time, so that the pace is kept.
     let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
     let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
-    for warning in &view.warnings {
-        log::warn!("{warning}");
-    }
-    let started = Started {
-        settings: daemon.settings.by_name(),
-        owners: if view.all_owners { "all" } else { "own" },
-        capabilities: selftest::capabilities(),
-        uid: rustix::process::geteuid().as_raw(),
-        netns: view.netns.map(|netns| netns.0),
-        init_netns: view.init_netns.map(|netns| netns.0),
-        source: "procfs",
-        warnings: view.warnings,
-    };
+    let (queue, kinds) = (Arc::clone(&daemon.queue), daemon.settings.events.kinds());
+    let deliver = move |batch| queue.put(&sender, now(), batch);
+    let ports = daemon.settings.select.ports.ranges();
+    let events = Events::spawn(kinds, ports, deliver).map_err(DaemonError::System)?;
+    let started = daemon.attach(events, view);
     daemon.sink.push(&Event { at: now(), what: What::Started(Box::new(started)) });
     Ok(daemon)
 }
@@ -240,6 +213,8 @@ fn set_up_parts(
             failing: None,
             last_tick: None,
             late: 0,
+            late_told: 0,
+            queue: Shared::default(),
         },
         view,
     ))
@@ -257,11 +232,47 @@ fn descriptors() -> usize {
 }
 
 impl Daemon {
+    /// Gives the pipeline its sources; answers what the first record tells.
+    fn attach(&mut self, events: Events, view: View) -> Started {
+        let prefer = match self.settings.source {
+            SourceChoice::Auto => None,
+            SourceChoice::Procfs => Some(Source::Procfs),
+            SourceChoice::Netlink => Some(Source::Netlink),
+        };
+        let all = self.settings.netns == NetnsChoice::All;
+        let (choice, off) = self.pipeline.attach(&self.proc, Some(events), prefer, all, now());
+        let wanted = self.settings.events.kinds();
+        let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
+            Some((_, why)) => format!("off: {why}"),
+            None if wanted.contains(&kind) => "on".to_owned(),
+            None => "off: not asked for".to_owned(),
+        };
+        let mut warnings = view.warnings;
+        warnings.extend(choice.differences);
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        Started {
+            settings: self.settings.by_name(),
+            owners: if view.all_owners { "all" } else { "own" },
+            capabilities: selftest::capabilities(),
+            uid: rustix::process::geteuid().as_raw(),
+            netns: view.netns.map(|netns| netns.0),
+            init_netns: view.init_netns.map(|netns| netns.0),
+            source: self.pipeline.source().name(),
+            source_reason: choice.reason,
+            events: Kind::ALL.into_iter().map(|kind| (kind.name(), state(kind))).collect::<BTreeMap<_, _>>(),
+            netns_scope: if all { "all" } else { "own" },
+            namespaces: self.pipeline.namespaces() as u64,
+            warnings,
+        }
+    }
+
     /// Ticks until something ends it; answers what.
     fn watch(
         &mut self,
         args: &WatchArgs,
-        signals: &Receiver<Signal>,
+        messages: &Receiver<Message>,
         logger: &LoggerHandle,
         began: Instant,
     ) -> Result<String, ReaderGone> {
@@ -277,7 +288,7 @@ impl Daemon {
                 return Ok(format!("--count {count}"));
             }
             self.late += self.schedule.next(Instant::now());
-            while let Some(signal) = self.wait(signals, end) {
+            while let Some(signal) = self.wait(messages, end)? {
                 match signal {
                     Signal::Stop(name) => return Ok(name.to_owned()),
                     Signal::Reload => self.reload(args, logger)?,
@@ -293,31 +304,61 @@ impl Daemon {
     fn tick(&mut self) -> Result<(), ReaderGone> {
         let at = now();
         self.tell_a_stall(at);
+        for (kind, count) in self.queue.overrun() {
+            self.pipeline.overrun(kind, count, at);
+        }
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => {
                 self.tell_failed_polls(at);
-                events.iter().for_each(|event| self.sink.push(event));
+                self.push(events);
             }
             Err(error) => self.note_failed_poll(&error, at),
         }
         self.sink.flush(at)
     }
 
-    /// Waits for the next tick. `None`: it is due. The watchdog is fed meanwhile, as often as it wants.
-    fn wait(&mut self, signals: &Receiver<Signal>, end: Option<Instant>) -> Option<Signal> {
+    fn push(&mut self, events: Vec<Event>) {
+        for mut event in events {
+            if let What::Coverage(coverage) = &mut event.what {
+                coverage.late = self.late - std::mem::replace(&mut self.late_told, self.late);
+            }
+            self.sink.push(&event);
+        }
+    }
+
+    /// Waits for the next tick, taking observations as they come. `None`: it is due. The watchdog is fed meanwhile, as
+    /// often as it wants.
+    fn wait(
+        &mut self,
+        messages: &Receiver<Message>,
+        end: Option<Instant>,
+    ) -> Result<Option<Signal>, ReaderGone> {
         let due = end.map_or(self.schedule.due, |end| end.min(self.schedule.due));
+        let patience = due + self.schedule.interval / 4;
         loop {
             let now = Instant::now();
+            // What came before the tick is taken before it, but a flood does not hold it up.
+            if now >= patience {
+                return Ok(None);
+            }
             let left = due.saturating_duration_since(now);
             let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
-            match signals.recv_timeout(nap) {
-                Ok(signal) => return Some(signal),
+            match messages.recv_timeout(nap) {
+                Ok(Message::Signal(signal)) => return Ok(Some(signal)),
+                Ok(Message::Observed(at, observed)) => {
+                    self.queue.taken(observed.len());
+                    let events = self.pipeline.observe(&self.proc, at, observed);
+                    if !events.is_empty() {
+                        self.push(events);
+                        self.sink.flush(at)?;
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) if nap < left => {}
-                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
                 // The thread that delivers signals never ends; if it did, the schedule still holds.
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(nap);
-                    return None;
+                    return Ok(None);
                 }
             }
         }
@@ -392,8 +433,10 @@ impl Daemon {
     fn stop(&mut self, reason: String) {
         let at = now();
         if let Ok(events) = self.pipeline.tick(&self.proc, at) {
-            events.iter().for_each(|event| self.sink.push(event));
+            self.push(events);
         }
+        let coverage = self.pipeline.cover(at);
+        self.push(vec![coverage]);
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.sink.lost());
         self.sink.push(&Event { at, what: What::Stopped { reason, totals: Box::new(totals) } });
@@ -428,19 +471,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_keep_their_times_and_those_that_were_run_over_are_counted() {
-        let start = Instant::now();
-        let ms = Duration::from_millis;
-        let mut schedule = Schedule { interval: ms(50), due: start };
-        assert_eq!(schedule.next(start + ms(1)), 0);
-        assert_eq!(schedule.due, start + ms(50));
-        assert_eq!(schedule.next(start + ms(99)), 0, "late, but before the next");
-        assert_eq!(schedule.due, start + ms(100));
-        assert_eq!(schedule.next(start + ms(320)), 4, "those of 150, 200, 250 and 300 ms");
-        assert_eq!(schedule.due, start + ms(350), "no drift");
-    }
 
     #[test]
     fn ids_rise_also_when_the_clock_steps_back() {

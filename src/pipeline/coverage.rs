@@ -1,0 +1,281 @@
+//! What was seen beside what the kernel counted: once a minute, and at the end.
+//!
+//! The kernel counts every outbound open of a namespace, on all ports. Notices tell of every socket that was destroyed,
+//! on all ports too, and one reading of the whole table tells which are alive. Opens = destroyed + alive now - alive
+//! before: what remains was missed, or was opened while the two were being read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::Pipeline;
+use super::namespace::Namespace;
+use crate::connection::{Connection, Moment, TcpState};
+use crate::event::{Coverage, Event, Gap, KernelCounts, Percentiles, Totals, What};
+use crate::netlink::{Diag, states};
+use crate::process::Attribution;
+use crate::source::Kind;
+use crate::source::direction::{Listeners, is_outbound};
+use crate::source::events::Tallied;
+
+/// Between two records.
+const EVERY: Duration = Duration::from_secs(60);
+/// A whole table that takes longer to read is not read for this.
+const TOO_DEAR: Duration = Duration::from_millis(200);
+/// Losses are told at most this often.
+const TELL_LOSS_EVERY: Duration = Duration::from_secs(1);
+
+/// Collected since the last record.
+pub(super) struct Collected {
+    from: Option<Moment>,
+    last_tick: Option<Duration>,
+    totals: Totals,
+    seen: BTreeMap<&'static str, u64>,
+    unattributed: BTreeMap<&'static str, u64>,
+    latency: Histogram<u32>,
+    intervals: Histogram<u32>,
+    lost: BTreeMap<&'static str, u64>,
+    /// Lost and not yet told in a gap: since when, how many, and whether more that nobody counted.
+    untold: BTreeMap<Kind, (Moment, u64, bool)>,
+    told_loss: Duration,
+    kernel: KernelCounts,
+    accounted: i64,
+    comparable: bool,
+}
+
+/// What the counters of a namespace said when the last record was made.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Balance {
+    /// True for one that appeared during the watch: its counters began with 0.
+    pub is_new: bool,
+    begun: bool,
+    kernel: KernelCounts,
+    tallied: Tallied,
+    alive: u64,
+    /// False once a notice was lost, until the next record.
+    pub whole: bool,
+    cost: Duration,
+}
+
+impl Default for Collected {
+    fn default() -> Self {
+        Self {
+            from: None,
+            last_tick: None,
+            totals: Totals::default(),
+            seen: BTreeMap::new(),
+            unattributed: BTreeMap::new(),
+            latency: histogram(),
+            intervals: histogram(),
+            lost: Kind::ALL.into_iter().map(|kind| (kind.name(), 0)).collect(),
+            untold: BTreeMap::new(),
+            told_loss: Duration::ZERO,
+            kernel: KernelCounts::default(),
+            accounted: 0,
+            comparable: true,
+        }
+    }
+}
+
+/// Microseconds up to more than an hour, two digits of which are right.
+fn histogram() -> Histogram<u32> {
+    // The only errors are of bounds that are out of order.
+    Histogram::new(2).unwrap_or_else(|_| unreachable!("two digits are within bounds"))
+}
+
+impl Collected {
+    pub fn tick(&mut self, at: Moment) {
+        self.from.get_or_insert(at);
+        if let Some(last) = self.last_tick.replace(at.boot) {
+            self.intervals.saturating_record(micros(at.boot.saturating_sub(last)));
+        }
+    }
+
+    pub fn opened(&mut self, connection: &Connection) {
+        *self.seen.entry(connection.seen.name()).or_default() += 1;
+        match &connection.attribution {
+            Attribution::Owned { latency, .. } => self.latency.saturating_record(micros(*latency)),
+            Attribution::Unknown(reason) => *self.unattributed.entry(reason.name()).or_default() += 1,
+        }
+    }
+
+    /// An owner that was found after its open had been told.
+    pub fn attributed(&mut self, latency: Duration) {
+        self.latency.saturating_record(micros(latency));
+    }
+
+    pub fn lost(&mut self, kind: Kind, count: Option<u64>, at: Moment) {
+        *self.lost.entry(kind.name()).or_default() += count.unwrap_or(1);
+        let (_, sum, uncounted) = self.untold.entry(kind).or_insert((at, 0, false));
+        *sum += count.unwrap_or(0);
+        *uncounted |= count.is_none();
+    }
+
+    /// What became of a namespace that is gone cannot be asked any more.
+    pub fn add_gone(&mut self, space: &Namespace) {
+        let counted = space.gate.counters().map(|counters| counters.active_opens).unwrap_or(0);
+        let Balance { kernel, tallied, alive, .. } = space.balance;
+        let now = space.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
+        self.kernel.active_opens += counted.saturating_sub(kernel.active_opens);
+        self.accounted += signed(destroyed(now)) - signed(destroyed(tallied)) - signed(alive);
+        self.comparable &= space.tally.is_some();
+    }
+}
+
+fn destroyed(tallied: Tallied) -> u64 {
+    tallied.active + tallied.attempts + tallied.disconnected
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn percentiles(of: &Histogram<u32>) -> Percentiles {
+    match of.is_empty() {
+        true => Percentiles::default(),
+        false => Percentiles {
+            count: of.len(),
+            p50: of.value_at_quantile(0.5),
+            p99: of.value_at_quantile(0.99),
+            max: of.max(),
+        },
+    }
+}
+
+impl Pipeline {
+    /// A record, if a minute is over; and losses that were not told yet.
+    pub(super) fn tell_coverage_if_due(&mut self, at: Moment, told: &mut Vec<Event>) {
+        self.tell_losses(at, told);
+        if self.coverage.from.is_some_and(|from| from.boot + EVERY <= at.boot) {
+            let event = self.cover(at);
+            told.push(event);
+        }
+    }
+
+    /// Losses as gaps, at most once a second.
+    fn tell_losses(&mut self, at: Moment, told: &mut Vec<Event>) {
+        if self.coverage.untold.is_empty() || at.boot < self.coverage.told_loss + TELL_LOSS_EVERY {
+            return;
+        }
+        self.coverage.told_loss = at.boot;
+        for (kind, (from, count, uncounted)) in std::mem::take(&mut self.coverage.untold) {
+            let more = if uncounted { ", and more that nobody counted" } else { "" };
+            let detail = Some(format!("{} notices{more}; the tables are read instead", kind.name()));
+            let gap = Gap { cause: "events_lost", from, to: at, count: Some(count), detail };
+            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+        }
+    }
+
+    /// What was seen since the last record. Reads the whole table of each namespace where that is affordable.
+    pub fn cover(&mut self, at: Moment) -> Event {
+        let mut spaces = std::mem::take(&mut self.spaces);
+        let mut collected = std::mem::take(&mut self.coverage);
+        for space in &mut spaces {
+            let comparable = space.balance_up(&mut collected, self.ephemeral, &self.cputime);
+            collected.comparable &= comparable;
+        }
+        self.spaces = spaces;
+        let totals = self.totals();
+        self.coverage.totals = totals;
+        self.coverage.from = Some(at);
+        self.coverage.last_tick = collected.last_tick;
+        self.coverage.told_loss = collected.told_loss;
+        self.coverage.untold = std::mem::take(&mut collected.untold);
+        let coverage = self.coverage_of(collected, &totals, at);
+        Event { at, what: What::Coverage(Box::new(coverage)) }
+    }
+
+    fn coverage_of(&self, collected: Collected, now: &Totals, at: Moment) -> Coverage {
+        let before = &collected.totals;
+        let kernel = collected.kernel;
+        let standing = collected.seen.get("start").copied().unwrap_or(0);
+        let of_all_ports = self.select.ports.is_all() && self.select.filter == Default::default();
+        let accounted = match (collected.comparable, of_all_ports) {
+            (true, _) => u64::try_from(collected.accounted).ok(),
+            (false, true) => Some((now.opens - before.opens).saturating_sub(standing)),
+            (false, false) => None,
+        };
+        let missed = accounted.map(|accounted| kernel.active_opens.saturating_sub(accounted));
+        Coverage {
+            span: collected.from.map(|from| (from, at)),
+            polls: now.polls - before.polls,
+            late: 0,
+            reads: now.reads - before.reads,
+            lookups: now.lookups - before.lookups,
+            failed_reads: now.failed_reads - before.failed_reads,
+            opens: now.opens - before.opens,
+            closes: now.closes - before.closes,
+            live: now.live,
+            namespaces: self.spaces.len() as u64,
+            seen: collected.seen,
+            unattributed: collected.unattributed,
+            attribution_latency_us: percentiles(&collected.latency),
+            poll_interval_us: percentiles(&collected.intervals),
+            kernel,
+            comparable: accounted.is_some(),
+            accounted,
+            missed_at_most: missed,
+            agrees: missed.map(|missed| missed == 0),
+            lost: collected.lost,
+        }
+    }
+}
+
+impl Namespace {
+    /// Begins the count: what stands now was opened before.
+    pub(super) fn begin_balance(&mut self, ephemeral: (u16, u16), cputime: &dyn Fn() -> Duration) {
+        if std::mem::replace(&mut self.balance.begun, true) {
+            return;
+        }
+        self.balance.whole = self.on.contains(&Kind::Destroy);
+        if !self.balance.is_new {
+            self.balance_up(&mut Collected::default(), ephemeral, cputime);
+        }
+    }
+
+    /// Adds what happened since the last call; true if all of it is known.
+    fn balance_up(
+        &mut self,
+        collected: &mut Collected,
+        ephemeral: (u16, u16),
+        cputime: &dyn Fn() -> Duration,
+    ) -> bool {
+        let counters = self.gate.counters().unwrap_or_default();
+        let kernel =
+            KernelCounts { active_opens: counters.active_opens, attempt_fails: counters.attempt_fails };
+        let tallied = self.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
+        let old = self.balance;
+        collected.kernel.active_opens += kernel.active_opens.saturating_sub(old.kernel.active_opens);
+        collected.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(old.kernel.attempt_fails);
+        let before = cputime();
+        let alive = match self.tables.diag().filter(|_| old.cost < TOO_DEAR) {
+            Some(diag) => count_alive(diag, ephemeral),
+            None => None,
+        };
+        let cost = cputime().saturating_sub(before);
+        collected.accounted += signed(destroyed(tallied)) - signed(destroyed(old.tallied));
+        collected.accounted += signed(alive.unwrap_or(0)) - signed(old.alive);
+        let is_noticed = self.on.contains(&Kind::Destroy);
+        self.balance = Balance { kernel, tallied, alive: alive.unwrap_or(0), whole: is_noticed, cost, ..old };
+        is_noticed && old.whole && alive.is_some()
+    }
+}
+
+/// Sockets of the whole table that we connected.
+fn count_alive(diag: &mut Diag, ephemeral: (u16, u16)) -> Option<u64> {
+    let mut listeners = Listeners::default();
+    diag.dump(states::LISTEN, None, |socket| listeners.add(socket.tuple.local)).ok()?;
+    let mut alive = 0;
+    let count = |socket: crate::connection::Socket| {
+        // Nobody's FIN_WAIT2 is what TIME_WAIT is: its socket has been destroyed.
+        let is_over = socket.state == TcpState::FinWait2 && socket.inode.is_none();
+        alive += u64::from(!is_over && is_outbound(&socket, &listeners, ephemeral));
+    };
+    diag.dump(states::LIVE, None, count).ok()?;
+    Some(alive)
+}

@@ -1,0 +1,202 @@
+//! One network namespace: how its table is read, when, and what its counters said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Pipeline;
+use super::coverage::Balance;
+use crate::connection::{Key, Moment, Netns};
+use crate::event::{Event, Gap, What};
+use crate::proc::{Net, Proc, ProcError};
+use crate::source::events::{Entered, Tally};
+use crate::source::gate::Gate;
+use crate::source::poll::{Choice, Source, Tables, Wanted, choose};
+use crate::source::{Events, Kind};
+
+/// The kernel keeps TIME_WAIT this long, and a bit: after a notice was lost, what it would have told shows there.
+const AFTER_LOSS: Duration = Duration::from_secs(62);
+
+/// What is known of a namespace from tick to tick.
+pub(super) struct Namespace {
+    pub netns: Netns,
+    pub is_own: bool,
+    pub tables: Tables,
+    pub gate: Gate,
+    /// True until its first snapshot, if what that shows stood before the watch.
+    pub standing: bool,
+    /// Connections in SYN_SENT or CLOSE_WAIT: what happens to them next may move no counter.
+    pub fragile: Vec<Key>,
+    /// Kinds of notices that are on in it.
+    pub on: Vec<Kind>,
+    pub tally: Option<Arc<Tally>>,
+    /// Socket of the destroy notices, and how many it had dropped when that was asked last.
+    pub destroy_inode: Option<u64>,
+    pub drops: u64,
+    /// Until then what was lost shows in TIME_WAIT.
+    doubtful_until: Duration,
+    pub balance: Balance,
+    /// True while it cannot be read and that has been told.
+    pub failing: bool,
+}
+
+impl Namespace {
+    pub fn new(netns: Netns, is_own: bool, entered: Option<Entered>) -> Self {
+        let (diag, on, tally, destroy_inode) = match entered {
+            None => (None, Vec::new(), None, None),
+            Some(Entered { diag, on, tally, destroy_inode, .. }) => {
+                (diag.ok(), on, Some(tally), destroy_inode)
+            }
+        };
+        Self {
+            netns,
+            is_own,
+            tables: Tables::new(netns, diag),
+            gate: Gate::default(),
+            standing: false,
+            fragile: Vec::new(),
+            on,
+            tally,
+            destroy_inode,
+            drops: 0,
+            doubtful_until: Duration::ZERO,
+            balance: Balance::default(),
+            failing: false,
+        }
+    }
+
+    /// True if notices tell of every end.
+    pub fn is_noticed(&self, at: Duration) -> bool {
+        self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
+    }
+
+    /// A notice was lost: for a minute the table must tell what it would have told.
+    pub fn doubt(&mut self, at: Duration) {
+        self.doubtful_until = at + AFTER_LOSS;
+        self.gate.want_read();
+    }
+}
+
+impl Pipeline {
+    /// Uses these sources from now on. `prefer`: the source to read tables from; `None`: the cheaper one. Answers why
+    /// that one, what the two did not agree on, and which kinds of notices are off in our own namespace, and why.
+    pub fn attach(
+        &mut self,
+        proc: &Proc,
+        events: Option<Events>,
+        prefer: Option<Source>,
+        all_namespaces: bool,
+        at: Moment,
+    ) -> (Choice, Vec<(Kind, String)>) {
+        self.prefer = prefer;
+        self.events = events;
+        self.follows_all = all_namespaces;
+        let mut entered = self.events.as_ref().map(|events| events.enter(self.own, None));
+        let off = entered.as_mut().map(|entered| std::mem::take(&mut entered.off)).unwrap_or_default();
+        let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
+        let mut own = Namespace::new(self.own, true, entered);
+        own.standing = true;
+        let choice = self.choose_source(proc, &mut own, unavailable);
+        self.spaces = vec![own];
+        self.find_namespaces(proc, at, &mut Vec::new());
+        (choice, off)
+    }
+
+    fn choose_source(&self, proc: &Proc, own: &mut Namespace, unavailable: Option<String>) -> Choice {
+        let wanted = Wanted {
+            select: &self.select,
+            server_ports: &self.server_ports,
+            ephemeral: self.ephemeral,
+            noticed: false,
+        };
+        match (self.prefer, unavailable) {
+            (Some(Source::Procfs), _) => {
+                own.tables.prefer(Source::Procfs);
+                Choice { reason: "as asked for".to_owned(), differences: Vec::new() }
+            }
+            (_, Some(why)) => {
+                own.tables.prefer(Source::Procfs);
+                Choice { reason: format!("netlink cannot be had: {why}"), differences: Vec::new() }
+            }
+            (Some(Source::Netlink), None) => {
+                own.tables.prefer(Source::Netlink);
+                Choice { reason: "as asked for".to_owned(), differences: Vec::new() }
+            }
+            (None, None) => choose(&mut own.tables, proc, Net::Own, &wanted, &self.cputime),
+        }
+    }
+
+    /// Where the table of our own namespace is read from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.spaces.first().map_or(Source::Procfs, |own| own.tables.source())
+    }
+
+    /// How many namespaces are watched.
+    #[must_use]
+    pub fn namespaces(&self) -> usize {
+        self.spaces.len()
+    }
+
+    /// Notices which namespaces are new and which are gone.
+    pub(super) fn find_namespaces(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        if !self.follows_all {
+            return;
+        }
+        let changes = self.namespaces.look(proc, at.boot, &self.cputime);
+        for netns in changes.appeared {
+            let namespace = self.enter(proc, netns);
+            self.spaces.push(namespace);
+        }
+        for netns in changes.gone {
+            self.leave(proc, netns, at, told);
+        }
+    }
+
+    /// Opens its sources inside where that is permitted; else it is read through a member's `/proc/PID/net`.
+    fn enter(&self, proc: &Proc, netns: Netns) -> Namespace {
+        let file = self.namespaces.member(netns).and_then(|member| proc.open_netns(member).ok());
+        let entered = self.events.as_ref().zip(file).map(|(events, file)| events.enter(netns, Some(file)));
+        let mut namespace = Namespace::new(netns, false, entered);
+        if let Some(source) = self.prefer {
+            namespace.tables.prefer(source);
+        }
+        // What stands in a namespace that is noticed with the first look stood before the watch.
+        namespace.standing = self.totals.polls <= 1;
+        namespace.balance.is_new = !namespace.standing;
+        namespace
+    }
+
+    fn leave(&mut self, proc: &Proc, netns: Netns, at: Moment, told: &mut Vec<Event>) {
+        if let Some(events) = &self.events {
+            events.leave(netns);
+        }
+        self.tell_vanished(proc, netns, at, told);
+        self.table.forget_namespace(netns);
+        if let Some(place) = self.spaces.iter().position(|space| space.netns == netns) {
+            let gone = self.spaces.swap_remove(place);
+            self.coverage.add_gone(&gone);
+        }
+    }
+
+    /// What to do about one that cannot be read: its member may be gone, and another may be found.
+    pub(super) fn note_unreadable(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        error: &ProcError,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if !self.namespaces.lost_member(proc, space.netns) && !error.is_gone() && !space.failing {
+            space.failing = true;
+            let detail = Some(format!("net:[{}]: {error}", space.netns.0));
+            let gap = Gap { cause: "netns_unreadable", from: at, to: at, count: None, detail };
+            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+        }
+    }
+
+    /// Whose `net` folder tells of this namespace. `None`: of one that nobody is known to live in any more.
+    pub(super) fn net_of<'a>(&'a self, space: &Namespace) -> Option<Net<'a>> {
+        if space.is_own { Some(Net::Own) } else { self.namespaces.member(space.netns).map(Net::Of) }
+    }
+}

@@ -1,0 +1,318 @@
+//! What the kernel's notices mean: connections that are seen while they begin, and ends that are told as they happen.
+//!
+//! Nothing rests on them alone: what they bring early the next snapshot brings too, and what they lose it repairs.
+
+use std::time::Duration;
+
+use super::Pipeline;
+use super::ends::{After, Evidence, why_failed};
+use super::namespace::Namespace;
+use std::sync::Arc;
+
+use crate::connection::{CloseReason, Connection, Moment, Netns, Seen, Socket, TcpState, Tuple};
+use crate::event::{Bytes, Ending, Event, What};
+use crate::netlink::{Destroyed, ProcessNotice};
+use crate::proc::Proc;
+use crate::process::{Attribution, Reason};
+use crate::source::Kind;
+use crate::source::events::Observation;
+use crate::source::gate::Failures;
+
+/// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
+const SYN_PATIENCE: Duration = Duration::from_millis(500);
+/// As many wait at most.
+const MOST_SYNS: usize = 16_384;
+
+/// A SYN that was seen, whose socket was gone when it was looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Syn {
+    at: Moment,
+    failures: Failures,
+}
+
+impl Pipeline {
+    /// Takes what was observed between two ticks, in the order in which it came; answers what is to be told.
+    pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
+        let mut told = Vec::new();
+        let mut spaces = std::mem::take(&mut self.spaces);
+        // A notice of an end that came together with the SYN finds the connection opened.
+        let (syns, others): (Vec<_>, Vec<_>) =
+            observed.into_iter().partition(|one| matches!(one, Observation::Syn { .. }));
+        self.take_syns(proc, &mut spaces, syns, at, &mut told);
+        for observation in others {
+            match observation {
+                Observation::Syn { .. } => {}
+                Observation::Process(notice) => self.take_process(proc, notice),
+                Observation::Destroyed { netns, ended } => {
+                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                        self.take_destroyed(proc, space, &ended, at, &mut told);
+                    }
+                }
+                Observation::Lost { kind, netns, count } => {
+                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                        self.take_lost(proc, space, kind, count, at);
+                    }
+                }
+            }
+        }
+        self.spaces = spaces;
+        told
+    }
+
+    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice) {
+        match notice {
+            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child),
+            ProcessNotice::Exec { pid } => self.attributor.executed(proc, pid),
+            ProcessNotice::Exit { pid } => self.attributor.exited(pid),
+        }
+    }
+
+    fn take_lost(&mut self, proc: &Proc, space: &mut Namespace, kind: Kind, count: Option<u64>, at: Moment) {
+        let mut count = count;
+        if kind == Kind::Destroy {
+            let drops = self.net_of(space).and_then(|net| proc.read_netlink_drops(net).ok());
+            let drops = drops.zip(space.destroy_inode).and_then(|(drops, inode)| drops.get(&inode).copied());
+            count = count.or(drops.map(|drops| drops.saturating_sub(space.drops)));
+            space.drops = drops.unwrap_or(space.drops);
+            space.balance.whole = false;
+        }
+        if kind != Kind::Proc {
+            space.doubt(at.boot);
+        }
+        self.totals.notices_lost += count.unwrap_or(1);
+        self.coverage.lost(kind, count, at);
+    }
+
+    /// Notices that were dropped on the way here, because we were too slow.
+    pub fn overrun(&mut self, kind: Kind, count: u64, at: Moment) {
+        for space in &mut self.spaces {
+            if kind != Kind::Proc {
+                space.doubt(at.boot);
+                space.balance.whole &= kind != Kind::Destroy;
+            }
+        }
+        self.totals.notices_lost += count;
+        self.coverage.lost(kind, Some(count), at);
+    }
+
+    /// Each is looked up at once: while it is being set up its process is still there to be read.
+    fn take_syns(
+        &mut self,
+        proc: &Proc,
+        spaces: &mut [Namespace],
+        syns: Vec<Observation>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        for space in spaces {
+            let mut born = Vec::new();
+            for syn in &syns {
+                let Observation::Syn { netns, tuple, device } = syn else { continue };
+                if *netns == space.netns && self.select.wants(tuple) {
+                    born.extend(self.look_up_syn(proc, space, *tuple, *device, at, told));
+                }
+            }
+            if !born.is_empty() {
+                self.open_sockets(proc, space, &born, Seen::Syn, at, told);
+            }
+        }
+    }
+
+    /// The socket behind a SYN, if it is news.
+    fn look_up_syn(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        tuple: Tuple,
+        device: u32,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> Option<Socket> {
+        let place = (space.netns, tuple);
+        let known = self.table.between(space.netns, tuple);
+        let device = if is_link_local(&tuple) { device } else { 0 };
+        self.totals.lookups += 1;
+        let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
+        let inode = found.as_ref().and_then(|found| found.socket.inode);
+        match (found, known) {
+            // A SYN that is repeated.
+            (Some(_), Some(key)) if inode == Some(key.inode) => None,
+            (Some(found), known) if inode.is_some() => {
+                if let Some(old) = known {
+                    self.close(&old, Evidence::LetGo, Failures::default(), at, at, told);
+                }
+                Some(found.socket)
+            }
+            _ => {
+                if known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
+                    let failures = self.new_failures(proc, space);
+                    self.syns.insert(place, Syn { at, failures });
+                }
+                None
+            }
+        }
+    }
+
+    fn take_destroyed(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        ended: &Destroyed,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let Destroyed { tuple, cookie, counts, .. } = ended;
+        let disconnected = tuple.remote.port() == 0;
+        let known = cookie.and_then(|cookie| self.table.by_cookie(cookie));
+        // One whose cookie nobody has told yet is known by its ends.
+        let known = known.or_else(|| {
+            let key = self.table.between(space.netns, *tuple)?;
+            self.table.get(&key)?.connection.cookie.is_none().then_some(key)
+        });
+        if let Some(key) = known {
+            let after = if disconnected { After::Disconnected } else { self.after(space, &key.tuple) };
+            let failures = self.new_failures(proc, space);
+            self.close_noticed(&key, *counts, after, failures, at, told);
+            return;
+        }
+        if disconnected {
+            if let Some(place) = self.syn_from(space.netns, tuple.local.port()) {
+                self.tell_syn(place, at, told);
+            }
+        } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
+            && self.select.wants(tuple)
+            && !self.table.is_inbound(space.netns, *tuple)
+        {
+            self.tell_unseen(proc, space, ended, at, told);
+        }
+    }
+
+    /// What is left of a socket that was destroyed.
+    fn after(&mut self, space: &mut Namespace, tuple: &Tuple) -> After {
+        self.totals.lookups += 1;
+        match space.tables.diag().and_then(|diag| diag.find(tuple, 0, None).ok()).flatten() {
+            Some(found) if found.socket.inode.is_none() && found.socket.state.is_ending() => After::TimeWait,
+            _ => After::Nothing,
+        }
+    }
+
+    /// A connection of which only its end was told.
+    fn tell_unseen(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        ended: &Destroyed,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let place = (space.netns, ended.tuple);
+        let syn = self.syns.remove(&place);
+        let established = ended.counts.is_some_and(|counts| counts.established);
+        let counts = ended.counts.unwrap_or_default();
+        let bytes = established.then_some(Bytes {
+            sent: counts.sent,
+            received: if counts.received_segments == 0 { 0 } else { counts.received },
+            exact: counts.received_segments == 0 && counts.sent.is_some(),
+        });
+        let mut was_reset = |this: &mut Self| {
+            this.after(space, &ended.tuple) == After::Nothing && this.new_failures(proc, space).resets > 0
+        };
+        let (reason, success) = match established {
+            true if was_reset(self) => (CloseReason::Reset, Some(true)),
+            true => (CloseReason::Closed, Some(true)),
+            false => (CloseReason::Failed, Some(false)),
+        };
+        let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
+        let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
+        let opened = syn.map_or(at, |syn| syn.at);
+        let cookie = ended.cookie;
+        let connection = Connection { cookie, ..self.passing(place, seen, opened, at) };
+        self.table.remember_end(space.netns, ended.tuple, at);
+        self.tell_pair(connection, ending, at, told);
+    }
+
+    /// SYNs of which nothing more was heard.
+    pub(super) fn tell_old_syns(&mut self, at: Moment, told: &mut Vec<Event>) {
+        let old = |syn: &Syn| syn.at.boot + SYN_PATIENCE <= at.boot;
+        let mut places: Vec<_> =
+            self.syns.iter().filter(|(_, syn)| old(syn)).map(|(place, _)| *place).collect();
+        places.sort_unstable();
+        for place in places {
+            self.tell_syn(place, at, told);
+        }
+        if self.syns.is_empty() {
+            self.syns.shrink_to(64);
+        }
+        self.missed_notices.retain(|_, since| *since + Duration::from_secs(130) > at.boot);
+    }
+
+    /// A SYN whose TIME_WAIT is in the table.
+    pub(super) fn syn_of(&mut self, netns: Netns, tuple: Tuple) -> Option<Moment> {
+        self.syns.remove(&(netns, tuple)).map(|syn| syn.at)
+    }
+
+    fn syn_from(&self, netns: Netns, port: u16) -> Option<(Netns, Tuple)> {
+        self.syns.keys().find(|(of, tuple)| *of == netns && tuple.local.port() == port).copied()
+    }
+
+    /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of
+    /// it. Never called a success.
+    fn tell_syn(&mut self, place: (Netns, Tuple), at: Moment, told: &mut Vec<Event>) {
+        let Some(syn) = self.syns.remove(&place) else { return };
+        let connection = self.passing(place, Seen::Syn, syn.at, syn.at);
+        let (reason, success) = why_failed(&connection, None, syn.failures, u8::MAX, syn.at);
+        let ending =
+            Ending { reason, success, last_seen: Some(syn.at), gone_by: at, exact: false, bytes: None };
+        self.tell_pair(connection, ending, at, told);
+    }
+
+    /// A connection that is over when it is told.
+    pub(super) fn passing(
+        &mut self,
+        (netns, tuple): (Netns, Tuple),
+        seen: Seen,
+        opened: Moment,
+        at: Moment,
+    ) -> Connection {
+        Connection {
+            id: (self.new_id)(at),
+            netns,
+            inode: None,
+            cookie: None,
+            tuple,
+            state: if seen == Seen::Syn { TcpState::SynSent } else { TcpState::TimeWait },
+            uid: None,
+            user: None,
+            seen,
+            opened,
+            last_seen: at,
+            attribution: Attribution::Unknown(Reason::TimeWait),
+        }
+    }
+
+    /// Tells its open and its close.
+    pub(super) fn tell_pair(
+        &mut self,
+        connection: Connection,
+        ending: Ending,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let connection = Arc::new(connection);
+        self.coverage.opened(&connection);
+        self.totals.opens += 1;
+        self.totals.unattributed += 1;
+        self.totals.passed += 1;
+        self.totals.closes += 1;
+        told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
+        told.push(Event { at, what: What::Closed { connection, ending } });
+    }
+}
+
+/// Their sockets are bound to a device, which an exact lookup must name.
+fn is_link_local(tuple: &Tuple) -> bool {
+    match tuple.remote.ip() {
+        std::net::IpAddr::V6(ip) => ip.segments().first().is_some_and(|first| first & 0xffc0 == 0xfe80),
+        std::net::IpAddr::V4(_) => false,
+    }
+}

@@ -1,0 +1,16 @@
+//! sock_diag, the kernel's notices and the SYN tap against the real kernel: what they say of sockets that we made.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must fail, and tests own their clock and files"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// The table: dumps and exact lookups.
+mod diag;
+/// The ends of sockets.
+mod ends;
