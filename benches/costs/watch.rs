@@ -178,6 +178,17 @@ pub fn own_reading_us() -> f64 {
     figures::cpu_us(|| proc.read_tcp(portreeve::proc::Net::Own, visit).expect("net/tcp"))
 }
 
+/// Its reading of the rows to port 22 by sock_diag: CPU time of each call.
+pub fn own_netlink_reading() -> impl FnMut() -> f64 {
+    use portreeve::netlink::{Clause, Diag, Filter};
+    let mut diag = Diag::open().expect("sock_diag");
+    let filter = Filter::any_of([Clause::RemotePorts(22..=22)]).expect("one port is a filter");
+    let visit = |socket| {
+        std::hint::black_box(socket);
+    };
+    move || figures::cpu_us(|| diag.dump(u32::MAX, Some(&filter), visit).expect("a dump"))
+}
+
 /// A file in memory and without a name for a watcher's output: nothing to remove, however the run ends.
 pub struct Log(File);
 
