@@ -43,6 +43,7 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
     let service = || watch::portreeve_with(Rights::Ptrace, &[]).filter(|_| !plan.quick);
     let own = [
         (Some(watch::portreeve()), Closes::Client),
+        (watch::portreeve_with(Rights::PtraceRaw, &[]), Closes::Client),
         (service(), Closes::Client),
         (blind, Closes::Client),
         (Some(watch::portreeve()), Closes::Server),

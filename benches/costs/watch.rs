@@ -44,6 +44,8 @@ pub enum Rights {
     Root,
     /// The shipped unit's: another user than anybody's in the load, and CAP_SYS_PTRACE alone.
     Ptrace,
+    /// The unit's with the drop-in that lets it hear SYNs: CAP_NET_RAW as well.
+    PtraceRaw,
 }
 
 pub struct Watcher {
@@ -114,26 +116,22 @@ pub fn portreeve_with(rights: Rights, options: &[&str]) -> Option<Watcher> {
         return None;
     }
     let (granted, start) = match rights {
-        Rights::Root => ("root", vec![EXECUTABLE]),
-        Rights::Ptrace => ("CAP_SYS_PTRACE", [&SERVICE[..], &[cage::PUBLIC]].concat()),
+        Rights::Root => ("root", vec![EXECUTABLE.to_owned()]),
+        Rights::Ptrace => ("CAP_SYS_PTRACE", as_nobody("-all,+sys_ptrace")),
+        Rights::PtraceRaw => ("CAP_SYS_PTRACE, CAP_NET_RAW", as_nobody("-all,+sys_ptrace,+net_raw")),
     };
     let name: Vec<&str> = std::iter::once("portreeve").chain(options.iter().copied()).collect();
     let name = format!("{} [{granted}]", name.join(" "));
-    Some(Watcher::new(&name, Who::Portreeve, start.iter().chain(&WATCH[1..]).chain(options).copied()))
+    let words = WATCH[1..].iter().chain(options).map(|word| (*word).to_owned());
+    Some(Watcher::new(&name, Who::Portreeve, start.into_iter().chain(words)))
 }
 
-/// The rights of the shipped unit: packaging/portreeve.service.
-const SERVICE: [&str; 9] = [
-    "setpriv",
-    "--reuid=65534",
-    "--regid=65534",
-    "--clear-groups",
-    "--bounding-set=-all,+sys_ptrace",
-    "--inh-caps=-all,+sys_ptrace",
-    "--ambient-caps=-all,+sys_ptrace",
-    "--no-new-privs",
-    "--",
-];
+/// As the shipped unit starts it: another user than anybody's in the load, these capabilities, and never more.
+fn as_nobody(capabilities: &str) -> Vec<String> {
+    let sets = ["bounding-set", "inh-caps", "ambient-caps"].map(|set| format!("--{set}={capabilities}"));
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+    user.map(str::to_owned).into_iter().chain(sets).chain(["--", cage::PUBLIC].map(str::to_owned)).collect()
+}
 
 fn knows(option: &str) -> bool {
     static HELP: LazyLock<String> = LazyLock::new(|| {
