@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cage;
 use crate::figures::number;
 use crate::goals::Goal;
-use crate::load::Crew;
+use crate::load::{Callers, Crew};
 use crate::plan::Plan;
 use crate::quiet::{Costs, measure, percent, print, share};
 use crate::watch::{self, Rights, Watcher, Who};
@@ -29,16 +29,15 @@ pub fn active(plan: &Plan) -> Vec<Goal> {
         watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
         watchers.extend(watch::peers(&watch::NAMING));
     }
-    let loads: [(&str, fn(u64, Duration) -> Crew); 2] =
-        [("one process", Crew::calling), ("a process each", Crew::spawning)];
+    let loads = [("one process", Callers::One), ("a process each", Callers::Many)];
     // Connections close in good order and leave nothing: with TIME_WAIT each row measured would find more rows to
     // read than the one before it.
     cage::sysctl("net/ipv4/tcp_max_tw_buckets", 0);
     let mut columns = Vec::new();
-    for (name, start) in loads {
+    for (name, callers) in loads {
         eprintln!("active: {name}");
         let _load = [Crew::ssh(), Crew::sleeping(100), Crew::holding(plan.active_sockets)];
-        let _busy = start(CONNECTIONS_PER_S, LIFE);
+        let _busy = Crew::calling(callers, CONNECTIONS_PER_S, LIFE);
         columns.push(measure(&watchers, plan, |_| plan.watch * 2));
     }
     cage::sysctl("net/ipv4/tcp_max_tw_buckets", TIME_WAITS);

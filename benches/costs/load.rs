@@ -8,6 +8,15 @@ use std::time::Duration;
 
 use crate::roles::{Closes, PAIRS, PLACES};
 
+/// Who makes connection after connection.
+#[derive(Clone, Copy)]
+pub enum Callers {
+    /// One process that stays.
+    One,
+    /// A new process for each.
+    Many,
+}
+
 /// Processes of the load; killed and waited for when dropped.
 pub struct Crew(Vec<Child>);
 
@@ -42,14 +51,13 @@ impl Crew {
         crew
     }
 
-    /// One process that connects so many times a second and holds each connection for `life`.
-    pub fn calling(per_second: u64, life: Duration) -> Self {
-        Self::of([format!("caller {per_second} {}", life.as_micros())])
-    }
-
-    /// One that starts a process for each such connection.
-    pub fn spawning(per_second: u64, life: Duration) -> Self {
-        Self::of([format!("spawner {per_second} {}", life.as_micros())])
+    /// So many connections a second, each held for `life`.
+    pub fn calling(callers: Callers, per_second: u64, life: Duration) -> Self {
+        let role = match callers {
+            Callers::One => "caller",
+            Callers::Many => "spawner",
+        };
+        Self::of([format!("{role} {per_second} {}", life.as_micros())])
     }
 
     /// Forks so many times a second; its children end at once.

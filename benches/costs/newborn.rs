@@ -45,7 +45,7 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
         table.row(shot.name, columns.iter().map(|column| column.shots[index].ms.show()));
     }
     table.print(plan.markdown);
-    let Some((processes, column)) = plan.processes.iter().zip(&columns).last() else { return Vec::new() };
+    let (Some(processes), Some(column)) = (plan.processes.last(), columns.last()) else { return Vec::new() };
     let what = format!("newborn owner, {} processes", thousands(*processes as u64));
     [
         goals(&what, &column.newborn, &column.shots),
