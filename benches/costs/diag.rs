@@ -39,6 +39,17 @@ pub struct Key {
 }
 
 impl Key {
+    /// Of the socket that sent a packet, by its headers from IP on; any cookie. `None`: it is too short.
+    pub fn of_ipv4(packet: &[u8]) -> Option<Self> {
+        let ports = packet.get(usize::from(packet.first()? & 15) * 4..)?;
+        let mut id = [0; ID];
+        id[..4].copy_from_slice(ports.first_chunk::<4>()?);
+        id[4..8].copy_from_slice(packet.get(12..16)?);
+        id[20..24].copy_from_slice(packet.get(16..20)?);
+        id[40..].fill(u8::MAX);
+        Some(Self { family: 2, id, inode: 0 })
+    }
+
     pub fn local_port(&self) -> u16 {
         u16::from_be_bytes([self.id[0], self.id[1]])
     }
@@ -71,22 +82,23 @@ impl Diag {
                     _ => keys.push(Key {
                         family: body[0],
                         id: *body[4..].first_chunk().unwrap(),
-                        inode: u32::from_ne_bytes(*body[68..].first_chunk().unwrap()),
+                        inode: inode(body),
                     }),
                 }
             }
         }
     }
 
-    /// Asks for exactly this socket; true if it is there.
-    pub fn look_up(&mut self, key: &Key) -> bool {
+    /// Asks for exactly this socket: its inode. `None`: it is not there.
+    pub fn look_up(&mut self, key: &Key) -> Option<u32> {
         let mut request = header(BY_FAMILY, REQUEST);
         request.extend([key.family, 6, 0, 0]);
         request.extend(u32::MAX.to_ne_bytes());
         request.extend(key.id);
         self.send(&request);
         let (_, length) = recv(&self.socket, &mut self.buffer[..], RecvFlags::empty()).expect("an answer");
-        messages(&self.buffer[..length]).any(|(kind, _)| kind == BY_FAMILY)
+        let (kind, body) = messages(&self.buffer[..length]).next()?;
+        (kind == BY_FAMILY).then(|| inode(body))
     }
 
     /// Sends a whole message, its length filled in.
@@ -96,6 +108,11 @@ impl Diag {
         request[..4].copy_from_slice(&length.to_ne_bytes());
         sendto(&self.socket, &request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).expect("sock_diag");
     }
+}
+
+/// The last of `struct inet_diag_msg`.
+fn inode(row: &[u8]) -> u32 {
+    u32::from_ne_bytes(*row[68..].first_chunk().unwrap())
 }
 
 /// `struct nlmsghdr`, its length still to be filled in.

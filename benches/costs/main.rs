@@ -31,6 +31,7 @@ mod recall;
 mod records;
 mod roles;
 mod tables;
+mod tap;
 mod watch;
 
 use std::process::ExitCode;

@@ -51,7 +51,10 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
     ];
     let peers: &[Who] = if plan.quick { &[] } else { &watch::NAMING };
     let peers = watch::peers(peers).into_iter().map(|peer| (peer, Closes::Client));
-    let candidates = own.into_iter().filter_map(|(watcher, closes)| Some((watcher?, closes))).chain(peers);
+    let floor = Watcher::floor("bare tap for SYNs, lookup, probing [root]", "tap");
+    let floors = [(floor, Closes::Client)];
+    let candidates =
+        own.into_iter().filter_map(|(watcher, closes)| Some((watcher?, closes))).chain(floors).chain(peers);
     let title = format!(
         "Short connections, {} of each lifetime, a process each: seen / seen alive / right owner named",
         plan.recalls
@@ -130,7 +133,8 @@ fn read(who: Who, text: &str) -> Vec<(u16, Sight)> {
         Who::Ss | Who::SsP => read_ss(text),
         Who::Lsof => read_lsof(text),
         Who::Tcpspy => read_tcpspy(text),
-        Who::Portreeve | Who::Floor => read_portreeve(text),
+        Who::Portreeve => read_portreeve(text),
+        Who::Floor => read_tap(text),
     }
 }
 
@@ -157,6 +161,16 @@ fn read_portreeve(text: &str) -> Vec<(u16, Sight)> {
     let records = text.lines().filter_map(Record::parse);
     let sight = |Record { port, pid, alive, .. }| (port, Sight { alive, owner: pid.map(Owner::Process) });
     records.map(sight).collect()
+}
+
+/// `40000 7`, the process 0 where none was found.
+fn read_tap(text: &str) -> Vec<(u16, Sight)> {
+    let row = |line: &str| {
+        let (port, pid) = line.split_once(' ')?;
+        let owner = Some(pid.parse().ok()?).filter(|pid| *pid != 0).map(Owner::Process);
+        Some((port.parse().ok()?, Sight { alive: true, owner }))
+    };
+    text.lines().filter_map(row).collect()
 }
 
 /// `ESTAB 0 0 127.0.0.1:40000 127.0.0.1:22 users:(("costs",pid=7,fd=3))`

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::thread::set_current_timer_slack;
 
-use crate::{diag, figures, floors};
+use crate::{diag, figures, floors, tap};
 
 const SSH: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 22);
 
@@ -73,6 +73,7 @@ pub fn play(args: &[String]) -> ExitCode {
         "timer" => floors::paced(|| ()),
         "gate" => floors::gate(),
         "looker" => floors::gate_and_walk(),
+        "tap" => tap::run(),
         "notices" => diag::count_notices(),
         other => panic!("no role {other}"),
     }
