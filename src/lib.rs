@@ -13,6 +13,7 @@ pub mod text;
 
 // The only readers of the kernel.
 pub mod netlink;
+pub mod packet;
 pub mod proc;
 
 // Stages, in the order in which data flows; blank lines keep it from being sorted.

@@ -33,7 +33,7 @@ pub struct Process {
     pub redacted: u32,
     /// Target of `cwd`. `None`: not readable.
     pub working_directory: Option<Vec<u8>>,
-    /// Controlling terminal (`stat` field 7), named as under `/dev`. `None`: it has none.
+    /// Controlling terminal (`stat` field 7), named as under `/dev`. `None`: it has none, or is no owner.
     pub tty: Option<Tty>,
     /// Real, effective user and group ids. `None`: gone or unreadable.
     pub ids: Option<Ids>,
@@ -47,6 +47,8 @@ pub struct Process {
     pub cgroup: Option<Vec<u8>>,
     /// Files of it that may not be read: why what they would tell is missing.
     pub denied: Vec<&'static str>,
+    /// True if it had ended before this was asked, and is told as it was when it forked or ran its program.
+    pub remembered: bool,
 }
 
 /// A terminal device.

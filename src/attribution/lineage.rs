@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
+use super::ancestors::{Again, Link};
 use super::{Attributor, Candidate, Known};
 use crate::connection::Inode;
 use crate::proc::{Depth, Held, Proc, Sight};
@@ -35,6 +36,7 @@ impl Attributor {
     fn know(&mut self, proc: &Proc, pid: u32) -> Option<Rc<Known>> {
         let held = proc.hold(pid).ok()?;
         let process = self.read(proc, &held, Depth::Owner)?;
+        let process = share(&mut self.processes, process.pid, process);
         let children = proc.children_of(&held);
         let known = Rc::new(Known { held: Rc::new(held), process, children, lineage: OnceCell::new() });
         if self.this_tick.len() >= MOST_KNOWN {
@@ -44,9 +46,18 @@ impl Attributor {
         Some(known)
     }
 
-    fn read(&mut self, proc: &Proc, held: &Held, depth: Depth) -> Option<Arc<Process>> {
-        let mut process = proc.read_process(held, depth).ok()?;
+    pub(super) fn read(&mut self, proc: &Proc, held: &Held, depth: Depth) -> Option<Process> {
+        proc.read_process(held, depth).ok().map(|process| self.told(process))
+    }
+
+    /// A process that was read, with its secrets masked and its users named.
+    fn told(&mut self, mut process: Process) -> Process {
         process.redacted = self.masker.mask(&mut process.args);
+        self.name_users(&mut process);
+        process
+    }
+
+    fn name_users(&mut self, process: &mut Process) {
         if let Some(ids) = process.ids {
             process.user = (self.user_name)(ids.real_uid);
             if ids.effective_uid != ids.real_uid {
@@ -56,7 +67,37 @@ impl Attributor {
         if let Some(login) = &mut process.login {
             login.user = (self.user_name)(login.uid);
         }
-        Some(share(&mut self.processes, process.pid, process))
+    }
+
+    /// Reads the process that bears this number now, as a link of a chain.
+    fn ancestor(&mut self, proc: &Proc, pid: u32) -> Option<Link> {
+        match self.ancestors.look(proc, pid) {
+            Again::Same(link) if self.has_its_name(&link.process) => Some(link),
+            // It was not known yet who that user is.
+            Again::Same(link) => {
+                let mut process = Process::clone(&link.process);
+                self.name_users(&mut process);
+                let process = share(&mut self.processes, pid, process);
+                self.ancestors.rename(&process);
+                Some(Link { process, ..link })
+            }
+            Again::Changed(process, print) => {
+                let process = self.told(process);
+                let process = share(&mut self.processes, pid, process);
+                self.ancestors.learn(&process, print)
+            }
+            Again::Unknown => {
+                let kept = proc.keep(proc.hold(pid).ok()?).ok()?;
+                let (process, print) = proc.read_if_changed(&kept, None).ok()??;
+                let process = self.told(process);
+                let process = share(&mut self.processes, pid, process);
+                Some(self.ancestors.add(kept, print, process))
+            }
+        }
+    }
+
+    fn has_its_name(&mut self, process: &Process) -> bool {
+        process.ids.is_none_or(|ids| process.user == (self.user_name)(ids.real_uid))
     }
 
     pub(super) fn lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
@@ -69,28 +110,55 @@ impl Attributor {
     fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
         let process = &owner.process;
         let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
-        let mut child = Rc::clone(&owner.held);
+        let (mut child, mut held) = (Arc::clone(process), Rc::clone(&owner.held));
         let mut ppid = process.ppid;
         while ppid != 0 && lineage.cut.is_none() {
             if lineage.ancestry.len() == LONGEST_CHAIN {
                 lineage.cut = Some(ChainCut::TooLong);
                 break;
             }
-            let parent =
-                proc.hold(ppid).ok().and_then(|held| Some((self.read(proc, &held, Depth::Ancestor)?, held)));
-            match (parent, proc.parent_of(&child)) {
-                (Some((parent, held)), Ok(still)) if still == ppid => {
-                    ppid = parent.ppid;
-                    lineage.ancestry.push(parent);
-                    child = Rc::new(held);
+            let lost = self.memory.lost_parent(&child);
+            let (parent, still) = match lost {
+                Some(lost) => (self.past_lost(proc, lost, &mut lineage.ancestry), Ok(ppid)),
+                None => {
+                    let parent = self.ancestor(proc, ppid);
+                    let is_old = parent.as_ref().is_some_and(|parent| parent.is_old);
+                    (parent, if is_old { Ok(ppid) } else { proc.parent_of(&held) })
+                }
+            };
+            match (parent, still) {
+                (Some(parent), Ok(still)) if still == ppid => {
+                    ppid = parent.process.ppid;
+                    lineage.ancestry.push(Arc::clone(&parent.process));
+                    (child, held) = (parent.process, parent.held);
                 }
                 // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
                 // so this ends.
                 (_, Ok(adopter)) if adopter != ppid => ppid = adopter,
+                _ if lineage.ancestry.len() >= LONGEST_CHAIN => lineage.cut = Some(ChainCut::TooLong),
                 _ => lineage.cut = Some(ChainCut::Vanished),
             }
         }
         share(&mut self.lineages, process.pid, lineage)
+    }
+
+    /// Tells those who have ended, as they are remembered, up to one that lives.
+    fn past_lost(
+        &mut self,
+        proc: &Proc,
+        mut lost: Arc<Process>,
+        ancestry: &mut Vec<Arc<Process>>,
+    ) -> Option<Link> {
+        while ancestry.len() + 1 < LONGEST_CHAIN {
+            ancestry.push(Arc::clone(&lost));
+            if let Some(above) = self.memory.lost_parent(&lost) {
+                lost = above;
+                continue;
+            }
+            let link = self.ancestor(proc, self.memory.parent_of(&lost))?;
+            return self.memory.is_parent(&lost, &link.process).then_some(link);
+        }
+        None
     }
 }
 
@@ -110,29 +178,19 @@ fn share<T: PartialEq>(shared: &mut Shared<T>, pid: u32, value: T) -> Arc<T> {
     value
 }
 
-/// Relatives that hold the socket by the same descriptor number: up as long as the parent does, and from the topmost
-/// down through all who do.
-pub(super) fn family(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
-    let holds = |pid: u32| {
-        let held = proc.hold(pid).ok()?;
-        let holder = Holder { pid, tid: None, fd: of.holder.fd };
-        (proc.look(&held, holder, inode) == Sight::Stands).then_some((holder, held))
-    };
+/// Descendants of those that were found who hold the socket by the same descriptor number, as long as their parent
+/// does. Ancestors were asked by the search.
+pub(super) fn descendants(proc: &Proc, of: &Candidate, inode: Inode) -> Vec<Holder> {
     let mut holders = Vec::new();
     let mut below = of.known.children.clone();
-    let mut above = of.known.process.ppid;
-    while let Some((holder, held)) = holds(above).filter(|_| holders.len() < LONGEST_CHAIN) {
-        holders.push(holder);
-        below.extend(proc.children_of(&held));
-        above = proc.parent_of(&held).unwrap_or(0);
-    }
     let mut asked = HashSet::from([of.holder.pid]);
-    asked.extend(holders.iter().map(|holder| holder.pid));
     while let Some(pid) = below.pop() {
-        if asked.len() < MOST_RELATIVES
-            && asked.insert(pid)
-            && let Some((holder, held)) = holds(pid)
-        {
+        if asked.len() >= MOST_RELATIVES || !asked.insert(pid) {
+            continue;
+        }
+        let Ok(held) = proc.hold(pid) else { continue };
+        let holder = Holder { pid, tid: None, ..of.holder };
+        if proc.look(&held, holder, inode) == Sight::Stands {
             holders.push(holder);
             below.extend(proc.children_of(&held));
         }

@@ -5,9 +5,12 @@
 //! background job that inherited its socket is not blamed for it. When the owner lets go, the rule is applied to those
 //! who are left.
 
+mod ancestors;
+mod cache;
 mod hold;
 mod lineage;
 mod search;
+mod walk;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -15,11 +18,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ancestors::Ancestors;
+use cache::Memory;
 pub use hold::{Holds, MOST_HELD};
 pub use search::{Found, Search, Wanted};
 
 use crate::connection::Inode;
-use crate::proc::{Held, Proc};
+use crate::proc::{Depth, Held, Proc};
 use crate::process::{Attribution, Holder, Lineage, Process, Reason};
 use crate::secrets::Masker;
 
@@ -34,6 +39,8 @@ pub struct Attributor {
     lineages: lineage::Shared<Lineage>,
     /// Holders that were read in this tick: a process with a thousand new connections is read once.
     this_tick: HashMap<u32, Rc<Known>>,
+    ancestors: Ancestors,
+    memory: Memory,
 }
 
 /// A process that holds a socket, as it was read in this tick.
@@ -60,17 +67,49 @@ impl Attributor {
             processes: HashMap::new(),
             lineages: HashMap::new(),
             this_tick: HashMap::new(),
+            ancestors: Ancestors::default(),
+            memory: Memory::default(),
         }
     }
 
     /// What was read before is old.
     pub fn begin_tick(&mut self) {
         self.this_tick.clear();
+        self.ancestors.begin_tick();
     }
 
     /// Other secrets are masked from now on.
     pub fn set_masker(&mut self, masker: Masker) {
         self.masker = masker;
+        self.ancestors.clear();
+        self.memory = Memory::default();
+    }
+
+    /// A process was made: it and its maker are read at once, 35 µs each, and remembered. `at`: time since boot.
+    pub fn forked(&mut self, proc: &Proc, parent: u32, child: u32, at: Duration) {
+        if !self.memory.knows(parent) {
+            self.executed(proc, parent, at);
+        }
+        if let Some(process) = self.glance(proc, child) {
+            self.memory.forked(parent, process, at);
+        }
+    }
+
+    /// A process runs another program.
+    pub fn executed(&mut self, proc: &Proc, pid: u32, at: Duration) {
+        if let Some(process) = self.glance(proc, pid) {
+            self.memory.changed(process, at);
+        }
+    }
+
+    /// A process ended. For ten seconds more it stands in where a chain of ancestors misses it.
+    pub fn exited(&mut self, pid: u32, at: Duration) {
+        self.memory.exited(pid, at);
+    }
+
+    fn glance(&mut self, proc: &Proc, pid: u32) -> Option<Process> {
+        let held = proc.hold(pid).ok()?;
+        self.read(proc, &held, Depth::Ancestor)
     }
 
     /// Login name of a user id.
@@ -78,8 +117,8 @@ impl Attributor {
         (self.user_name)(uid)
     }
 
-    /// Reads the owner among the holders that a search found, its ancestors, and further holders in its family:
-    /// a descriptor keeps its number across fork, so parents and children are asked for that one alone.
+    /// Reads the owner among the holders that a search found, its ancestors, and further holders among its descendants:
+    /// a descriptor keeps its number across fork, so they are asked for that one alone.
     pub fn attribute(
         &mut self,
         proc: &Proc,
@@ -93,8 +132,9 @@ impl Attributor {
         };
         let mut candidates: Vec<Candidate> =
             holders.iter().filter_map(|holder| self.candidate(proc, *holder, inode)).collect();
-        let family: Vec<Holder> = candidates.iter().flat_map(|c| lineage::family(proc, c, inode)).collect();
-        for holder in family {
+        let heirs: Vec<Holder> =
+            candidates.iter().flat_map(|c| lineage::descendants(proc, c, inode)).collect();
+        for holder in heirs {
             if !candidates.iter().any(|c| c.holder.pid == holder.pid) {
                 candidates.extend(self.candidate(proc, holder, inode));
             }
@@ -108,13 +148,4 @@ impl Attributor {
         holders.extend(candidates.iter().map(|c| c.holder).filter(|h| h.pid != owner.holder.pid));
         (Attribution::Owned { lineage, holders: holders.into(), latency }, Some(Rc::clone(&owner.known.held)))
     }
-}
-
-impl Attributor {
-    /// stub
-    pub fn forked(&mut self, _proc: &Proc, _parent: u32, _child: u32) {}
-    /// stub
-    pub fn executed(&mut self, _proc: &Proc, _pid: u32) {}
-    /// stub
-    pub fn exited(&mut self, _pid: u32) {}
 }

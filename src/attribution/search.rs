@@ -1,15 +1,14 @@
 //! Who holds a socket: asked first of those who most likely do, within a budget, going on in the next tick.
 //!
 //! Order: the newest processes, by counting down from the last pid that the kernel gave out (0.1 ms whatever the
-//! number of processes); those that were found to hold another socket lately; then all processes of the socket's user,
-//! newest first; then all others; then threads that have a table of descriptors of their own. Newest is by distance
-//! from the last pid, because pids wrap.
+//! number of processes); those that were found to hold another socket lately; then the walk (`walk`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use super::walk::Walk;
 use crate::connection::Inode;
-use crate::proc::{Held, Proc, Sight};
+use crate::proc::{Descriptor, Held, Proc, Sight, Table};
 use crate::process::{Holder, Reason};
 
 /// A socket whose holder is wanted.
@@ -30,12 +29,21 @@ pub enum Found {
     Nobody(Reason),
 }
 
-/// How many pids below the last one are tried first, and for how long at most.
-const NEWEST: u32 = 32;
+/// How many pids below the last one are tried first, of which so many may exist, and for how long at most.
+const NEWEST: usize = 256;
+const NEWEST_ASKED: usize = 32;
 const NEWEST_TIME: Duration = Duration::from_millis(2);
 
+/// So many descriptors of one process are looked at before the walk, which looks at all: nobody's table may hold up the
+/// search for others. Newborns have few.
+const FEW: usize = 256;
+const MANY: usize = 2_048;
+
+/// When pids start again at the bottom, the kernel keeps those below for what started first (`RESERVED_PIDS`).
+const RESERVED: u32 = 300;
+
 /// As many ancestors are asked at once.
-const MOST_ABOVE: usize = 8;
+const MOST_ABOVE: usize = 32;
 
 /// As many who were found lately are remembered.
 const LATELY: usize = 32;
@@ -47,31 +55,24 @@ pub struct Search {
     walk: Option<Walk>,
     /// Who was found lately, the last one first: a program that keeps making connections is found without a walk.
     lately: VecDeque<u32>,
+    /// True if it was one of these who answered last: then they are asked before the newest.
+    lately_answered: bool,
     /// From `Proc::pid_max`, once.
     pid_max: u32,
 }
 
-/// One pass over all processes.
-#[derive(Debug)]
-struct Walk {
-    /// What this pass must find; what was added later needs a pass of its own.
-    covers: Vec<Inode>,
-    stage: Stage,
-    queue: VecDeque<u32>,
-    later: Vec<u32>,
-    /// Threads of the process that the last stage is at.
-    threads: Vec<(u32, u32)>,
-    denied: bool,
+/// What is wanted, and what was found of it.
+pub(super) struct Quest<'a> {
+    pub(super) proc: &'a Proc,
+    pub(super) wanted: &'a mut HashMap<Inode, u32>,
+    pub(super) found: &'a mut HashMap<Inode, Found>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Newest first: those of the right users are looked at, the others put aside.
-    Users,
-    /// Those put aside.
-    Others,
-    /// All once more, thread by thread.
-    Threads,
+/// The order of pids by age.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ages {
+    last: u32,
+    pid_max: u32,
 }
 
 impl Search {
@@ -98,11 +99,10 @@ impl Search {
         let mut found = HashMap::new();
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
-            self.try_newest(proc, clock, &mut found);
-            self.try_lately(proc, &mut found);
+            self.try_likely(proc, clock, until, &mut found);
         }
-        while self.is_under_way() && clock() < until {
-            self.step(proc, &mut found);
+        if self.is_under_way() {
+            self.go_on_walking(proc, clock, until, &mut found);
         }
         for pid in found.values().filter_map(Found::first_pid) {
             self.lately.retain(|known| *known != pid);
@@ -118,111 +118,154 @@ impl Search {
         found
     }
 
-    fn try_lately(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {
-        for pid in self.lately.clone() {
-            if self.is_under_way() {
-                self.ask(proc, pid, None, found);
-            }
-        }
-    }
-
-    fn try_newest(&mut self, proc: &Proc, clock: &dyn Fn() -> Duration, found: &mut HashMap<Inode, Found>) {
-        let Some(last) = proc.last_pid() else { return };
-        let until = clock() + NEWEST_TIME;
-        for back in 0..NEWEST {
-            if !self.is_under_way() || clock() >= until {
+    fn try_likely(
+        &mut self,
+        proc: &Proc,
+        clock: &dyn Fn() -> Duration,
+        until: Duration,
+        found: &mut HashMap<Inode, Found>,
+    ) {
+        let before = self.lately_answered;
+        for lately in [before, !before] {
+            if !self.is_under_way() {
                 return;
             }
-            if let Some(pid) = last.checked_sub(back).filter(|pid| *pid > 0) {
-                self.ask(proc, pid, None, found);
+            let quest = &mut Quest { proc, wanted: &mut self.wanted, found };
+            if lately {
+                self.lately.retain(|pid| proc.may_exist(*pid));
+                quest.ask_each(&self.lately, clock, until);
+            } else if let Some(ages) = Ages::now(proc, &mut self.pid_max) {
+                quest.ask_newest(ages, clock, until.min(clock() + NEWEST_TIME));
+            }
+            if !self.is_under_way() {
+                self.lately_answered = lately;
             }
         }
     }
 
-    /// Looks at one process of the pass that is under way, or begins one.
-    fn step(&mut self, proc: &Proc, found: &mut HashMap<Inode, Found>) {
-        let Some(mut walk) = self.walk.take().or_else(|| self.begin(proc)) else {
-            // The root cannot be listed: nothing can be said of anyone.
-            let denied = |(inode, _)| (inode, Found::Nobody(Reason::Denied));
-            found.extend(self.wanted.drain().map(denied));
-            return;
-        };
-        match (walk.threads.pop(), walk.stage) {
-            (Some((pid, tid)), _) => {
-                self.ask(proc, pid, Some(tid), found);
+    fn go_on_walking(
+        &mut self,
+        proc: &Proc,
+        clock: &dyn Fn() -> Duration,
+        until: Duration,
+        found: &mut HashMap<Inode, Found>,
+    ) {
+        let mut users: HashSet<u32> = self.wanted.values().copied().collect();
+        while !self.wanted.is_empty() && clock() < until {
+            let walk = self.walk.take().or_else(|| {
+                users = self.wanted.values().copied().collect();
+                Walk::begin(proc, &self.wanted, Ages::now(proc, &mut self.pid_max))
+            });
+            let Some(mut walk) = walk else {
+                // The root cannot be listed: nothing can be said of anyone.
+                let denied = |(inode, _)| (inode, Found::Nobody(Reason::Denied));
+                found.extend(self.wanted.drain().map(denied));
+                return;
+            };
+            let mut quest = Quest { proc, wanted: &mut self.wanted, found };
+            if walk.step(&mut quest, &users) {
+                self.walk = Some(walk);
             }
-            (None, stage) => match (walk.queue.pop_front(), stage) {
-                (None, _) => return self.next_stage(proc, walk, found),
-                (Some(pid), Stage::Users) if !self.is_users(proc, pid) => walk.later.push(pid),
-                (Some(pid), Stage::Threads) => walk.threads = threads_beside(proc, pid),
-                (Some(pid), _) => walk.denied |= self.ask(proc, pid, None, found) == Asked::Denied,
-            },
         }
-        self.walk = Some(walk);
     }
+}
 
-    fn begin(&mut self, proc: &Proc) -> Option<Walk> {
-        Some(Walk {
-            covers: self.wanted.keys().copied().collect(),
-            stage: Stage::Users,
-            queue: self.newest_first(proc)?,
-            later: Vec::new(),
-            threads: Vec::new(),
-            denied: false,
-        })
-    }
-
-    fn newest_first(&mut self, proc: &Proc) -> Option<VecDeque<u32>> {
-        if self.pid_max == 0 {
-            self.pid_max = proc.pid_max().max(1);
-        }
-        let mut pids = proc.pids().ok()?;
-        let last = proc.last_pid().or_else(|| pids.last().copied()).unwrap_or(0);
-        let age = |pid: u32| (i64::from(last) - i64::from(pid)).rem_euclid(i64::from(self.pid_max));
-        pids.sort_by_key(|pid| age(*pid));
-        Some(pids.into())
-    }
-
-    fn next_stage(&mut self, proc: &Proc, mut walk: Walk, found: &mut HashMap<Inode, Found>) {
-        walk.stage = match walk.stage {
-            Stage::Users => {
-                walk.queue = std::mem::take(&mut walk.later).into();
-                Stage::Others
-            }
-            Stage::Others => {
-                walk.queue = self.newest_first(proc).unwrap_or_default();
-                Stage::Threads
-            }
-            Stage::Threads => {
-                let reason = if walk.denied { Reason::Denied } else { Reason::NoHolder };
-                let gone = walk.covers.into_iter().filter(|inode| self.wanted.remove(inode).is_some());
-                found.extend(gone.map(|inode| (inode, Found::Nobody(reason))));
+impl Quest<'_> {
+    fn ask_each(&mut self, pids: &VecDeque<u32>, clock: &dyn Fn() -> Duration, until: Duration) {
+        for pid in pids {
+            if self.wanted.is_empty() || clock() >= until {
                 return;
             }
-        };
-        self.walk = Some(walk);
-    }
-
-    fn is_users(&self, proc: &Proc, pid: u32) -> bool {
-        // A process that may not be dumped belongs to root here, whoever runs it: it comes later, and is not missed.
-        proc.uid_of(pid).is_some_and(|uid| self.wanted.values().any(|wanted| *wanted == uid))
-    }
-
-    fn ask(&mut self, proc: &Proc, pid: u32, tid: Option<u32>, found: &mut HashMap<Inode, Found>) -> Asked {
-        let Ok(held) = proc.hold(pid) else { return Asked::Answered };
-        let wanted = &mut self.wanted;
-        let outcome = proc.read_sockets(&held, tid, |holder, inode| {
-            if wanted.remove(&inode).is_some() {
-                found.insert(
-                    inode,
-                    Found::Holders(with_ancestors(proc, of_process(proc, &held, holder, inode), inode)),
-                );
+            if let Ok(held) = self.proc.hold(*pid) {
+                self.ask(&held, MANY);
             }
-            !wanted.is_empty()
-        });
-        match outcome {
-            Err(e) if !e.is_gone() => Asked::Denied,
-            _ => Asked::Answered,
+        }
+    }
+
+    fn ask_newest(&mut self, ages: Ages, clock: &dyn Fn() -> Duration, until: Duration) {
+        let mut asked = 0;
+        // Numbers of threads are of the same row, and each shows the table of its process.
+        let mut crowds: Vec<Held> = Vec::new();
+        for pid in ages.downwards().take(NEWEST) {
+            if self.wanted.is_empty() || asked == NEWEST_ASKED || clock() >= until {
+                return;
+            }
+            if !self.proc.may_exist(pid) || crowds.iter().any(|crowd| self.proc.has_thread(crowd, pid)) {
+                continue;
+            }
+            let Ok(held) = self.proc.hold(pid) else { continue };
+            asked += 1;
+            self.ask(&held, FEW);
+            if !self.wanted.is_empty() && !self.proc.is_alone(&held) {
+                crowds.push(held);
+            }
+        }
+    }
+
+    /// Looks at the first descriptors of a process.
+    fn ask(&mut self, held: &Held, most: usize) {
+        if let Ok(mut table) = self.proc.open_table(held, None) {
+            self.read(held, &mut table, most, |_, _| ());
+        }
+    }
+
+    /// Looks at the next descriptors of a table; what is not wanted goes to `other`. False: nothing is left in it, or
+    /// nothing is wanted any more.
+    pub(super) fn read(
+        &mut self,
+        held: &Held,
+        table: &mut Table,
+        most: usize,
+        mut other: impl FnMut(Holder, Descriptor),
+    ) -> bool {
+        for _ in 0..most {
+            if self.wanted.is_empty() {
+                return false;
+            }
+            let Some((holder, descriptor)) = self.proc.next_descriptor(table) else { return false };
+            match descriptor {
+                Descriptor::Socket(inode) if self.wanted.contains_key(&inode) => {
+                    self.answer(held, holder, inode);
+                }
+                descriptor => other(holder, descriptor),
+            }
+        }
+        true
+    }
+
+    /// A holder was met, who is held.
+    pub(super) fn answer(&mut self, held: &Held, holder: Holder, inode: Inode) {
+        if self.wanted.remove(&inode).is_some() {
+            let holder = of_process(self.proc, held, holder, inode);
+            self.found.insert(inode, Found::Holders(with_ancestors(self.proc, held, holder, inode)));
+        }
+    }
+}
+
+impl Ages {
+    pub(super) fn now(proc: &Proc, pid_max: &mut u32) -> Option<Self> {
+        if *pid_max == 0 {
+            *pid_max = proc.pid_max();
+        }
+        proc.last_pid().map(|last| Self { last, pid_max: (*pid_max).max(last.saturating_add(1)) })
+    }
+
+    /// Newest first: as far as pids were given out in one row, which starts again above the reserved ones.
+    fn downwards(self) -> impl Iterator<Item = u32> {
+        let Self { last, pid_max } = self;
+        let bottom = if last < RESERVED { 1 } else { RESERVED };
+        let again = if last < RESERVED { 0..0 } else { last + 1..pid_max };
+        (bottom..=last).rev().chain(again.rev())
+    }
+
+    /// Smaller is newer.
+    pub(super) fn of(self, pid: u32) -> u32 {
+        let Self { last, pid_max } = self;
+        match pid {
+            _ if pid <= last && (pid >= RESERVED || last < RESERVED) => last - pid,
+            _ if pid > last => (last + pid_max).saturating_sub(pid),
+            // Never given out again, so the oldest.
+            _ => pid_max.saturating_mul(2).saturating_sub(pid),
         }
     }
 }
@@ -240,40 +283,49 @@ impl Found {
 /// without listing them. The holder is their process, by its own table or by the thread's.
 fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder {
     let process = proc.process_of(held).unwrap_or(held.pid);
-    if process == held.pid {
+    let tid = holder.tid.or((process != held.pid).then_some(held.pid));
+    if tid.is_none() {
         return holder;
     }
-    let shared = Holder { pid: process, ..holder };
+    let shared = Holder { pid: process, tid: None, ..holder };
     let shares = proc.hold(process).is_ok_and(|process| proc.look(&process, shared, inode) == Sight::Stands);
-    if shares { shared } else { Holder { tid: Some(held.pid), ..shared } }
+    if shares { shared } else { Holder { tid, ..shared } }
 }
 
-/// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once.
-fn with_ancestors(proc: &Proc, holder: Holder, inode: Inode) -> Vec<Holder> {
-    let parent = |pid| proc.hold(pid).and_then(|held| proc.parent_of(&held)).unwrap_or(0);
-    let holds = |pid| {
-        let holder = Holder { pid, tid: None, ..holder };
-        let stands = proc.hold(pid).is_ok_and(|held| proc.look(&held, holder, inode) == Sight::Stands);
-        stands.then_some(holder)
-    };
+/// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once, up as
+/// long as the parent holds it by the same number.
+fn with_ancestors(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Vec<Holder> {
     let mut holders = vec![holder];
-    let mut above = parent(holder.pid);
-    while let Some(holder) = holds(above).filter(|_| holders.len() < MOST_ABOVE) {
+    let mut above = proc.parent_of(held).unwrap_or(0);
+    while above != 0 && holders.len() < MOST_ABOVE {
+        let Ok(held) = proc.hold(above) else { break };
+        let holder = Holder { pid: above, tid: None, ..holder };
+        if proc.look(&held, holder, inode) != Sight::Stands {
+            break;
+        }
         holders.push(holder);
-        above = parent(holder.pid);
+        above = proc.parent_of(&held).unwrap_or(0);
     }
     holders
 }
 
-/// All threads but the main one. Only a thread with a table of its own can show what its process did not; which one
-/// has, no file tells.
-fn threads_beside(proc: &Proc, pid: u32) -> Vec<(u32, u32)> {
-    let threads = proc.hold(pid).map(|held| proc.threads_of(&held)).unwrap_or_default();
-    threads.into_iter().filter(|tid| *tid != pid).map(|tid| (pid, tid)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Answered,
-    Denied,
+    #[test]
+    fn newest_first_goes_on_at_the_top_when_pids_started_again() {
+        let ages = Ages { last: 302, pid_max: 32_768 };
+        let order: Vec<u32> = ages.downwards().take(6).collect();
+        assert_eq!(order, [302, 301, 300, 32_767, 32_766, 32_765]);
+        let mut pids = [1, 299, 300, 302, 303, 5_000, 32_767];
+        pids.sort_by_key(|pid| ages.of(*pid));
+        assert_eq!(pids, [302, 300, 32_767, 5_000, 303, 299, 1], "what started first is the oldest");
+    }
+
+    #[test]
+    fn pids_that_never_reached_the_reserved_ones_did_not_start_again() {
+        let ages = Ages { last: 3, pid_max: 32_768 };
+        assert_eq!(ages.downwards().collect::<Vec<_>>(), [3, 2, 1]);
+    }
 }

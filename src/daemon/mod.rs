@@ -30,7 +30,7 @@ use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
 use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
 use crate::source::poll::Source;
-use crate::source::{Events, Kind};
+use crate::source::{Events, Kind, Watched};
 
 use queue::{Message, Shared};
 use schedule::{Schedule, Watchdog};
@@ -171,8 +171,8 @@ fn set_up(
     let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
     let (queue, kinds) = (Arc::clone(&daemon.queue), daemon.settings.events.kinds());
     let deliver = move |batch| queue.put(&sender, now(), batch);
-    let ports = daemon.settings.select.ports.ranges();
-    let events = Events::spawn(kinds, ports, deliver).map_err(DaemonError::System)?;
+    let watched = Watched::new(daemon.settings.select.ports.ranges());
+    let events = Events::spawn(kinds, Arc::new(watched), deliver).map_err(DaemonError::System)?;
     let started = daemon.attach(events, view);
     daemon.sink.push(&Event { at: now(), what: What::Started(Box::new(started)) });
     Ok(daemon)

@@ -6,8 +6,7 @@ use std::sync::mpsc::Sender;
 
 use crate::connection::Moment;
 use crate::signals::Signal;
-use crate::source::Kind;
-use crate::source::events::Observation;
+use crate::source::{Kind, Observation};
 
 /// As many observations wait at most, 200 bytes each.
 const MOST_WAITING: usize = 32_768;

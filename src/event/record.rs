@@ -453,6 +453,7 @@ mod tests {
             login: None,
             cgroup: Some(vec![byte; 4095]),
             denied: Vec::new(),
+            remembered: false,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::netlink::{Diag, states};
 use crate::process::Attribution;
 use crate::source::Kind;
 use crate::source::direction::{Listeners, is_outbound};
-use crate::source::events::Tallied;
+use crate::source::tally::Ended;
 
 /// Between two records.
 const EVERY: Duration = Duration::from_secs(60);
@@ -51,7 +51,7 @@ pub(super) struct Balance {
     pub is_new: bool,
     begun: bool,
     kernel: KernelCounts,
-    tallied: Tallied,
+    tallied: Ended,
     alive: u64,
     /// False once a notice was lost, until the next record.
     pub whole: bool,
@@ -123,7 +123,7 @@ impl Collected {
     }
 }
 
-fn destroyed(tallied: Tallied) -> u64 {
+fn destroyed(tallied: Ended) -> u64 {
     tallied.active + tallied.attempts + tallied.disconnected
 }
 

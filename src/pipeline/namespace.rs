@@ -8,10 +8,10 @@ use super::coverage::Balance;
 use crate::connection::{Key, Moment, Netns};
 use crate::event::{Event, Gap, What};
 use crate::proc::{Net, Proc, ProcError};
-use crate::source::events::{Entered, Tally};
+use crate::source::events::Entered;
 use crate::source::gate::Gate;
 use crate::source::poll::{Choice, Source, Tables, Wanted, choose};
-use crate::source::{Events, Kind};
+use crate::source::{Events, Kind, Tally};
 
 /// The kernel keeps TIME_WAIT this long, and a bit: after a notice was lost, what it would have told shows there.
 const AFTER_LOSS: Duration = Duration::from_secs(62);
@@ -95,6 +95,9 @@ impl Pipeline {
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
         own.standing = true;
+        if let Some(tally) = &own.tally {
+            tally.set_ephemeral(self.ephemeral);
+        }
         let choice = self.choose_source(proc, &mut own, unavailable);
         self.spaces = vec![own];
         self.find_namespaces(proc, at, &mut Vec::new());

@@ -10,13 +10,12 @@ use super::namespace::Namespace;
 use std::sync::Arc;
 
 use crate::connection::{CloseReason, Connection, Moment, Netns, Seen, Socket, TcpState, Tuple};
-use crate::event::{Bytes, Ending, Event, What};
+use crate::event::{Bytes, Ending, Event, Gap, What};
 use crate::netlink::{Destroyed, ProcessNotice};
 use crate::proc::Proc;
 use crate::process::{Attribution, Reason};
-use crate::source::Kind;
-use crate::source::events::Observation;
 use crate::source::gate::Failures;
+use crate::source::{Kind, Observation};
 
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
@@ -42,11 +41,21 @@ impl Pipeline {
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
-                Observation::Process(notice) => self.take_process(proc, notice),
+                Observation::Process(notice) => self.take_process(proc, notice, at.boot),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
                     }
+                }
+                Observation::Failed { kind, netns, reason } => {
+                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                        space.on.retain(|on| *on != kind);
+                        space.gate.want_read();
+                        space.balance.whole &= kind != Kind::Destroy;
+                    }
+                    let detail = Some(format!("{} notices of net:[{}]: {reason}", kind.name(), netns.0));
+                    let gap = Gap { cause: "events_failed", from: at, to: at, count: None, detail };
+                    told.push(Event { at, what: What::Gap(Box::new(gap)) });
                 }
                 Observation::Lost { kind, netns, count } => {
                     if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
@@ -59,11 +68,11 @@ impl Pipeline {
         told
     }
 
-    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice) {
+    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration) {
         match notice {
-            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child),
-            ProcessNotice::Exec { pid } => self.attributor.executed(proc, pid),
-            ProcessNotice::Exit { pid } => self.attributor.exited(pid),
+            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at),
+            ProcessNotice::Exec { pid } => self.attributor.executed(proc, pid, at),
+            ProcessNotice::Exit { pid } => self.attributor.exited(pid, at),
         }
     }
 

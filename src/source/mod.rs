@@ -8,6 +8,9 @@ pub mod gate;
 pub mod namespaces;
 pub mod poll;
 pub mod selection;
+mod sockets;
+pub mod tally;
 
-pub use events::Events;
+pub use events::{Events, Observation};
 pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
+pub use tally::{Tally, Watched};

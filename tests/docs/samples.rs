@@ -216,5 +216,6 @@ fn process(pid: u32) -> Process {
         login: Some(Login { uid: 1_001, user: Some("carol".into()), session: Some(3) }),
         cgroup: bytes(&format!("/system.slice/docker-{CONTAINER}.scope")),
         denied: vec!["cwd"],
+        remembered: false,
     }
 }

@@ -14,3 +14,7 @@ mod support;
 mod diag;
 /// The ends of sockets.
 mod ends;
+/// The thread that waits for all of it.
+mod events;
+/// Outgoing SYNs.
+mod syn;

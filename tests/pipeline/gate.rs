@@ -96,7 +96,8 @@ fn run(lives: [&[Do]; 2], frozen_level: bool) -> [Vec<(u64, Event)>; 2] {
             let at = moment(millis);
             for (gated, (poller, told)) in pollers.iter_mut().zip(&mut told).enumerate() {
                 let tick = if gated == 0 { poller.tick(&proc, at) } else { poller.tick_ungated(&proc, at) };
-                told.extend(tick.unwrap().into_iter().map(|event| (millis, event)));
+                let events = tick.unwrap().into_iter().filter(|event| event.what.connection().is_some());
+                told.extend(events.map(|event| (millis, event)));
             }
             millis += 200;
         }

@@ -282,9 +282,10 @@ pub fn pipeline(kernel: &Kernel, ports: &str, filter: Filter) -> Pipeline {
     Pipeline::new(&kernel.proc(), select, Masker::new(&[]), outside, Duration::from_secs(1), 100)
 }
 
-/// What a record tells, without its time.
+/// What a record tells of connections, without its time.
 pub fn told(events: &[Event]) -> Vec<String> {
-    events.iter().map(portreeve::event::message::message).collect()
+    let of_a_connection = events.iter().filter(|event| event.what.connection().is_some());
+    of_a_connection.map(portreeve::event::message::message).collect()
 }
 
 /// Action and connection of each event: what must not depend on when the tables are read.

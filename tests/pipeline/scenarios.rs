@@ -84,7 +84,7 @@ fn an_attempt_is_told_as_such_and_then_what_became_of_it() {
     watch.tick();
     watch.kernel.refuse(2);
     watch.kernel.let_go(2);
-    assert!(watch.tick()[0].contains("  failed after 50 ms"));
+    assert!(watch.tick()[0].contains("  refused after 50 ms"));
 
     watch.connect(200, 3);
     watch.tick();

@@ -1,0 +1,145 @@
+//! The event sockets of one network namespace: how they are opened there, and what they say.
+
+use std::error::Error as _;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::Kind;
+use super::events::{BATCH, Observation, STACK};
+use super::tally::{Side, Tally, Watched};
+use crate::connection::Netns;
+use crate::netlink::{DestroyNotices, Diag, NetlinkError, ProcessNotices};
+use crate::packet::{Syn, SynTap};
+
+/// One source.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Destroy(DestroyNotices),
+    Syn(SynTap),
+    Proc(ProcessNotices),
+}
+
+impl Socket {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Destroy(_) => Kind::Destroy,
+            Self::Syn(_) => Kind::Syn,
+            Self::Proc(_) => Kind::Proc,
+        }
+    }
+
+    /// What it has to say now, without waiting. `Err`: it is of no more use, and why.
+    pub(super) fn take(
+        &mut self,
+        netns: Netns,
+        tally: &Tally,
+        watched: &Watched,
+    ) -> Result<Vec<Observation>, String> {
+        let mut batch = Vec::new();
+        let kind = self.kind();
+        let lost = match self {
+            Self::Destroy(notices) => {
+                let received = notices.receive(BATCH, |ended| {
+                    let tell = match tally.count(&ended) {
+                        Side::Ours => watched.contains(ended.tuple.remote.port()),
+                        Side::Disconnected => true,
+                        Side::Theirs | Side::Neither => false,
+                    };
+                    batch.extend(tell.then_some(Observation::Destroyed { netns, ended }));
+                });
+                let received = received.map_err(|error| reason(&error))?;
+                if received.overflowed {
+                    tally.overflowed();
+                }
+                received.overflowed.then_some(None)
+            }
+            Self::Syn(tap) => {
+                let received = tap.receive(BATCH, |Syn { tuple, device }| {
+                    let tell = watched.contains(tuple.remote.port());
+                    batch.extend(tell.then_some(Observation::Syn { netns, tuple, device }));
+                });
+                let received = received.map_err(|error| format!("cannot receive packets: {error}"))?;
+                (received.lost > 0).then_some(Some(received.lost))
+            }
+            Self::Proc(notices) => {
+                let received = notices.receive(BATCH, |notice| batch.push(Observation::Process(notice)));
+                let received = received.map_err(|error| reason(&error))?;
+                received.overflowed.then_some(None)
+            }
+        };
+        batch.extend(lost.map(|count| Observation::Lost { kind, netns, count }));
+        Ok(batch)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Destroy(notices) => notices.as_fd(),
+            Self::Syn(tap) => tap.as_fd(),
+            Self::Proc(notices) => notices.as_fd(),
+        }
+    }
+}
+
+/// What could be opened in the calling thread's namespace.
+pub(super) struct Opened {
+    pub(super) diag: Result<Diag, String>,
+    pub(super) sockets: Vec<(Kind, Result<Socket, String>)>,
+}
+
+pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
+    let diag = Diag::open().map_err(|error| reason(&error));
+    let socket = |kind| match kind {
+        // Without the modules that the table is asked by, the kernel takes the subscription and never tells anything.
+        Kind::Destroy => match &diag {
+            Err(reason) => Err(reason.clone()),
+            Ok(_) => DestroyNotices::subscribe().map(Socket::Destroy).map_err(|error| reason(&error)),
+        },
+        Kind::Syn => SynTap::open(ports).map(Socket::Syn).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => "needs CAP_NET_RAW".to_owned(),
+            _ => format!("cannot open a packet socket: {error}"),
+        }),
+        Kind::Proc => {
+            ProcessNotices::subscribe().map(Socket::Proc).map_err(|error| match error.is_denied() {
+                true => "needs CAP_NET_ADMIN and the machine's first namespaces".to_owned(),
+                false => reason(&error),
+            })
+        }
+    };
+    let sockets = wanted.iter().map(|kind| (*kind, socket(*kind))).collect();
+    Opened { diag, sockets }
+}
+
+fn reason(error: &NetlinkError) -> String {
+    match (error.is_denied(), error.is_unsupported(), error.source()) {
+        (false, true, _) => format!("{error}: this kernel has no module for it (tcp_diag)"),
+        (_, _, Some(source)) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+/// On a thread that goes into the namespace and ends: its sockets stay there.
+pub(super) fn open_inside(
+    file: BorrowedFd<'_>,
+    wanted: &[Kind],
+    ports: &[RangeInclusive<u16>],
+) -> Result<Opened, String> {
+    let inside = || {
+        move_into_link_name_space(file, Some(LinkNameSpaceType::Network)).map_err(|error| match error {
+            rustix::io::Errno::PERM => "entering another namespace needs CAP_SYS_ADMIN".to_owned(),
+            other => format!("cannot enter the namespace: {other}"),
+        })?;
+        Ok(open(wanted, ports))
+    };
+    thread::scope(|scope| {
+        let name = thread::Builder::new().name("enter".to_owned()).stack_size(STACK);
+        let entering =
+            name.spawn_scoped(scope, inside).map_err(|error| format!("cannot start a thread: {error}"))?;
+        entering.join().unwrap_or_else(|_| Err("entering the namespace failed".to_owned()))
+    })
+}
