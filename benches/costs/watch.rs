@@ -257,7 +257,12 @@ impl Running {
         let asked = Instant::now();
         while self.child.try_wait().ok()?.is_none() {
             if asked.elapsed() > patience {
+                if self.who == Who::Portreeve {
+                    eprintln!("costs: portreeve did not stop within {patience:?} and is killed");
+                }
                 self.child.kill().ok()?;
+                self.child.wait().ok()?;
+                break;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
