@@ -58,7 +58,8 @@ pub struct SynTap {
 }
 
 impl SynTap {
-    /// Opens it in the calling thread's network namespace, for SYNs to these ports. Needs CAP_NET_RAW.
+    /// Opens it in the calling thread's network namespace, for SYNs to these ports: 0.1 ms. Needs CAP_NET_RAW. Dropping
+    /// it takes 4 to 8 ms: the kernel waits until no processor uses it any more.
     ///
     /// # Errors
     /// `PermissionDenied` without it.
@@ -91,7 +92,7 @@ impl SynTap {
         attach(ports).or_else(|_| attach(&[ALL]))
     }
 
-    /// Gives up to `most` SYNs to `visit`, without waiting; 2 µs each.
+    /// Gives up to `most` SYNs to `visit`, without waiting; 1.2 µs each.
     ///
     /// # Errors
     /// If the socket fails.

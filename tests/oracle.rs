@@ -9,6 +9,9 @@
 
 mod support;
 
+/// What the watchers of these tests are told of their sources.
+pub const SOURCES: &[&str] = &[];
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;

@@ -115,6 +115,8 @@ struct Daemon {
     /// As many of them have been told in a coverage record.
     late_told: u64,
     queue: Shared,
+    /// Moment of the last record.
+    told: Moment,
 }
 
 /// Watches until a signal or a limit ends it.
@@ -215,6 +217,7 @@ fn set_up_parts(
             late: 0,
             late_told: 0,
             queue: Shared::default(),
+            told: now(),
         },
         view,
     ))
@@ -319,6 +322,11 @@ impl Daemon {
 
     fn push(&mut self, events: Vec<Event>) {
         for mut event in events {
+            // What waited while a tick was made tells of a moment before it: the log's own time never runs backwards.
+            if event.at.boot < self.told.boot {
+                event.at = self.told;
+            }
+            self.told = event.at;
             if let What::Coverage(coverage) = &mut event.what {
                 coverage.late = self.late - std::mem::replace(&mut self.late_told, self.late);
             }

@@ -168,40 +168,6 @@ mod tests {
         assert_eq!(told(&[4, 0, 0, 0, 20, 20]), None, "a change of user");
     }
 
-    #[test]
-    fn a_child_is_made_becomes_another_program_and_ends() {
-        let mut notices = match ProcessNotices::subscribe() {
-            Ok(notices) => notices,
-            Err(error) => {
-                assert!(error.is_unsupported(), "{error:?}");
-                eprintln!("NOT RUN: no notices of processes here: {error:?}");
-                return;
-            }
-        };
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = child.id();
-        child.wait().unwrap();
-        let mut about_it = Vec::new();
-        while !notices
-            .receive(64, |notice| match notice {
-                ProcessNotice::Fork { child, .. } if child == pid => about_it.push(notice),
-                ProcessNotice::Exec { pid: other } | ProcessNotice::Exit { pid: other } if other == pid => {
-                    about_it.push(notice);
-                }
-                _ => {}
-            })
-            .unwrap()
-            .drained
-        {}
-        let parent = std::process::id();
-        let wanted = [
-            ProcessNotice::Fork { parent, child: pid },
-            ProcessNotice::Exec { pid },
-            ProcessNotice::Exit { pid },
-        ];
-        assert_eq!(about_it, wanted);
-    }
-
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0u8.., 0..80), what: u32) {

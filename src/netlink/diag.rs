@@ -93,7 +93,7 @@ pub struct Diag {
 }
 
 impl Diag {
-    /// Opens it in the calling thread's network namespace, and asks for no row at all: 20 µs.
+    /// Opens it in the calling thread's network namespace, and asks for no row at all: 10 µs.
     ///
     /// # Errors
     /// `is_unsupported` where the kernel has no sock_diag for TCP (modules `inet_diag`, `tcp_diag`).
@@ -111,8 +111,8 @@ impl Diag {
 
     /// Gives every row in one of these states that the filter passes to `visit`, IPv4 and IPv6 in one walk.
     ///
-    /// Costs about 0.6 ns for each bucket of the kernel's table (0.15 ms for 262,144), 25 to 100 ns for each socket,
-    /// and 0.7 µs for each row that is passed.
+    /// Costs about 0.6 ns for each bucket of the kernel's table (0.15 ms for 262,144), 45 ns for each socket and 2 to
+    /// 4 ns more for each range of the filter, and 0.7 µs for each row that is passed.
     ///
     /// # Errors
     /// What the kernel refused. Rows up to there were given.
@@ -127,7 +127,7 @@ impl Diag {
             .map_err(NetlinkError::new(DUMPING))
     }
 
-    /// Asks for one socket by its ends: 4 µs, however many there are.
+    /// Asks for one socket by its ends: 3.5 µs, however many there are.
     ///
     /// `device`: 0, or the index of the network device that it may be bound to; without it a bound one is not
     /// found. `cookie`: it and no later one with the same ends. `None`: there is none. TIME_WAIT is found too.
@@ -307,4 +307,82 @@ pub(super) fn parse_counts(info: &[u8]) -> Option<Counts> {
         received_segments: u32_at(info, 152).unwrap_or(0),
         repeats: info.get(2).copied()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(family: u8, source: &[u8], timer: u8) -> Vec<u8> {
+        let mut row = vec![family, 6, timer, 0];
+        row.extend(50_000u16.to_be_bytes());
+        row.extend(22u16.to_be_bytes());
+        for address in [source, source] {
+            row.extend(address);
+            row.resize(row.len().next_multiple_of(4) + 16 - address.len(), 0);
+        }
+        for word in [3u32, 0x11, 0x22, 59_920, 0, 0, 1000, 31_337] {
+            row.extend(word.to_ne_bytes());
+        }
+        assert_eq!(row.len(), ROW);
+        row
+    }
+
+    #[test]
+    fn a_row_parses() {
+        let socket = parse_row(&row(AF_INET, &[192, 0, 2, 1], 3)).unwrap();
+        assert_eq!(socket.tuple.local.to_string(), "192.0.2.1:50000");
+        assert_eq!(socket.tuple.remote.to_string(), "192.0.2.1:22");
+        assert_eq!((socket.state, socket.uid, socket.device), (TcpState::TimeWait, 1000, 3));
+        assert_eq!((socket.inode, socket.cookie), (Inode::new(31_337), Cookie::new(0x22_0000_0011)));
+        assert_eq!(socket.timewait_left, Some(Duration::from_millis(59_920)));
+        let socket = parse_row(&row(AF_INET6, &[0x20; 16], 1)).unwrap();
+        assert_eq!((socket.tuple.local.is_ipv6(), socket.timewait_left), (true, None));
+        assert_eq!(parse_row(&row(1, &[0; 4], 0)), None);
+    }
+
+    /// `struct tcp_info` of a kernel that knows so many bytes of it.
+    fn counts(known: usize) -> Option<Counts> {
+        let mut info = vec![0; 248];
+        for (at, number) in [(120, 1002u64), (128, 501), (200, 1100), (208, 100)] {
+            info[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+        }
+        info[152..156].copy_from_slice(&7u32.to_ne_bytes());
+        info[2] = 4;
+        parse_counts(&info[..known])
+    }
+
+    #[test]
+    fn counts_are_told_as_far_as_the_kernel_knows_them() {
+        let all =
+            Counts { established: true, sent: Some(1000), received: 501, received_segments: 7, repeats: 4 };
+        assert_eq!(counts(248), Some(all));
+        assert_eq!(counts(216), Some(all));
+        assert_eq!(counts(200), Some(Counts { sent: None, ..all }), "before Linux 4.19");
+        assert_eq!(counts(136), Some(Counts { sent: None, received_segments: 0, ..all }), "Linux 4.2");
+        assert_eq!(counts(104), None, "Linux 3.16");
+    }
+
+    #[test]
+    fn what_a_socket_of_another_protocol_counted_is_not_ours() {
+        let attribute = |number: u16, value: &[u8]| {
+            let length = u16::try_from(4 + value.len()).unwrap();
+            [length.to_ne_bytes().as_slice(), &number.to_ne_bytes(), value].concat()
+        };
+        let with = |protocol: u8| {
+            [row(AF_INET, &[0; 4], 0), attribute(INFO, &[1; 8]), attribute(PROTOCOL, &[protocol, 0, 0, 0])]
+                .concat()
+        };
+        assert_eq!(info(&with(IPPROTO_TCP)), Some([1; 8].as_slice()));
+        assert_eq!(info(&with(17)), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0u8.., 0..400), family in 0u8..12) {
+            let payload = [&[family], bytes.as_slice()].concat();
+            let _ = (parse_row(&payload), info(&payload), parse_counts(&bytes));
+            let _ = parse_sight(&Message { kind: 20, flags: 0, sequence: 0, payload: &payload });
+        }
+    }
 }

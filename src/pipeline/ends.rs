@@ -152,7 +152,7 @@ impl Pipeline {
         keys.sort_unstable();
         for key in keys {
             if let Some(Waiting { by, failures, since }) = self.waiting.get(&key).copied() {
-                self.missed_notices.insert((key.netns, key.tuple), at.boot);
+                self.missed_notices.insert((key.netns, key.tuple), at);
                 self.close(&key, by, failures, since, at, told);
             }
         }

@@ -54,6 +54,8 @@ pub struct Pipeline {
     namespaces: Namespaces,
     follows_all: bool,
     events: Option<Events>,
+    /// True if notices of ends are on in our own namespace.
+    hears_ends: bool,
     prefer: Option<Source>,
     ephemeral: (u16, u16),
     /// The kernel gives an attempt up after so many repetitions of its SYN.
@@ -82,8 +84,8 @@ pub struct Pipeline {
     doubts: HashMap<Key, Failures>,
     /// Ends that wait for their notice.
     waiting: HashMap<Key, ends::Waiting>,
-    /// Ends that were told without their notice, which may still come.
-    missed_notices: HashMap<(Netns, Tuple), Duration>,
+    /// Ends that were told without their notice, and when: it may still come, as may the SYN of the same connection.
+    missed_notices: HashMap<(Netns, Tuple), Moment>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
     coverage: Collected,
@@ -115,6 +117,7 @@ impl Pipeline {
             namespaces: Namespaces::new(own),
             follows_all: false,
             events: None,
+            hears_ends: false,
             prefer: None,
             ephemeral: proc.ephemeral_ports(),
             most_repeats: proc.syn_retries(),

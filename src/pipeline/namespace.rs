@@ -95,6 +95,7 @@ impl Pipeline {
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
         own.standing = true;
+        self.hears_ends = own.on.contains(&Kind::Destroy);
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
         }

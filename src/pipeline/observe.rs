@@ -19,6 +19,10 @@ use crate::source::{Kind, Observation};
 
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
+/// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
+const MISSED_KEPT: Duration = Duration::from_secs(130);
+/// As many are remembered; what is more may be told twice, which is better than not at all.
+const MOST_MISSED: usize = 65_536;
 /// As many wait at most.
 const MOST_SYNS: usize = 16_384;
 
@@ -138,8 +142,11 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) -> Option<Socket> {
         let place = (space.netns, tuple);
+        if self.missed_notices.get(&place).is_some_and(|ended| at.boot <= ended.boot) {
+            // It came late: what it began has been told to its end.
+            return None;
+        }
         let known = self.table.between(space.netns, tuple);
-        let device = if is_link_local(&tuple) { device } else { 0 };
         self.totals.lookups += 1;
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
@@ -252,7 +259,7 @@ impl Pipeline {
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
-        self.missed_notices.retain(|_, since| *since + Duration::from_secs(130) > at.boot);
+        self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
     }
 
     /// A SYN whose TIME_WAIT is in the table.
@@ -308,6 +315,9 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let connection = Arc::new(connection);
+        if !ending.exact && self.hears_ends && self.missed_notices.len() < MOST_MISSED {
+            self.missed_notices.insert((connection.netns, connection.tuple), at);
+        }
         self.coverage.opened(&connection);
         self.totals.opens += 1;
         self.totals.unattributed += 1;
@@ -315,13 +325,5 @@ impl Pipeline {
         self.totals.closes += 1;
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
         told.push(Event { at, what: What::Closed { connection, ending } });
-    }
-}
-
-/// Their sockets are bound to a device, which an exact lookup must name.
-fn is_link_local(tuple: &Tuple) -> bool {
-    match tuple.remote.ip() {
-        std::net::IpAddr::V6(ip) => ip.segments().first().is_some_and(|first| first & 0xffc0 == 0xfe80),
-        std::net::IpAddr::V4(_) => false,
     }
 }

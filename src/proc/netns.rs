@@ -5,8 +5,6 @@
 
 use rustix::fd::AsFd;
 use rustix::fs::readlinkat_raw;
-use rustix::io::Errno;
-use rustix::process::{Pid, getpgid};
 
 use super::{Decimal, Held, Proc, is_gone, parse_netns_link};
 use crate::connection::Netns;
@@ -28,8 +26,7 @@ impl Proc {
     /// Whether it is alive at all the kernel tells by a system call for a tenth of the price of a look into `/proc`.
     #[must_use]
     pub fn lives(&self, pid: u32) -> Lives {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if self.live && number.is_none_or(|pid| getpgid(Some(pid)) == Err(Errno::SRCH)) {
+        if !self.may_exist(pid) {
             return Lives::Gone;
         }
         const TAIL: &[u8] = b"/ns/net";

@@ -10,6 +10,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// What the watchers of these tests are told of their sources.
+pub const SOURCES: &[&str] = &[];
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 

@@ -11,6 +11,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// What the watchers of these tests are told of their sources.
+pub const SOURCES: &[&str] = &["--source", "netlink"];
+
+/// How a connection that a root's watcher sees from its beginning is first seen.
+pub const FIRST_SIGHT: &str = "syn";
+
 mod direction;
 mod ending;
 mod logfile;

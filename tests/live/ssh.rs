@@ -59,7 +59,7 @@ fn a_shell_that_runs_ssh_is_told_whole_once_when_it_connects_and_once_when_it_en
         "network.transport": "tcp",
         "network.type": "ipv4",
         "network.direction": "egress",
-        "portreeve.connection.seen": "poll",
+        "portreeve.connection.seen": crate::FIRST_SIGHT,
     });
     let who = with(who, tuple(&session.addresses));
     assert_fields(&open, &who);

@@ -254,3 +254,19 @@ fn a_question_is_answered_in_the_namespace_where_it_was_opened() {
     assert!(there.find(&ends, 0, None).unwrap().is_some());
     assert_eq!(Diag::open().unwrap().find(&ends, 0, None).unwrap(), None);
 }
+
+#[test]
+fn a_socket_that_is_bound_to_a_device_is_found_by_it_alone() {
+    let lab = lab!();
+    let _listener = lab.listen("[::1]:22");
+    let client = lab.inside(|| {
+        let client = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        client.bind_device(Some(b"lo")).unwrap();
+        client.connect(&"[::1]:22".parse::<SocketAddr>().unwrap().into()).unwrap();
+        TcpStream::from(client)
+    });
+    let mut diag = lab.inside(|| Diag::open().unwrap());
+    let ends = tuple(&client);
+    assert_eq!(diag.find(&ends, 1, None).unwrap().unwrap().socket.device, 1);
+    assert_eq!(diag.find(&ends, 0, None).unwrap(), None);
+}

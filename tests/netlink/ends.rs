@@ -83,49 +83,54 @@ fn an_end_is_told_with_ends_cookie_and_bytes_whoever_closes_first() {
 }
 
 #[test]
-fn a_reset_by_the_other_end_keeps_the_counts_and_our_own_loses_them() {
-    let mut notices = DestroyNotices::subscribe().unwrap();
-    let Pair { listener: _listener, client, server } = pair("127.0.0.1");
-    let cookies = [cookie(&client), cookie(&server)];
-    let local = client.local_addr().unwrap();
-    set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-    drop(client);
-    drop(server);
-    let [resetting, was_reset] = notices_of(&mut notices, cookies);
-    assert_eq!((resetting.tuple.local.port(), resetting.tuple.remote.port()), (local.port(), 0));
-    assert!(resetting.attempted, "though disconnected");
-    assert_eq!(bytes(resetting.counts), (Some(0), 0));
-    assert_eq!(was_reset.tuple.remote, local);
-    assert_eq!(bytes(was_reset.counts), (Some(500), 1000));
+fn who_resets_loses_the_counts_and_who_was_reset_keeps_them() {
+    for (host, by_client) in [("127.0.0.1", true), ("127.0.0.1", false), ("::1", true), ("::1", false)] {
+        let mut notices = DestroyNotices::subscribe().unwrap();
+        let Pair { listener: _listener, client, server } = pair(host);
+        let (first, second) = if by_client { (client, server) } else { (server, client) };
+        let cookies = [cookie(&first), cookie(&second)];
+        let local = first.local_addr().unwrap();
+        set_socket_linger(&first, Some(Duration::ZERO)).unwrap();
+        drop(first);
+        drop(second);
+        let [resetting, was_reset] = notices_of(&mut notices, cookies);
+        assert_eq!((resetting.tuple.local.port(), resetting.tuple.remote.port()), (local.port(), 0));
+        assert!(resetting.attempted && was_reset.attempted, "though disconnected");
+        assert_eq!(bytes(resetting.counts), (Some(0), 0));
+        assert_eq!(was_reset.tuple.remote, local);
+        assert_eq!(bytes(was_reset.counts), if by_client { (Some(500), 1000) } else { (Some(1000), 500) });
+    }
 }
 
 #[test]
 fn a_refused_attempt_is_told_from_a_listener_and_from_an_unused_socket() {
-    let mut notices = DestroyNotices::subscribe().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed: SocketAddr = listener.local_addr().unwrap();
-    let listening = cookie(&listener);
-    drop(listener);
-    let socket = |flags| socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-    let unused = socket(SocketFlags::empty());
-    rustix::net::bind(&unused, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let waited = socket(SocketFlags::empty());
-    connect(&waited, &closed).unwrap_err();
-    let not_waited = socket(SocketFlags::NONBLOCK);
-    let local: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0));
-    rustix::net::bind(&not_waited, &local).unwrap();
-    let _in_progress = connect(&not_waited, &closed);
-    let cookies = [listening, cookie(&unused), cookie(&waited), cookie(&not_waited)];
-    drop((unused, waited, not_waited));
-    let [listening, unused, waited, not_waited] = notices_of(&mut notices, cookies);
-    for ended in [listening, unused] {
-        assert!(!ended.attempted && ended.tuple.remote.port() == 0, "{ended:?}");
-    }
-    assert!(waited.attempted && waited.tuple.remote.port() == 0, "{waited:?}");
-    assert!(not_waited.attempted, "{not_waited:?}");
-    assert_eq!(not_waited.tuple.remote, closed, "nobody disconnected it");
-    for ended in [waited, not_waited] {
-        assert!(!ended.counts.unwrap().established);
+    for (family, host) in [(AddressFamily::INET, "127.0.0.1:0"), (AddressFamily::INET6, "[::1]:0")] {
+        let mut notices = DestroyNotices::subscribe().unwrap();
+        let host: SocketAddr = host.parse().unwrap();
+        let bound = |flags| {
+            let socket = socket_with(family, SocketType::STREAM, flags, None).unwrap();
+            rustix::net::bind(&socket, &host).unwrap();
+            socket
+        };
+        let listener = TcpListener::bind(host).unwrap();
+        let closed = listener.local_addr().unwrap();
+        let (unused, waited, not_waited) =
+            (bound(SocketFlags::empty()), bound(SocketFlags::empty()), bound(SocketFlags::NONBLOCK));
+        let cookies = [cookie(&listener), cookie(&unused), cookie(&waited), cookie(&not_waited)];
+        drop(listener);
+        connect(&waited, &closed).unwrap_err();
+        let _in_progress = connect(&not_waited, &closed);
+        drop((unused, waited, not_waited));
+        let [listening, unused, waited, not_waited] = notices_of(&mut notices, cookies);
+        for ended in [listening, unused] {
+            assert!(!ended.attempted && ended.tuple.remote.port() == 0, "{ended:?}");
+        }
+        assert!(waited.attempted && waited.tuple.remote.port() == 0, "{waited:?}");
+        assert!(not_waited.attempted, "{not_waited:?}");
+        assert_eq!(not_waited.tuple.remote, closed, "nobody disconnected it");
+        for ended in [waited, not_waited] {
+            assert!(!ended.counts.unwrap().established);
+        }
     }
 }
 

@@ -10,11 +10,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// What the watchers of these tests are told of their sources.
+pub const SOURCES: &[&str] = &[];
+
 /// The table: dumps and exact lookups.
 mod diag;
 /// The ends of sockets.
 mod ends;
 /// The thread that waits for all of it.
 mod events;
+/// Forks, execs and exits.
+mod processes;
 /// Outgoing SYNs.
 mod syn;

@@ -44,6 +44,8 @@ impl Lab {
     /// A command that ends in the program's name, with the words that make it a watcher.
     pub fn watcher(&self, mut command: Command) -> Command {
         command.arg("watch").arg("--config").arg(self.path("portreeve.toml"));
+        // Other namespaces are other tests', and the machine's.
+        command.args(["--netns", "own"]).args(crate::SOURCES);
         command
     }
 
