@@ -33,14 +33,10 @@ impl Goal {
 
     /// What another got in the same place; the last one said counts.
     pub fn beside(mut self, who: Who, measured: String) -> Self {
-        self.put_beside(who, measured);
-        self
-    }
-
-    pub fn put_beside(&mut self, who: Who, measured: String) {
         if let Some(column) = COLUMNS.iter().position(|(known, _)| *known == who) {
             self.cells[column] = measured;
         }
+        self
     }
 }
 
