@@ -3,13 +3,17 @@
 //! Pure: bytes in, meaning out. The path is the kernel's, its names are whoever made the group's. Sources:
 //! systemd.unit(5) for unit names; the runtimes' documented cgroup layouts for containers.
 
-/// A container, by the id that its runtime put into the cgroup path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use std::borrow::Cow;
+
+/// A container, by what its runtime put into the cgroup path.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container<'a> {
     /// Runtime, where the path names it.
     pub runtime: Option<&'static str>,
-    /// 64 hex digits, or the container's name for lxc and machined.
-    pub id: &'a str,
+    /// 64 hex digits, or the name where the runtime knows its containers by that.
+    pub id: Cow<'a, str>,
+    /// True if `id` is the name that people gave it. False: the path does not tell it.
+    pub is_named: bool,
 }
 
 /// The innermost systemd unit: `ssh.service`, `session-3.scope`. `None` outside systemd.
@@ -41,17 +45,53 @@ const RUNTIMES: [(&str, &str); 6] = [
 ];
 
 fn container_of<'a>(parent: &str, name: &'a str) -> Option<Container<'a>> {
+    if let Some((runtime, id)) = named(parent, name) {
+        return Some(Container { runtime: Some(runtime), id: unescaped(id), is_named: true });
+    }
     let scope = name.strip_suffix(".scope").unwrap_or(name);
-    if let Some(id) = name.strip_prefix("lxc.payload.") {
-        return Some(Container { runtime: Some("lxc"), id });
-    }
-    if let Some(id) = scope.strip_prefix("machine-").filter(|_| scope != name) {
-        return Some(Container { runtime: Some("machined"), id });
-    }
     let (prefix, id) = scope.rsplit_once('-').unwrap_or(("", scope));
     let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
     let known = |word: &str| RUNTIMES.iter().find(|(key, _)| *key == word).map(|(_, runtime)| *runtime);
-    is_id.then(|| Container { runtime: known(prefix).or_else(|| known(parent)), id })
+    // `libpod-conmon-ID.scope` holds the one who watches over the container from outside.
+    (is_id && !prefix.ends_with("-conmon")).then(|| Container {
+        runtime: known(prefix).or_else(|| known(parent)),
+        id: Cow::Borrowed(id),
+        is_named: false,
+    })
+}
+
+/// Containers that go by a name: runtime and name. libvirt's virtual machines have scopes of machined's form too.
+fn named<'a>(parent: &str, group: &'a str) -> Option<(&'static str, &'a str)> {
+    if let Some(name) = group.strip_prefix("lxc.payload.") {
+        return Some(("lxc", name));
+    }
+    if matches!(parent, "lxc" | "lxc.payload") {
+        return Some(("lxc", group));
+    }
+    let machine = group.strip_prefix("machine-").and_then(|rest| rest.strip_suffix(".scope"));
+    let machine = machine.filter(|name| !name.starts_with(r"qemu\x2d"));
+    let nspawn = || group.strip_prefix("systemd-nspawn@")?.strip_suffix(".service");
+    machine.or_else(nspawn).map(|name| ("machined", name))
+}
+
+/// systemd writes the bytes that a unit's name may not hold, `-` among them, as `\x2d` (systemd-escape(1)).
+fn unescaped(name: &str) -> Cow<'_, str> {
+    if !name.contains(r"\x") {
+        return Cow::Borrowed(name);
+    }
+    let mut parts = name.split(r"\x");
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (digits, part.get(2..)) {
+            (Some(byte), Some(rest)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(rest.as_bytes());
+            }
+            _ => return Cow::Borrowed(name),
+        }
+    }
+    String::from_utf8(bytes).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &str> {
@@ -89,11 +129,27 @@ mod tests {
             (format!("/kubepods/burstable/pod1/{ID}"), None),
             (format!("/machine.slice/libpod-{ID}.scope/container"), Some("podman")),
         ] {
-            assert_eq!(container(path.as_bytes()), Some(Container { runtime, id: ID }), "{path}");
+            let wanted = Container { runtime, id: ID.into(), is_named: false };
+            assert_eq!(container(path.as_bytes()), Some(wanted), "{path}");
         }
-        let named = container(b"/lxc.payload.web/system.slice/ssh.service").unwrap();
-        assert_eq!((named.runtime, named.id), (Some("lxc"), "web"));
         assert_eq!(container(b"/system.slice/ssh.service"), None);
         assert_eq!(container(&format!("/x/{}", &ID[1..]).into_bytes()), None);
+        assert_eq!(container(&format!("/machine.slice/libpod-conmon-{ID}.scope").into_bytes()), None);
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_name_where_that_is_how_it_goes() {
+        for (path, runtime, name) in [
+            ("/lxc.payload.web/system.slice/ssh.service", "lxc", "web"),
+            ("/lxc/web", "lxc", "web"),
+            (r"/machine.slice/machine-my\x2dbox.scope/payload/init.scope", "machined", "my-box"),
+            ("/machine.slice/systemd-nspawn@web.service/payload", "machined", "web"),
+            (r"/machine.slice/machine-a\x2.scope", "machined", r"a\x2"),
+            (r"/machine.slice/machine-a\xff.scope", "machined", r"a\xff"),
+        ] {
+            let wanted = Container { runtime: Some(runtime), id: name.into(), is_named: true };
+            assert_eq!(container(path.as_bytes()), Some(wanted), "{path}");
+        }
+        assert_eq!(container(br"/machine.slice/machine-qemu\x2d1\x2ddebian.scope"), None);
     }
 }

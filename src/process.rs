@@ -111,7 +111,7 @@ pub struct Holder {
 pub enum Reason {
     /// All descriptors were looked at and none is the socket.
     NoHolder,
-    /// A holder was found and was gone before it could be read.
+    /// A holder that was found, or the socket itself, was gone before it could be read.
     HolderVanished,
     /// Some processes' descriptors may not be read.
     Denied,

@@ -81,7 +81,7 @@ fn lintian_finds_no_error_in_the_deb() {
 }
 
 /// Where a file stands on every system.
-const COMMON: [&str; 13] = [
+const COMMON: [&str; 15] = [
     "/usr/bin/portreeve",
     "/usr/lib/systemd/system/portreeve.service",
     "/usr/lib/sysusers.d/portreeve.conf",
@@ -95,6 +95,8 @@ const COMMON: [&str; 13] = [
     "/usr/share/bash-completion/completions/portreeve",
     "/usr/share/fish/vendor_completions.d/portreeve.fish",
     "/usr/share/doc/portreeve/crates.txt.gz",
+    "/usr/share/doc/portreeve/examples/netns.conf",
+    "/usr/share/doc/portreeve/examples/syn.conf",
 ];
 
 /// The names of `dpkg-deb --contents`, which is a listing of tar's.

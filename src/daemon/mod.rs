@@ -2,12 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the clock")]
 
-mod queue;
 mod schedule;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,8 @@ use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
 use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
 use crate::source::poll::Source;
-use crate::source::{Events, Kind, Watched};
+use crate::source::{Events, Kind, Observation, Watched};
 
-use queue::{Message, Shared};
 use schedule::{Schedule, Watchdog};
 
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
@@ -114,7 +113,8 @@ struct Daemon {
     late: u64,
     /// As many of them have been told in a coverage record.
     late_told: u64,
-    queue: Shared,
+    /// Where the loop waits. `None`: it does not.
+    events: Option<Rc<Events>>,
     /// Moment of the last record.
     told: Moment,
 }
@@ -130,15 +130,17 @@ pub fn run(
     destination: Destination,
     logger: &LoggerHandle,
 ) -> Result<(), DaemonError> {
-    let (sender, messages) = channel();
-    let for_signals = sender.clone();
+    let watched = Watched::new(settings.select.ports.ranges());
+    let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
-        let _ = for_signals.send(Message::Signal(signal));
+        let _ = sender.send(signal);
+        bell.ring();
     };
     signals::install(deliver).map_err(DaemonError::System)?;
-    let mut daemon = set_up(settings, format, destination, sender)?;
+    let mut daemon = set_up(settings, format, destination, Rc::new(events))?;
     let began = Instant::now();
-    let reason = daemon.watch(args, &messages, logger, began);
+    let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     if let Ok(reason) = reason {
         daemon.stop(reason);
@@ -166,15 +168,11 @@ fn set_up(
     settings: Settings,
     format: Format,
     destination: Destination,
-    sender: Sender<Message>,
+    events: Rc<Events>,
 ) -> Result<Daemon, DaemonError> {
     // A search may take half of a tick's time, so that the pace is kept.
     let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
     let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
-    let (queue, kinds) = (Arc::clone(&daemon.queue), daemon.settings.events.kinds());
-    let deliver = move |batch| queue.put(&sender, now(), batch);
-    let watched = Watched::new(daemon.settings.select.ports.ranges());
-    let events = Events::spawn(kinds, Arc::new(watched), deliver).map_err(DaemonError::System)?;
     let started = daemon.attach(events, view);
     daemon.sink.push(&Event { at: now(), what: What::Started(Box::new(started)) });
     Ok(daemon)
@@ -216,7 +214,7 @@ fn set_up_parts(
             last_tick: None,
             late: 0,
             late_told: 0,
-            queue: Shared::default(),
+            events: None,
             told: now(),
         },
         view,
@@ -236,13 +234,14 @@ fn descriptors() -> usize {
 
 impl Daemon {
     /// Gives the pipeline its sources; answers what the first record tells.
-    fn attach(&mut self, events: Events, view: View) -> Started {
+    fn attach(&mut self, events: Rc<Events>, view: View) -> Started {
         let prefer = match self.settings.source {
             SourceChoice::Auto => None,
             SourceChoice::Procfs => Some(Source::Procfs),
             SourceChoice::Netlink => Some(Source::Netlink),
         };
         let all = self.settings.netns == NetnsChoice::All;
+        self.events = Some(Rc::clone(&events));
         let (choice, off) = self.pipeline.attach(&self.proc, Some(events), prefer, all, now());
         let wanted = self.settings.events.kinds();
         let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
@@ -252,6 +251,13 @@ impl Daemon {
         };
         let mut warnings = view.warnings;
         warnings.extend(choice.differences);
+        let unplaced = self.pipeline.unplaced();
+        if unplaced > 0 && !view.all_owners {
+            warnings.push(format!(
+                "which network namespace {unplaced} processes live in may not be read, so connections of containers \
+                 may be missing: run as root or grant CAP_SYS_PTRACE"
+            ));
+        }
         for warning in &warnings {
             log::warn!("{warning}");
         }
@@ -275,7 +281,7 @@ impl Daemon {
     fn watch(
         &mut self,
         args: &WatchArgs,
-        messages: &Receiver<Message>,
+        signals: &Receiver<Signal>,
         logger: &LoggerHandle,
         began: Instant,
     ) -> Result<String, ReaderGone> {
@@ -291,7 +297,7 @@ impl Daemon {
                 return Ok(format!("--count {count}"));
             }
             self.late += self.schedule.next(Instant::now());
-            while let Some(signal) = self.wait(messages, end)? {
+            while let Some(signal) = self.wait(signals, end)? {
                 match signal {
                     Signal::Stop(name) => return Ok(name.to_owned()),
                     Signal::Reload => self.reload(args, logger)?,
@@ -307,9 +313,6 @@ impl Daemon {
     fn tick(&mut self) -> Result<(), ReaderGone> {
         let at = now();
         self.tell_a_stall(at);
-        for (kind, count) in self.queue.overrun() {
-            self.pipeline.overrun(kind, count, at);
-        }
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => {
                 self.tell_failed_polls(at);
@@ -338,38 +341,39 @@ impl Daemon {
     /// often as it wants.
     fn wait(
         &mut self,
-        messages: &Receiver<Message>,
+        signals: &Receiver<Signal>,
         end: Option<Instant>,
     ) -> Result<Option<Signal>, ReaderGone> {
         let due = end.map_or(self.schedule.due, |end| end.min(self.schedule.due));
         let patience = due + self.schedule.interval / 4;
         loop {
             let now = Instant::now();
-            // What came before the tick is taken before it, but a flood does not hold it up.
-            if now >= patience {
-                return Ok(None);
-            }
             let left = due.saturating_duration_since(now);
             let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
-            match messages.recv_timeout(nap) {
-                Ok(Message::Signal(signal)) => return Ok(Some(signal)),
-                Ok(Message::Observed(at, observed)) => {
-                    self.queue.taken(observed.len());
-                    let events = self.pipeline.observe(&self.proc, at, observed);
-                    if !events.is_empty() {
-                        self.push(events);
-                        self.sink.flush(at)?;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) if nap < left => {}
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                // The thread that delivers signals never ends; if it did, the schedule still holds.
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(nap);
-                    return Ok(None);
-                }
+            let batches = self.events.as_ref().map(|events| events.wait(nap)).unwrap_or_default();
+            let told_nothing = batches.is_empty();
+            self.observe(batches)?;
+            if let Ok(signal) = signals.try_recv() {
+                return Ok(Some(signal));
+            }
+            // What came before the tick is taken before it, but a flood does not hold it up.
+            let now = Instant::now();
+            if now >= patience || told_nothing && now >= due {
+                return Ok(None);
             }
         }
+    }
+
+    fn observe(&mut self, batches: Vec<Vec<Observation>>) -> Result<(), ReaderGone> {
+        for batch in batches {
+            let at = now();
+            let events = self.pipeline.observe(&self.proc, at, batch);
+            if !events.is_empty() {
+                self.push(events);
+                self.sink.flush(at)?;
+            }
+        }
+        Ok(())
     }
 
     /// By the clock that counts suspended time: a stopped process and a sleeping machine alike saw nothing.

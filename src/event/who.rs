@@ -147,7 +147,9 @@ fn put_place(record: &mut Record, path: &[u8]) {
         record.put("service", json!({ "name": unit }));
     }
     if let Some(container) = cgroup::container(path) {
-        let mut fields = json!({ "id": container.id });
+        let id = readable(container.id.as_bytes());
+        let mut fields = json!({ "id": id });
+        set(&mut fields, "name", container.is_named.then(|| json!(id)));
         set(&mut fields, "runtime", container.runtime.map(|runtime| json!(runtime)));
         record.put("container", fields);
     }

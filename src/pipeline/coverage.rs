@@ -80,8 +80,10 @@ impl Default for Collected {
 
 /// Microseconds up to more than an hour, two digits of which are right.
 fn histogram() -> Histogram<u32> {
-    // The only errors are of bounds that are out of order.
-    Histogram::new(2).unwrap_or_else(|_| unreachable!("two digits are within bounds"))
+    // With bounds: one without begins at 2 and grows only for what is recorded without saturating. The only errors are of
+    // bounds that are out of order.
+    Histogram::new_with_bounds(1, 3_600_000_000, 2)
+        .unwrap_or_else(|_| unreachable!("two digits are within bounds"))
 }
 
 impl Collected {

@@ -11,6 +11,7 @@ mod observe;
 mod opens;
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Pipeline {
     spaces: Vec<Namespace>,
     namespaces: Namespaces,
     follows_all: bool,
-    events: Option<Events>,
+    events: Option<Rc<Events>>,
     /// True if notices of ends are on in our own namespace.
     hears_ends: bool,
     prefer: Option<Source>,
@@ -288,6 +289,7 @@ impl Pipeline {
         self.tell_established(&delta.established, at, told);
         self.tell_opened(proc, space, snapshot, &delta, at, told);
         self.tell_passed(space, &delta, at, told);
+        space.gate.share_with(self.namespaces.len());
         space.gate.has_read(at.boot, cost, unconfirmed);
         let fragile = self.table.iter().filter(|(_, entry)| is_fragile(entry.connection.state));
         space.fragile = fragile.map(|(key, _)| key).filter(|key| key.netns == space.netns).collect();

@@ -1,5 +1,6 @@
 //! One network namespace: how its table is read, when, and what its counters said.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ impl Pipeline {
     pub fn attach(
         &mut self,
         proc: &Proc,
-        events: Option<Events>,
+        events: Option<Rc<Events>>,
         prefer: Option<Source>,
         all_namespaces: bool,
         at: Moment,
@@ -141,6 +142,12 @@ impl Pipeline {
         self.spaces.len()
     }
 
+    /// How many processes could not be asked which namespace they live in.
+    #[must_use]
+    pub fn unplaced(&self) -> u64 {
+        self.namespaces.denied()
+    }
+
     /// Notices which namespaces are new and which are gone.
     pub(super) fn find_namespaces(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
         if !self.follows_all {
@@ -158,7 +165,9 @@ impl Pipeline {
 
     /// Opens its sources inside where that is permitted; else it is read through a member's `/proc/PID/net`.
     fn enter(&self, proc: &Proc, netns: Netns) -> Namespace {
-        let file = self.namespaces.member(netns).and_then(|member| proc.open_netns(member).ok());
+        let opened = self.namespaces.member(netns).and_then(|member| proc.open_netns(member).ok());
+        // A member that has just moved would let us into another.
+        let file = opened.filter(|(_, place)| *place == netns).map(|(file, _)| file);
         let entered = self.events.as_ref().zip(file).map(|(events, file)| events.enter(netns, Some(file)));
         let mut namespace = Namespace::new(netns, false, entered);
         if let Some(source) = self.prefer {

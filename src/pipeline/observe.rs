@@ -96,18 +96,6 @@ impl Pipeline {
         self.coverage.lost(kind, count, at);
     }
 
-    /// Notices that were dropped on the way here, because we were too slow.
-    pub fn overrun(&mut self, kind: Kind, count: u64, at: Moment) {
-        for space in &mut self.spaces {
-            if kind != Kind::Proc {
-                space.doubt(at.boot);
-                space.balance.whole &= kind != Kind::Destroy;
-            }
-        }
-        self.totals.notices_lost += count;
-        self.coverage.lost(kind, Some(count), at);
-    }
-
     /// Each is looked up at once: while it is being set up its process is still there to be read.
     fn take_syns(
         &mut self,

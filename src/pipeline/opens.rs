@@ -19,6 +19,8 @@ use crate::table::Delta;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// ... up to this, and then no more.
 const LAST_RETRY: Duration = Duration::from_secs(64);
+/// So long the most likely owners are searched for before it is asked whether the socket stands.
+const FIRST_TRY: Duration = Duration::from_millis(3);
 /// So long may the first reading search for owners.
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 /// The kernel keeps TIME_WAIT this long (`TCP_TIMEWAIT_LEN`).
@@ -94,7 +96,10 @@ impl Pipeline {
                 space.fragile.push(key);
             }
         }
-        let mut found = self.search(proc, &wanted, self.search_left);
+        let mut found = match seen {
+            Seen::Start => self.search(proc, &wanted, self.search_left),
+            _ => self.search_newborn(proc, space, &wanted, &keys),
+        };
         for key in keys {
             self.open(proc, key, found.remove(&key.inode).as_ref(), at, told);
         }
@@ -110,6 +115,33 @@ impl Pipeline {
                 self.tell_established(&[key], at, told);
             }
         }
+    }
+
+    /// The most likely owners first. A walk over all processes is for a socket that stands: the short-lived are gone by
+    /// then, and their owner with them.
+    fn search_newborn(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        wanted: &[Wanted],
+        keys: &[Key],
+    ) -> HashMap<Inode, Found> {
+        let mut found = self.search(proc, wanted, self.search_left.min(FIRST_TRY));
+        if found.len() == wanted.len() {
+            return found;
+        }
+        for key in keys {
+            if found.contains_key(&key.inode) {
+                continue;
+            }
+            let Some(sight) = self.find(space, key) else { continue };
+            if sight.is_none_or(|sight| sight.socket.inode != Some(key.inode)) {
+                self.search.forget(key.inode);
+                found.insert(key.inode, Found::Nobody(Reason::HolderVanished));
+            }
+        }
+        found.extend(self.search(proc, &[], self.search_left));
+        found
     }
 
     /// Between readings: owners that left and owners whose next search has come. A descriptor that is passed on moves no
@@ -195,7 +227,8 @@ impl Pipeline {
         let since = self.sought.remove(&key.inode).map_or_else(|| (self.boottime)(), |(_, since)| since);
         // The latency is taken when the owner has been read, so it is filled in behind it.
         let (mut attribution, mut held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
-        if attribution == Attribution::Unknown(Reason::HolderVanished) {
+        let vanished = attribution == Attribution::Unknown(Reason::HolderVanished);
+        if vanished && matches!(found, Found::Holders(_)) {
             // Somebody short-lived had inherited it: who else holds it is worth another search.
             let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
             let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_left);

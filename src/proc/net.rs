@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, read};
 
 use super::{Held, Proc, ProcError};
-use crate::connection::{Inode, Socket, TcpState, Tuple, fold};
+use crate::connection::{Inode, Netns, Socket, TcpState, Tuple, fold};
 
 /// The longest row that the kernel can write is below this: 2 x 37 characters of address and the widest numbers.
 const LONGEST_ROW: usize = 320;
@@ -65,14 +65,17 @@ impl Proc {
         opened.map_err(|e| self.net_error(net, name, e))
     }
 
-    /// The file that stands for a process's network namespace; as long as it is open, it pins that. Needs CAP_SYS_PTRACE
-    /// for another user's.
+    /// The file that stands for a process's network namespace, and which that is: the process may have moved. As long as
+    /// it is open, it pins the namespace. Needs CAP_SYS_PTRACE for another user's.
     ///
     /// # Errors
     /// `Read`: gone or denied.
-    pub fn open_netns(&self, held: &Held) -> Result<OwnedFd, ProcError> {
-        openat(&held.dir, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| held.error(self, "ns/net", e))
+    pub fn open_netns(&self, held: &Held) -> Result<(OwnedFd, Netns), ProcError> {
+        let name = "ns/net";
+        let file = openat(&held.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| held.error(self, name, e))?;
+        let inode = fstat(&file).map_err(|e| held.error(self, name, e))?.st_ino;
+        Ok((file, Netns(inode)))
     }
 
     pub(super) fn net_error(&self, net: Net<'_>, name: &str, error: Errno) -> ProcError {

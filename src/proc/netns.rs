@@ -77,5 +77,8 @@ mod tests {
         child.wait().unwrap();
         assert!(ended());
         assert_eq!(proc.lives(u32::MAX), Lives::Gone);
+        // Kernel threads among them, which are in no process group.
+        let all = proc.pids().unwrap();
+        assert!(all.iter().any(|pid| proc.lives(*pid) == Lives::In(ours)));
     }
 }

@@ -1,7 +1,8 @@
-//! What the kernel tells by itself: one thread that waits on the event sockets of all namespaces.
+//! What the kernel tells by itself: the event sockets of all namespaces, waited for together.
 //!
-//! Hints and ends, never the truth: the poll repairs what is lost here, and what is lost is told. Where nothing happens
-//! the thread does not run. It counts every end (`Tally`), and delivers those that may concern a watched port.
+//! Hints and ends, never the truth: the poll repairs what is lost here, and what is lost is told. Every end is counted
+//! (`Tally`); those that may concern a watched port are told. The loop itself waits here: a thread between the kernel and
+//! it would cost a short-lived process the time in which it could be read.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,9 +10,10 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 use super::Kind;
 use super::sockets::{Socket, open, open_inside};
@@ -21,8 +23,8 @@ use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
 /// At most so many notices in one delivery.
 pub const BATCH: usize = 256;
-/// What wakes the thread to end it.
-const STOP: u64 = 0;
+/// Under which epoll knows the bell.
+const BELL: u64 = 0;
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
 
@@ -95,19 +97,25 @@ pub struct Entered {
     pub destroy_inode: Option<u64>,
 }
 
-/// The thread and its sockets. Dropping it ends the thread and closes the sockets.
+/// The sockets of all namespaces that were entered.
 #[derive(Debug)]
 pub struct Events {
-    shared: Arc<Shared>,
+    epoll: OwnedFd,
+    bell: Arc<OwnedFd>,
+    rooms: Mutex<Rooms>,
+    watched: Arc<Watched>,
     wanted: Vec<Kind>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    epoll: OwnedFd,
-    stop: OwnedFd,
-    rooms: Mutex<Rooms>,
-    watched: Arc<Watched>,
+/// Wakes who waits, from another thread.
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    /// Wakes who waits, or who will wait next.
+    pub fn ring(&self) {
+        let _only_if_rung_without_end = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -128,25 +136,49 @@ struct Room {
 }
 
 impl Events {
-    /// Starts the thread, with no socket yet. `wanted`: the kinds that `enter` tries.
-    ///
-    /// `deliver` is called on the thread with one to 257 observations at a time.
+    /// No socket yet. `wanted`: the kinds that `enter` tries.
     ///
     /// # Errors
-    /// If the machine is out of threads or descriptors.
-    pub fn spawn(
-        wanted: Vec<Kind>,
-        watched: Arc<Watched>,
-        deliver: impl Fn(Vec<Observation>) + Send + 'static,
-    ) -> io::Result<Self> {
+    /// If we are out of descriptors.
+    pub fn new(wanted: Vec<Kind>, watched: Arc<Watched>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        let shared = Arc::new(Shared { epoll, stop, rooms: Mutex::default(), watched });
-        let theirs = Arc::clone(&shared);
-        let work = move || theirs.wait(&deliver);
-        thread::Builder::new().name("events".to_owned()).stack_size(STACK).spawn(work)?;
-        Ok(Self { shared, wanted })
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, bell, rooms: Mutex::default(), watched, wanted })
+    }
+
+    /// What wakes `wait`.
+    #[must_use]
+    pub fn bell(&self) -> Bell {
+        Bell(Arc::clone(&self.bell))
+    }
+
+    /// Waits until something is told, the bell rings, or the patience is over: batches of one to 257 observations, in the
+    /// order in which they are to be taken. Empty where there is nothing to tell.
+    pub fn wait(&self, patience: Duration) -> Vec<Vec<Observation>> {
+        let patience = Timespec::try_from(patience).ok();
+        // Not by epoll's own clock, which counts whole milliseconds.
+        let ready = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], patience.as_ref());
+        if !matches!(ready, Ok(1..)) {
+            return Vec::new();
+        }
+        let mut ready = Vec::with_capacity(16);
+        let at_once = Timespec::default();
+        if epoll::wait(&self.epoll, spare_capacity(&mut ready), Some(&at_once)).is_err() {
+            return Vec::new();
+        }
+        // Each socket of a room is ready for itself, and each time all of them are read.
+        let mut numbers: Vec<_> = ready.iter().map(|event: &epoll::Event| event.data.u64()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut batches = Vec::new();
+        for number in numbers {
+            match number {
+                BELL => drop(rustix::io::read(&*self.bell, &mut [0; 8])),
+                _ => batches.extend(self.take(number).into_iter().rev().filter(|batch| !batch.is_empty())),
+            }
+        }
+        batches
     }
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
@@ -156,7 +188,7 @@ impl Events {
         self.leave(netns);
         let wanted = |kind: &&Kind| file.is_none() || **kind != Kind::Proc;
         let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
-        let ports = self.shared.watched.ranges();
+        let ports = self.watched.ranges();
         let opened = match file {
             None => Ok(open(&wanted, &ports)),
             Some(file) => open_inside(file.as_fd(), &wanted, &ports),
@@ -175,7 +207,7 @@ impl Events {
             }
             Ok(opened) => {
                 entered.diag = opened.diag;
-                self.shared.add(netns, opened.sockets, &mut entered);
+                self.add(netns, opened.sockets, &mut entered);
             }
         }
         entered
@@ -183,9 +215,9 @@ impl Events {
 
     /// Closes the sources of a namespace, which does not keep it in existence any longer. Its `Diag` does.
     pub fn leave(&self, netns: Netns) {
-        let left: Vec<_> = self.shared.rooms().open.extract_if(|_, room| room.netns == netns).collect();
+        let left: Vec<_> = self.rooms().open.extract_if(|_, room| room.netns == netns).collect();
         if !left.is_empty() {
-            left.iter().flat_map(|(_, room)| &room.sockets).for_each(|socket| self.shared.forget(socket));
+            left.iter().flat_map(|(_, room)| &room.sockets).for_each(|socket| self.forget(socket));
             // The kernel takes 4 to 8 ms to close a packet socket. Without a thread it is done here.
             let close = thread::Builder::new().name("leave".to_owned()).stack_size(STACK);
             let _closed_here = close.spawn(move || drop(left));
@@ -194,8 +226,8 @@ impl Events {
 
     /// Watches other ports from now on, in every namespace.
     pub fn set_ports(&self, ports: &[RangeInclusive<u16>]) {
-        self.shared.watched.set(ports);
-        let rooms = self.shared.rooms();
+        self.watched.set(ports);
+        let rooms = self.rooms();
         for socket in rooms.open.values().flat_map(|room| &room.sockets) {
             if let Socket::Syn(tap) = socket {
                 // The filter for all ports was the last resort: if even that is refused the old one stays.
@@ -205,13 +237,7 @@ impl Events {
     }
 }
 
-impl Drop for Events {
-    fn drop(&mut self) {
-        let _only_if_full = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
-    }
-}
-
-impl Shared {
+impl Events {
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -249,27 +275,6 @@ impl Shared {
     fn forget(&self, socket: &Socket) {
         // Closing it would do as well, unless a child held a copy.
         let _closed_next = epoll::delete(&self.epoll, socket);
-    }
-
-    fn wait(&self, deliver: &impl Fn(Vec<Observation>)) {
-        let mut ready = Vec::with_capacity(16);
-        loop {
-            ready.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut ready), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-            // Each socket of a room is ready for itself, and each time all of them are read.
-            let mut numbers: Vec<_> = ready.iter().map(|event: &epoll::Event| event.data.u64()).collect();
-            numbers.sort_unstable();
-            numbers.dedup();
-            for number in numbers {
-                if number == STOP {
-                    return;
-                }
-                self.take(number).into_iter().rev().filter(|batch| !batch.is_empty()).for_each(deliver);
-            }
-        }
     }
 
     /// What the sockets of a room have to say now, one batch each. Nothing where it was left meanwhile.

@@ -65,9 +65,16 @@ pub struct Gate {
     unexplained: bool,
     saved: Duration,
     saved_at: Duration,
+    /// Other namespaces: the shares of a core are those of all together.
+    others: u32,
 }
 
 impl Gate {
+    /// So many other namespaces are watched beside this one.
+    pub fn share_with(&mut self, others: usize) {
+        self.others = u32::try_from(others).unwrap_or(u32::MAX);
+    }
+
     /// Takes this tick's counters. `at`: time since boot.
     pub fn judge(&mut self, now: Counters, at: Duration) -> Verdict {
         self.before = self.last;
@@ -75,7 +82,7 @@ impl Gate {
             self.read_wanted = true;
             return Verdict::Read;
         };
-        self.saved += at.saturating_sub(self.saved_at) / SHARE;
+        self.saved += at.saturating_sub(self.saved_at) / SHARE / self.others.saturating_add(1);
         self.saved = self.saved.min(SAVED_MOST.max(self.read_cost * 3));
         self.saved_at = at;
         self.read_wanted |= now.active_opens != last.active_opens || at >= self.repair_due;
@@ -113,7 +120,8 @@ impl Gate {
     /// A table read has been made: everything up to here is explained, unless a close still waits to be confirmed.
     pub fn has_read(&mut self, at: Duration, cost: Duration, unconfirmed: bool) {
         self.read_cost = cost;
-        self.repair_due = at + (cost * REPAIR_FACTOR).clamp(REPAIR_LEAST, REPAIR_MOST);
+        let all = REPAIR_FACTOR.saturating_mul(self.others.saturating_add(1));
+        self.repair_due = at + cost.saturating_mul(all).clamp(REPAIR_LEAST, REPAIR_MOST);
         self.unexplained = unconfirmed;
         self.read_wanted = false;
         self.at_read = self.last;
@@ -226,6 +234,22 @@ mod tests {
         gate.has_read(Duration::ZERO, Duration::from_secs(9), false);
         assert_eq!(gate.judge(counters, MS * 119_999), Verdict::Quiet);
         assert_eq!(gate.judge(counters, MS * 120_000), Verdict::Read);
+    }
+
+    #[test]
+    fn many_namespaces_share_what_one_may_cost() {
+        let (mut gate, mut counters) = after_a_read();
+        gate.share_with(9);
+        gate.has_read(Duration::ZERO, COST, false);
+        assert_eq!(gate.judge(counters, MS * 69_999), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 70_000), Verdict::Read, "the repair");
+        gate.has_read(MS * 70_000, COST, false);
+        while gate.pay(COST) {}
+        counters.passive_opens += 1;
+        gate.judge(counters, MS * 76_000);
+        assert!(!gate.pay(COST));
+        gate.judge(counters, MS * 77_000);
+        assert!(gate.pay(COST), "7 ms in 7 s");
     }
 
     #[test]

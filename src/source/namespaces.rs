@@ -12,9 +12,16 @@
 //! A namespace is read through one of its processes. That one is held by its `/proc/PID`, which pins nothing; when it
 //! ends or moves away, another of the same namespace takes its place.
 //!
+//! So a namespace is noticed within one polling interval of its first process (measured at 50 ms, 60 of 60: 23 ms in the
+//! middle, 48 ms at most, for unshare, unshare with its own pids, and `ip netns exec`).
+//!
 //! What stays unseen: a namespace all of whose processes were made and ended between two looks; one that no process
-//! lives in (kept by a mount or a descriptor) until one does; and a thread that moved alone, later than the first
-//! second of its life, away from its process.
+//! lives in (kept by a mount or a descriptor) until one does; and a thread that moved away from its process alone, later
+//! than the first second of its life.
+//!
+//! The kernel's notices of network devices (RTM_NEWLINK) would tell of a container when its cable is made. They are not
+//! used: a container's first process is there before its cable and outlives a polling interval, and a command that is
+//! run in a namespace that stands already, the one case that does fall between two looks, makes no cable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -144,9 +151,13 @@ impl<'a> Purse<'a> {
         Self { cputime, begun: None, most, asked: 0, empty: false }
     }
 
+    fn open(&mut self) {
+        self.begun.get_or_insert_with(self.cputime);
+    }
+
     /// True if one more may be asked.
     fn pays(&mut self) -> bool {
-        self.begun.get_or_insert_with(self.cputime);
+        self.open();
         self.asked += 1;
         if self.asked.is_multiple_of(ASKED_AT_ONCE) {
             self.empty = self.spent() > self.most;
@@ -216,14 +227,15 @@ impl Namespaces {
     pub fn lost_member(&mut self, proc: &Proc, netns: Netns) -> bool {
         let number = self.listing.number;
         let Some(members) = self.found.get_mut(&netns) else { return false };
-        members.held = None;
+        if members.held.take().is_some() {
+            members.lost_in = number;
+        }
         while let Some(pid) = members.spare.pop_back() {
             members.held = hold_in(proc, netns, pid);
             if members.held.is_some() {
                 return true;
             }
         }
-        members.lost_in = number;
         self.listing.wanted_soon = true;
         false
     }
@@ -311,6 +323,7 @@ impl Namespaces {
     }
 
     fn list(&mut self, proc: &Proc, at: Duration, purse: &mut Purse<'_>) {
+        purse.open();
         if !self.listing.under_way {
             // A listing that fails is made again at the next look.
             let Ok(left) = proc.pids() else { return };

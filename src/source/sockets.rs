@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::Kind;
@@ -100,9 +101,16 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
             Err(reason) => Err(reason.clone()),
             Ok(_) => DestroyNotices::subscribe().map(Socket::Destroy).map_err(|error| reason(&error)),
         },
-        Kind::Syn => SynTap::open(ports).map(Socket::Syn).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => "needs CAP_NET_RAW".to_owned(),
-            _ => format!("cannot open a packet socket: {error}"),
+        Kind::Syn => SynTap::open(ports).map(Socket::Syn).map_err(|error| {
+            // A filter of system calls answers that there are no packet sockets, before anybody asks for the capability.
+            let is_filtered = error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => "needs CAP_NET_RAW".to_owned(),
+                _ if is_filtered => {
+                    "needs CAP_NET_RAW and, in a systemd unit, RestrictAddressFamilies=AF_PACKET".to_owned()
+                }
+                _ => format!("cannot open a packet socket: {error}"),
+            }
         }),
         Kind::Proc => {
             ProcessNotices::subscribe().map(Socket::Proc).map_err(|error| match error.is_denied() {
@@ -131,7 +139,7 @@ pub(super) fn open_inside(
 ) -> Result<Opened, String> {
     let inside = || {
         move_into_link_name_space(file, Some(LinkNameSpaceType::Network)).map_err(|error| match error {
-            rustix::io::Errno::PERM => "entering another namespace needs CAP_SYS_ADMIN".to_owned(),
+            Errno::PERM => "entering another namespace needs CAP_SYS_ADMIN".to_owned(),
             other => format!("cannot enter the namespace: {other}"),
         })?;
         Ok(open(wanted, ports))

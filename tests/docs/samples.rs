@@ -18,8 +18,6 @@ use portreeve::source::poll::Source;
 use serde_json::Value;
 use uuid::Uuid;
 
-const CONTAINER: &str = "3f1c2d4e5a6b7c8d9e0f3f1c2d4e5a6b7c8d9e0f3f1c2d4e5a6b7c8d9e0f1a2b";
-
 /// All samples, as a log holds them.
 pub fn log() -> String {
     let mut renderer = Renderer::new(host(), "stream".into(), "run".into(), Box::new(|_| Uuid::nil()));
@@ -254,7 +252,7 @@ fn process(pid: u32) -> Process {
         user: Some("alice".into()),
         effective_user: Some("root".into()),
         login: Some(Login { uid: 1_001, user: Some("carol".into()), session: Some(3) }),
-        cgroup: bytes(&format!("/system.slice/docker-{CONTAINER}.scope")),
+        cgroup: bytes("/machine.slice/machine-web.scope"),
         denied: vec!["cwd"],
         remembered: false,
     }

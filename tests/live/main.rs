@@ -20,6 +20,7 @@ pub const FIRST_SIGHT: &str = "syn";
 mod direction;
 mod ending;
 mod logfile;
+mod namespaces;
 mod pipe;
 mod privilege;
 mod reload;

@@ -1,8 +1,8 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use portreeve::connection::{Netns, Tuple};
@@ -25,14 +25,21 @@ fn namespace(lab: &Lab) -> (Netns, OwnedFd) {
     (Netns(file.metadata().unwrap().ino()), file.into())
 }
 
-fn spawn(kinds: &[Kind]) -> (Events, Receiver<Vec<Observation>>) {
+/// Waits on a thread until the test is over.
+fn spawn(kinds: &[Kind]) -> (Arc<Events>, Receiver<Vec<Observation>>) {
     let (deliver, delivered) = channel();
     let watched = Arc::new(Watched::new(&[22..=22]));
-    let deliver = move |batch: Vec<Observation>| {
-        assert!(!batch.is_empty() && batch.len() <= BATCH + 1);
-        let _test_is_over = deliver.send(batch);
-    };
-    (Events::spawn(kinds.to_vec(), watched, deliver).unwrap(), delivered)
+    let events = Arc::new(Events::new(kinds.to_vec(), watched).unwrap());
+    let theirs = Arc::downgrade(&events);
+    std::thread::spawn(move || {
+        while let Some(events) = theirs.upgrade() {
+            for batch in events.wait(Duration::from_millis(20)) {
+                assert!(!batch.is_empty() && batch.len() <= BATCH + 1);
+                let _test_is_over = deliver.send(batch);
+            }
+        }
+    });
+    (events, delivered)
 }
 
 fn enter(events: &Events, lab: &Lab) -> (Netns, Entered) {
@@ -158,18 +165,9 @@ fn a_namespace_that_was_left_goes_away() {
 #[test]
 fn what_a_stalled_reader_loses_is_told() {
     let lab = lab!();
-    let stall = Arc::new(Mutex::new(()));
-    let (deliver, delivered): (Sender<Vec<Observation>>, _) = channel();
-    let theirs = Arc::clone(&stall);
-    let deliver = move |batch| {
-        drop(theirs.lock());
-        let _test_is_over = deliver.send(batch);
-    };
-    let watched = Arc::new(Watched::new(&[22..=22]));
-    let events = Events::spawn(vec![Kind::Destroy], watched, deliver).unwrap();
+    let events = Events::new(vec![Kind::Destroy], Arc::new(Watched::new(&[22..=22]))).unwrap();
     let (netns, file) = namespace(&lab);
     let entered = events.enter(netns, Some(file));
-    let stalled = stall.lock().unwrap();
     lab.inside(|| {
         let refuse = || TcpStream::connect("127.0.0.1:22").unwrap_err();
         for _ in 0..20_000 {
@@ -183,50 +181,35 @@ fn what_a_stalled_reader_loses_is_told() {
         drops.get(&entered.destroy_inode.unwrap()).copied()
     };
     wait_for("an overflow", Duration::from_secs(5), lost);
-    drop(stalled);
-    wait_for("the loss", Duration::from_secs(5), || {
-        let told = delivered
-            .try_iter()
-            .flatten()
-            .any(|told| told == Observation::Lost { kind: Kind::Destroy, netns, count: None });
-        told.then_some(())
-    });
-    wait_for("the rest", Duration::from_secs(5), || {
-        (entered.tally.read().disconnected + lost().unwrap() == 20_000).then_some(())
+    let loss = Observation::Lost { kind: Kind::Destroy, netns, count: None };
+    let mut told = false;
+    wait_for("the loss, and the rest", Duration::from_secs(5), || {
+        told |= events.wait(Duration::ZERO).iter().flatten().any(|one| *one == loss);
+        let all = entered.tally.read().disconnected + lost().unwrap() == 20_000;
+        (told && all).then_some(())
     });
     assert!(entered.tally.read().overflows >= 1);
 }
 
 #[test]
-fn where_nothing_happens_the_thread_does_not_run() {
+fn nothing_that_is_nobodys_business_wakes_who_waits_and_the_bell_does() {
     let lab = lab!();
-    let (deliver, delivered) = channel();
-    let deliver = move |_| {
-        let _test_is_over = deliver.send(rustix::thread::gettid());
-    };
-    let events = Events::spawn(BOTH.to_vec(), Arc::new(Watched::new(&[22..=22])), deliver).unwrap();
+    let events = Events::new(BOTH.to_vec(), Arc::new(Watched::new(&[22..=22]))).unwrap();
     let (_, _entered) = enter(&events, &lab);
-    lab.inside(|| TcpStream::connect("127.0.0.1:22").unwrap_err());
-    let [_syn, thread] =
-        [(); 2].map(|()| delivered.recv_timeout(Duration::from_secs(5)).unwrap().as_raw_nonzero());
-    std::thread::sleep(Duration::from_millis(50));
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-        status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let before = switches();
-    // Traffic that is nobody's business: no SYN to a watched port, no end of a socket.
     lab.inside(|| {
         let listener = TcpListener::bind("127.0.0.1:23").unwrap();
         let client = TcpStream::connect("127.0.0.1:23").unwrap();
-        std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(switches(), before);
+        let began = std::time::Instant::now();
+        // No SYN to a watched port, no end of a socket.
+        assert_eq!(events.wait(Duration::from_millis(300)), Vec::<Vec<_>>::new());
+        assert!(began.elapsed() >= Duration::from_millis(300));
         drop((listener, client));
     });
-    drop(events);
-    wait_for("the thread to end", Duration::from_secs(5), || {
-        (!std::path::Path::new(&format!("/proc/self/task/{thread}")).exists()).then_some(())
-    });
+    let bell = events.bell();
+    std::thread::spawn(move || bell.ring()).join().unwrap();
+    let began = std::time::Instant::now();
+    while events.wait(Duration::from_secs(5)).iter().any(|batch| !batch.is_empty()) {}
+    assert!(began.elapsed() < Duration::from_secs(4), "the bell wakes");
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub const PORTREEVE: &str = "/run/portreeve";
 
 pub struct Watch {
     pub child: Child,
+    /// The watcher itself, where `child` only waits for it.
+    pub inner: Option<Pid>,
     records: PathBuf,
     errors: PathBuf,
 }
@@ -68,7 +70,7 @@ impl Watch {
     pub fn start_into(lab: &Lab, command: &mut Command, records: PathBuf) -> Self {
         let errors = lab.path(&format!("{}.stderr", records.file_name().unwrap().display()));
         let child = command.stdin(Stdio::null()).stderr(File::create(&errors).unwrap()).spawn().unwrap();
-        let mut watch = Self { child, records, errors };
+        let mut watch = Self { child, inner: None, records, errors };
         watch.wait_for("watch-started", |records| {
             records.iter().any(|record| record["event"]["action"] == "watch-started").then_some(())
         });
@@ -146,7 +148,7 @@ impl Watch {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.inner.unwrap_or_else(|| Pid::from_child(&self.child)), signal).unwrap();
     }
 
     /// Waits for a watcher that ends by itself, and checks what every log must hold.
