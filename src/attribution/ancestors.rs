@@ -50,7 +50,7 @@ impl Link {
 pub(super) enum Again {
     Same(Link),
     /// To be told to `Ancestors::learn`.
-    Changed(Process),
+    Changed(Box<Process>),
     Unknown,
 }
 
@@ -78,7 +78,7 @@ impl Ancestors {
                 known.seen = self.tick;
                 Again::Same(known.link())
             }
-            Ok(Some(process)) => Again::Changed(process),
+            Ok(Some(process)) => Again::Changed(Box::new(process)),
             Err(()) => {
                 self.by_pid.remove(&pid);
                 Again::Unknown

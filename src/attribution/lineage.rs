@@ -83,7 +83,7 @@ impl Attributor {
                 self.ancestors.learn(&process)
             }
             Again::Changed(process) => {
-                let process = self.told(process);
+                let process = self.told(*process);
                 let process = share(&mut self.processes, pid, process);
                 self.ancestors.learn(&process)
             }

@@ -195,14 +195,16 @@ impl Proc {
     /// Looks whether a descriptor is still that socket, or a ring that has it: 3 µs.
     #[must_use]
     pub fn look(&self, held: &Held, holder: Holder, inode: Inode) -> Sight {
-        let look = |way, folder| {
-            match self.read_descriptor(&held.dir, way, &path(folder, holder.tid, Some(holder.fd))) {
-                Ok(Descriptor::Socket(found)) if found == inode => Sight::Stands,
-                Ok(Descriptor::Ring) => self.look_into_ring(held, holder, inode),
-                Ok(_) => Sight::Gone,
-                Err(e) if is_gone(Some(e.raw_os_error())) => Sight::Gone,
-                Err(_) => Sight::Denied,
-            }
+        let look = |way, folder| match self.read_descriptor(
+            &held.dir,
+            way,
+            &path(folder, holder.tid, Some(holder.fd)),
+        ) {
+            Ok(Descriptor::Socket(found)) if found == inode => Sight::Stands,
+            Ok(Descriptor::Ring) => self.look_into_ring(held, holder, inode),
+            Ok(_) => Sight::Gone,
+            Err(e) if is_gone(Some(e.raw_os_error())) => Sight::Gone,
+            Err(_) => Sight::Denied,
         };
         match look(Way::Links, "fd") {
             Sight::Denied if self.reads_fdinfo() => look(Way::Info, "fdinfo"),
@@ -268,7 +270,8 @@ mod tests {
     #[test]
     fn a_ring_lists_its_sockets_unless_it_is_at_work() {
         // Read on 6.18, with a pipe and a file besides.
-        let text = b"pos:\t0\nmnt_id:\t17\nino:\t12947701\nSqMask:\t0x7\nSqThread:\t-1\nUserFiles:\t4\n    1: \
+        let text =
+            b"pos:\t0\nmnt_id:\t17\nino:\t12947701\nSqMask:\t0x7\nSqThread:\t-1\nUserFiles:\t4\n    1: \
             socket:[12947700]\n    2: pipe:[77]\n    3: /tmp/socket:[5]\nUserBufs:\t0\n    0: socket:[6]\n";
         assert_eq!(parse_ring(text), Some(vec![Inode::new(12_947_700).unwrap()]));
         assert_eq!(parse_ring(b"pos:\t0\nmnt_id:\t17\nino:\t12947701\n"), None);

@@ -178,7 +178,8 @@ impl Proc {
     /// kernel was built without `children`.
     #[must_use]
     pub fn children_of(&self, held: &Held) -> Vec<u32> {
-        let of_thread = |tid: u32| read_at(&held.dir, &format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
+        let of_thread =
+            |tid: u32| read_at(&held.dir, &format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
         let threads = if self.is_alone(held) { vec![held.pid] } else { self.threads_of(held) };
         let text: Vec<u8> = threads.into_iter().take(64).flat_map(of_thread).collect();
         text.split(|b| *b == b' ').filter_map(parse_u64).filter_map(|pid| u32::try_from(pid).ok()).collect()
@@ -257,10 +258,7 @@ impl Proc {
         let schedule = read_schedule(kept);
         // Its parent need not be asked for: as long as that lives it stays the parent, and if not, the caller sees that.
         // The program's file may be renamed or removed without any doing of the process.
-        if schedule.is_some()
-            && schedule == print.asleep
-            && kept.held.link("exe") == print.face.executable
-        {
+        if schedule.is_some() && schedule == print.asleep && kept.held.link("exe") == print.face.executable {
             return Ok(None);
         }
         let face = read_face(kept);
@@ -407,7 +405,8 @@ fn parse_status(text: &[u8]) -> Status {
     let mut status = Status::default();
     let (mut uids, mut gid) = (None, None);
     for line in text.split(|b| *b == b'\n') {
-        let Some((key, value)) = line.iter().position(|b| *b == b':').and_then(|at| line.split_at_checked(at))
+        let Some((key, value)) =
+            line.iter().position(|b| *b == b':').and_then(|at| line.split_at_checked(at))
         else {
             continue;
         };
@@ -509,15 +508,12 @@ mod tests {
         let name = |process: &Process| String::from_utf8(process.comm.clone()).unwrap();
         let kept = proc.keep(proc.hold(child.id()).unwrap()).unwrap();
         let (mut first, mut print) = proc.read_ancestor(&kept).unwrap();
+        // Until it runs that and sleeps.
         let mut until = |what: &str| {
-            while name(&first) != what {
+            while name(&first) != what || print.asleep.is_none() {
                 first = proc.read_if_changed(&kept, &mut print).unwrap().unwrap_or_else(|| first.clone());
             }
-            // It goes to sleep now.
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            while proc.read_if_changed(&kept, &mut print).unwrap().is_some() {}
             assert!(proc.read_if_changed(&kept, &mut print).unwrap().is_none());
-            assert!(print.asleep.is_some(), "{print:?}");
             first.clone()
         };
         assert_eq!(until("sh").ppid, std::process::id());

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use support::lab::{Lab, NOBODY};
 use support::log::{assert_fields, with_action};
-use support::watch::{PORTREEVE, Watch};
 use support::output;
+use support::watch::{PORTREEVE, Watch};
 
 /// All that the service has.
 const SYS_PTRACE: [&str; 3] = ["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace", "--no-new-privs"];
@@ -101,16 +101,16 @@ fn told_of_one_in_flight(lab: &Lab, watcher: &str) -> Value {
     let text = String::from_utf8(output.stdout).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = ["connection-opened", "connection-changed"].map(|action| with_action(&records, action));
-    let told = told.concat().into_iter().find(|record| {
-        record["portreeve"]["attribution"]["reason"] != "budget"
-    });
+    let told =
+        told.concat().into_iter().find(|record| record["portreeve"]["attribution"]["reason"] != "budget");
     told.unwrap_or_else(|| panic!("no open: {records:#?}\n{said}"))
 }
 
 #[test]
 fn a_socket_in_flight_is_nobodys_and_said_to_be_in_flight() {
     let lab = lab!("cc");
-    let service = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {}", SYS_PTRACE.join(" "));
+    let service =
+        format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {}", SYS_PTRACE.join(" "));
     for watcher in ["", service.as_str()] {
         let told = told_of_one_in_flight(&lab, watcher);
         let expected = json!({
