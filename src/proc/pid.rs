@@ -95,13 +95,12 @@ impl Held {
     }
 
     /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
-    fn without_deleted(&self, executable: Option<Vec<u8>>) -> (Option<Vec<u8>>, bool) {
-        let Some(path) = executable else { return (None, false) };
-        match path.strip_suffix(b" (deleted)") {
-            Some(bare) if statat(&self.dir, "exe", AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
+    fn without_deleted(&self, name: &str, executable: Vec<u8>) -> (Option<Vec<u8>>, bool) {
+        match executable.strip_suffix(b" (deleted)") {
+            Some(bare) if statat(&self.dir, name, AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
                 (Some(bare.to_vec()), true)
             }
-            _ => (Some(path), false),
+            _ => (Some(executable), false),
         }
     }
 
@@ -218,7 +217,29 @@ impl Proc {
             arguments: held.read("cmdline", MAX_ARGS_BYTES + 1).unwrap_or_default(),
             status: parse_status(&held.read("status", 4096).unwrap_or_default()),
         };
-        self.read_whole(held, depth, face).map(|(process, _)| process)
+        let (mut process, _) = self.read_whole(held, depth, face)?;
+        self.ask_threads(held, depth, &mut process);
+        Ok(process)
+    }
+
+    /// A process whose first thread has ended shows its program, arguments and folder only through those that live.
+    fn ask_threads(&self, held: &Held, depth: Depth, process: &mut Process) {
+        if process.executable.is_some() || !process.denied.is_empty() || self.is_alone(held) {
+            return;
+        }
+        let others = self.list_threads(held).into_iter().flatten().flatten().filter(|tid| *tid != held.pid);
+        let living = others.take(64).find_map(|tid| {
+            let name = format!("task/{tid}/exe");
+            held.link(&name).ok().map(|executable| (tid, held.without_deleted(&name, executable)))
+        });
+        let Some((tid, (executable, executable_deleted))) = living else { return };
+        (process.executable, process.executable_deleted) = (executable, executable_deleted);
+        let arguments = held.read(&format!("task/{tid}/cmdline"), MAX_ARGS_BYTES + 1).unwrap_or_default();
+        (process.args, process.args_cut) = split_args(&arguments, 0);
+        process.args_bytes = arguments.len() as u64;
+        if depth == Depth::Owner {
+            process.working_directory = held.link(&format!("task/{tid}/cwd")).ok();
+        }
     }
 
     /// Keeps the files of a process open.
@@ -241,9 +262,10 @@ impl Proc {
     pub fn read_ancestor(&self, kept: &Kept) -> Result<(Process, Print), ProcError> {
         // First, so that whatever it does from here on shows.
         let schedule = read_schedule(kept);
-        let (process, face) = self.read_whole(&kept.held, Depth::Ancestor, || read_face(kept))?;
+        let (mut process, face) = self.read_whole(&kept.held, Depth::Ancestor, || read_face(kept))?;
+        self.ask_threads(&kept.held, Depth::Ancestor, &mut process);
         // It has given its children away, and is nobody's parent.
-        if face.status.state == Some(b'Z') {
+        if face.status.state == Some(b'Z') && self.is_alone(&kept.held) {
             return Err(kept.held.error(self, "status", Errno::SRCH));
         }
         let asleep = schedule.filter(|_| self.sleeps_alone(kept, &face));
@@ -304,7 +326,8 @@ impl Proc {
         };
         let executable = allowed("exe", face.executable.clone());
         let working_directory = if owner { allowed("cwd", held.link("cwd")) } else { None };
-        let (executable, executable_deleted) = held.without_deleted(executable);
+        let (executable, executable_deleted) =
+            executable.map_or((None, false), |path| held.without_deleted("exe", path));
         let arguments = &face.arguments;
         let size = stat.arg_end.unwrap_or(0).saturating_sub(stat.arg_start.unwrap_or(0));
         let (args, cut) = split_args(arguments, size);

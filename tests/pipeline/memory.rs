@@ -1,4 +1,4 @@
-//! Chains of ancestors with links that ended before they could be read.
+//! Chains of ancestors whose links end, and of those that are kept from one tick to the next.
 
 use std::time::Duration;
 
@@ -111,4 +111,82 @@ fn another_process_with_the_same_number_is_nobodys_parent() {
     kernel.spawn(200, 1, "cron", &["cron"]);
     attributor.forked(&kernel.proc(), 1, 200, AT);
     assert_eq!(chain(&mut attributor, &kernel), told(&[(1, "systemd", false)]));
+}
+
+/// A process that sleeps: `schedstat` stands still as long as it does nothing.
+fn sleeps(kernel: &mut Kernel, pid: u32, parent: u32, name: &str, ran: u32) {
+    kernel.spawn(pid, parent, name, &[name]);
+    std::fs::create_dir_all(kernel.path(&format!("{pid}/task/{pid}"))).unwrap();
+    std::fs::write(kernel.path(&format!("{pid}/schedstat")), format!("{ran} 7 {ran}\n")).unwrap();
+    adopt(kernel, pid, parent, name);
+}
+
+/// `status` tells another parent, and nothing else happens to the process.
+fn adopt(kernel: &Kernel, pid: u32, parent: u32, name: &str) {
+    let users = "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\n";
+    let status = format!("Name:\t{name}\nState:\tS (sleeping)\nPPid:\t{parent}\n{users}");
+    std::fs::write(kernel.path(&format!("{pid}/status")), status).unwrap();
+}
+
+/// pid 1 above a login shell, a script and ssh, all asleep, and looked at in several ticks.
+fn asleep() -> (Attributor, Kernel) {
+    let (mut attributor, mut kernel) = (attributor(), Kernel::new());
+    for (pid, parent, name) in [(1, 0, "systemd"), (100, 1, "bash"), (200, 100, "sh"), (300, 200, "ssh")] {
+        sleeps(&mut kernel, pid, parent, name, 1);
+    }
+    kernel.hold(300, 1);
+    for _ in 0..4 {
+        let chain = chain(&mut attributor, &kernel);
+        assert_eq!(chain, told(&[(200, "sh", false), (100, "bash", false), (1, "systemd", false)]));
+    }
+    (attributor, kernel)
+}
+
+/// The shell above the script ends while the script sleeps.
+fn shell_ends(kernel: &mut Kernel) {
+    kernel.exit(100);
+    sleeps(kernel, 200, 1, "sh", 1);
+}
+
+#[test]
+fn an_ancestor_that_was_adopted_in_its_sleep_has_its_new_parent() {
+    let (mut attributor, mut kernel) = asleep();
+    shell_ends(&mut kernel);
+    for _ in 0..3 {
+        assert_eq!(chain(&mut attributor, &kernel), told(&[(200, "sh", false), (1, "systemd", false)]));
+    }
+}
+
+#[test]
+fn a_number_that_was_given_out_again_is_no_parent_of_who_slept_meanwhile() {
+    let (mut attributor, mut kernel) = asleep();
+    shell_ends(&mut kernel);
+    sleeps(&mut kernel, 100, 1, "cron", 1);
+    for _ in 0..3 {
+        assert_eq!(chain(&mut attributor, &kernel), told(&[(200, "sh", false), (1, "systemd", false)]));
+    }
+}
+
+#[test]
+fn who_was_kept_under_a_number_later_is_no_parent_of_who_slept_since_before() {
+    let (mut attributor, mut kernel) = asleep();
+    shell_ends(&mut kernel);
+    // Another process gets the number, and is kept as an ancestor of another connection.
+    sleeps(&mut kernel, 100, 1, "cron", 1);
+    sleeps(&mut kernel, 400, 100, "ssh", 1);
+    kernel.hold(400, 2);
+    for _ in 0..3 {
+        attributor.begin_tick();
+        let found = Found::Holders(vec![Holder { pid: 400, tid: None, fd: 4 }]);
+        attributor.attribute(&kernel.proc(), Inode::new(2).unwrap(), &found, Duration::ZERO);
+    }
+    assert_eq!(chain(&mut attributor, &kernel), told(&[(200, "sh", false), (1, "systemd", false)]));
+}
+
+#[test]
+fn an_ancestor_that_runs_another_program_is_read_again() {
+    let (mut attributor, mut kernel) = asleep();
+    sleeps(&mut kernel, 200, 100, "python3", 2);
+    let told = told(&[(200, "python3", false), (100, "bash", false), (1, "systemd", false)]);
+    assert_eq!(chain(&mut attributor, &kernel), told);
 }
