@@ -97,8 +97,7 @@ fn unknowns() -> Vec<&'static str> {
         | Reason::Denied
         | Reason::TimeWait
         | Reason::Budget
-        | Reason::InFlight
-        | Reason::Kernel => reason.name(),
+        | Reason::InFlight => reason.name(),
     };
     let all = [
         Reason::NoHolder,
@@ -107,7 +106,6 @@ fn unknowns() -> Vec<&'static str> {
         Reason::TimeWait,
         Reason::Budget,
         Reason::InFlight,
-        Reason::Kernel,
     ];
     all.map(name).to_vec()
 }
@@ -221,7 +219,8 @@ fn connection(attribution: Attribution) -> Connection {
 
 fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
     let pid = process.pid;
-    let parents = vec![Arc::new(self::process(4_100)), Arc::new(self::process(1))];
+    let parent = Process { remembered: true, ..self::process(4_100) };
+    let parents = vec![Arc::new(parent), Arc::new(self::process(1))];
     let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut };
     let holders = vec![Holder { pid, tid: None, fd: 3 }];
     Attribution::Owned {
