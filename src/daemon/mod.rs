@@ -37,7 +37,7 @@ use schedule::{Schedule, Watchdog};
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
 const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
-const SPARE_DESCRIPTORS: u64 = 256;
+const SPARE_DESCRIPTORS: u64 = 512;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
 const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
