@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::Pipeline;
-use super::ends::{After, Evidence, why_failed};
+use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
 use std::sync::Arc;
 
@@ -109,7 +109,9 @@ impl Pipeline {
             let mut born = Vec::new();
             for syn in &syns {
                 let Observation::Syn { netns, tuple, device } = syn else { continue };
-                if *netns == space.netns && self.select.wants(tuple) {
+                // Of several connections between the same ends a lookup finds the last, and that once.
+                let is_found = born.iter().any(|born: &Socket| born.tuple == *tuple);
+                if *netns == space.netns && self.select.wants(tuple) && !is_found {
                     born.extend(self.look_up_syn(proc, space, *tuple, *device, at, told));
                 }
             }
@@ -195,7 +197,9 @@ impl Pipeline {
     fn after(&mut self, space: &mut Namespace, tuple: &Tuple) -> After {
         self.totals.lookups += 1;
         match space.tables.diag().and_then(|diag| diag.find(tuple, 0, None).ok()).flatten() {
-            Some(found) if found.socket.inode.is_none() && found.socket.state.is_ending() => After::TimeWait,
+            Some(found) if found.socket.inode.is_some() => After::Nothing,
+            Some(found) if found.socket.state == TcpState::FinWait2 => After::FinWait2,
+            Some(found) if found.socket.state.is_ending() => After::TimeWait,
             _ => After::Nothing,
         }
     }
@@ -212,25 +216,22 @@ impl Pipeline {
         let place = (space.netns, ended.tuple);
         let syn = self.syns.remove(&place);
         let established = ended.counts.is_some_and(|counts| counts.established);
-        let counts = ended.counts.unwrap_or_default();
-        let bytes = established.then_some(Bytes {
-            sent: counts.sent,
-            received: if counts.received_segments == 0 { 0 } else { counts.received },
-            exact: counts.received_segments == 0 && counts.sent.is_some(),
-        });
-        let mut was_reset = |this: &mut Self| {
-            this.after(space, &ended.tuple) == After::Nothing && this.new_failures(proc, space).resets > 0
-        };
-        let (reason, success) = match established {
-            true if was_reset(self) => (CloseReason::Reset, Some(true)),
-            true => (CloseReason::Closed, Some(true)),
-            false => (CloseReason::Failed, Some(false)),
-        };
-        let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
         let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
-        let opened = syn.map_or(at, |syn| syn.at);
         let cookie = ended.cookie;
-        let connection = Connection { cookie, ..self.passing(place, seen, opened, at) };
+        let connection = self.passing(place, seen, syn.map_or(at, |syn| syn.at), at);
+        let connection = Connection { cookie, ..connection };
+        let after = self.after(space, &ended.tuple);
+        let failures = self.new_failures(proc, space);
+        let (reason, success) = match established {
+            true if after == After::Nothing && failures.resets > 0 => (CloseReason::Reset, Some(true)),
+            true => (CloseReason::Closed, Some(true)),
+            false => {
+                let failures = syn.map_or(failures, |syn| syn.failures);
+                why_failed(&connection, ended.counts, failures, self.most_repeats, at)
+            }
+        };
+        let bytes = bytes_of(ended.counts.filter(|_| established), None, connection.state, after);
+        let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
         self.table.remember_end(space.netns, ended.tuple, at);
         self.tell_pair(connection, ending, at, told);
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -172,6 +173,11 @@ fn an_ssh_session_is_told_with_the_bytes_that_its_other_end_counted() {
     watch.stop();
 }
 
+fn micros_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_micros()).unwrap()
+}
+
 fn micros_of(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond()
 }
@@ -189,14 +195,13 @@ fn an_end_is_told_when_it_happens_and_its_time_wait_tells_nothing_more() {
         let from = port(&client);
         ports.push(from);
         sleep_ms(30);
-        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64;
-        let mut closed = now();
+        let mut closed = micros_now();
         if client_first {
             drop(client);
             drop(server);
         } else {
             drop(server);
-            closed = now();
+            closed = micros_now();
             drop(client);
         }
         let close = wait_close_of(&mut watch, from);
@@ -258,7 +263,8 @@ fn assert_agreement(records: &[Value]) {
 
 /// Connects, waits so many seconds, and is gone.
 const SHORT: &str = "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); \
-                     connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or die; select(undef, undef, undef, $ARGV[0]);";
+                     connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or die; select(undef, undef, undef, $ARGV[0]); \
+                     print +(sockaddr_in(getsockname(S)))[0]";
 
 #[test]
 fn with_syn_the_owner_of_a_connection_is_read_while_it_is_set_up() {
@@ -273,22 +279,26 @@ fn with_syn_the_owner_of_a_connection_is_read_while_it_is_set_up() {
         [("0.02", 20, Some(0)), ("0.005", 100, None), ("0.001", 100, None), ("0.0002", 100, None)]
     {
         let mut watch = lab.watch(&["--interval", "1s"]);
-        let mut pids = Vec::new();
+        let mut pids = BTreeMap::new();
         for _ in 0..count {
-            let mut perl = lab.command("perl").args(["-e", SHORT, seconds]).spawn().unwrap();
-            pids.push(u64::from(perl.id()));
-            assert!(perl.wait().unwrap().success());
+            let perl = lab.command("perl").args(["-e", SHORT, seconds]).stdout(Stdio::piped()).spawn().unwrap();
+            let pid = u64::from(perl.id());
+            let said = perl.wait_with_output().unwrap().stdout;
+            pids.insert(String::from_utf8(said).unwrap().parse::<u64>().unwrap(), pid);
         }
         watch.wait_actions("connection-closed", count);
         let records = watch.stop().records;
         let opens = with_action(&records, "connection-opened");
         assert_eq!(opens.len(), count);
-        let right = opens.iter().zip(&pids).filter(|(open, pid)| open["process"]["pid"] == **pid).count();
+        let mut right = 0;
+        for open in &opens {
+            if let Some(pid) = open["process"]["pid"].as_u64() {
+                assert_eq!(pids.get(&open["source"]["port"].as_u64().unwrap()), Some(&pid), "{open}");
+                right += 1;
+            }
+        }
         let by_syn = opens.iter().filter(|open| open["portreeve"]["connection"]["seen"] == "syn").count();
         println!("{seconds} s: {count} made, {by_syn} seen by syn, {right} with their owner");
-        let wrong =
-            opens.iter().zip(&pids).filter(|(open, pid)| open["process"]["pid"].as_u64().is_some_and(|it| it != **pid));
-        assert_eq!(wrong.count(), 0, "nobody else is named");
         assert!(most_missed.is_none_or(|most| right + most >= count));
         assert_agreement(&records);
     }
@@ -439,6 +449,7 @@ fn a_reset_is_told_once_whoever_resets() {
                 let from = port(&client);
                 send(&client, &server, 10);
                 sleep_ms(if round == 0 { 120 } else { 3 });
+                let ended = micros_now();
                 match how {
                     "peer, held" => {
                         reset(server);
@@ -461,11 +472,15 @@ fn a_reset_is_told_once_whoever_resets() {
                     true => continue,
                     false => wait_close_of(&mut watch, from),
                 };
-                let what = format!("{events}, {how}, {round}: {}", close["portreeve"]);
+                let what = format!("{events}, {how}, {round}: {}", pick(&close, &["message", "portreeve.close"]));
                 assert_eq!(close["portreeve"]["close"]["reason"], "reset", "{what}");
                 assert_eq!(close["event"]["outcome"], "success", "{what}");
-                let bytes = &close["source"]["bytes"];
-                assert!(*bytes == 10 || how == "us" && close["portreeve"]["close"]["bytes_exact"] != true, "{what}");
+                let (bytes, marked) = (&close["source"]["bytes"], &close["portreeve"]["close"]["bytes_exact"]);
+                // What is left of our own reset is zeros; what has not been let go of has not been told.
+                let is_gone = how == "us" || how == "peer, held";
+                assert!(*bytes == 10 || is_gone && (bytes.is_null() || *marked == false), "{what}");
+                let late = micros_of(&close["@timestamp"]) - ended;
+                assert!(late < 500_000, "told {late} us after it: {what}");
                 std::thread::sleep(seen.saturating_duration_since(Instant::now()));
             }
         }
@@ -507,30 +522,37 @@ fn of_one_port_that_is_used_again_and_again_each_connection_is_another() {
             all
         });
         println!("{ROUNDS} rounds of {lasts} ms: {} opened, {} closed, {reasons:?}", opens.len(), closes.len());
-        assert_eq!((opens.len(), closes.len()), (ROUNDS, ROUNDS));
+        // Of one that a later one has replaced before anybody could look there is only a notice without a remote end.
+        assert!(opens.len() == ROUNDS || lasts == 0 && opens.len() < ROUNDS, "{}", opens.len());
+        assert_eq!(opens.len(), closes.len());
         assert_agreement(&records);
     }
 }
 
 #[test]
 fn a_socket_that_is_used_for_several_attempts_is_several_connections() {
-    let lab = lab!();
+    let lab = lab!("nft");
     let listener = lab.listen("127.0.0.2:22");
+    lab.filter_port(2222);
+    lab.run("echo 1 > /proc/sys/net/ipv4/tcp_syn_retries");
     for events in ["auto", "destroy", "none"] {
-        let watch = lab.watch(&["--events", events, "--interval", "20ms"]);
+        let watch = lab.watch(&["--events", events, "--interval", "20ms", "--ports", "22,2222"]);
         let mut ports = Vec::new();
-        for _ in 0..5 {
+        for round in 0..5 {
             let client = lab.inside(|| {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
                 let to = |address: &str| address.parse::<SocketAddr>().unwrap().into();
                 socket.connect(&to(SSH)).unwrap_err();
-                socket.connect(&to(SSH)).unwrap_err();
+                if round == 0 {
+                    // Two seconds: this one is seen, and its end is found just before the next begins.
+                    socket.connect(&to("127.0.0.1:2222")).unwrap_err();
+                }
                 socket.connect(&to("127.0.0.2:22")).unwrap();
                 TcpStream::from(socket)
             });
             let server = listener.accept().unwrap().0;
             ports.push(port(&client));
-            sleep_ms(60);
+            sleep_ms(if round == 0 { 400 } else { 60 });
             drop(client);
             drop(server);
         }
