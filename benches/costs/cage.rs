@@ -8,6 +8,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::watch;
+
 /// Runs this program again inside, and waits for it.
 pub fn enter(args: &[String]) -> ExitCode {
     let exe = std::env::current_exe().expect("this program's own path");
@@ -34,6 +36,12 @@ pub fn enter(args: &[String]) -> ExitCode {
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// A file system of the run's own, in memory: for what watchers write.
+pub const MEMORY: &str = "/dev/shm";
+
+/// A copy of portreeve that any user can reach and run.
+pub const PUBLIC: &str = "/dev/shm/portreeve";
+
 /// What pid 1 of the namespaces does first.
 pub fn settle() {
     std::thread::spawn(|| {
@@ -42,10 +50,31 @@ pub fn settle() {
     });
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|status| status.success()), "cannot bring loopback up with ip (iproute2)");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs", MEMORY]).status();
+    assert!(mounted.is_ok_and(|status| status.success()), "cannot mount a tmpfs");
+    std::fs::copy(watch::EXECUTABLE, PUBLIC).expect("a copy of portreeve");
     // On loopback a port in TIME_WAIT is given out again after a second: two connections of one name, which
     // `recall` could not tell apart.
-    let _ = std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0");
+    sysctl("net/ipv4/tcp_tw_reuse", 0);
     raise_descriptor_limit();
+}
+
+/// Sets a number of the kernel's, in this run's namespaces alone.
+pub fn sysctl(name: &str, value: u64) {
+    if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), value.to_string()) {
+        eprintln!("costs: cannot set {name} to {value}: {error}");
+    }
+}
+
+/// The last of the process numbers.
+pub fn pid_max() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    text.trim().parse().expect("kernel/pid_max")
+}
+
+/// The next processes get the numbers from here on.
+pub fn next_pid(pid: u64) {
+    sysctl("kernel/ns_last_pid", pid - 1);
 }
 
 /// The soft limit (1,024 nearly everywhere) to the hard one. Inherited by all that is started.

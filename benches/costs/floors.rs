@@ -3,15 +3,20 @@
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::net::sockopt::set_socket_linger;
 use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::diag::{Diag, Key, Notices, Rows};
 use crate::figures::{Spread, children_cpu, cpu_us, number};
+use crate::goals::Goal;
 use crate::load::Crew;
 use crate::plan::Plan;
 use crate::tables::{Table, head};
@@ -39,6 +44,25 @@ pub fn gate() {
         let opens = active_opens(&snmp);
         if opens != last {
             last = opens;
+        }
+    });
+}
+
+/// The same, and whenever that count moved one walk over the table for the rows to port 22, and an exact question for
+/// each that was not there before: the least that tells which connections those are.
+pub fn gate_and_walk() {
+    let snmp = File::open("/proc/net/snmp").expect("/proc/net/snmp");
+    let mut diag = Diag::open();
+    let (mut last, mut rows, mut before) = (0, Vec::new(), Vec::new());
+    paced(|| {
+        let opens = active_opens(&snmp);
+        if opens != last {
+            last = opens;
+            std::mem::swap(&mut rows, &mut before);
+            diag.walk(Rows::To(22), &mut rows);
+            for key in rows.iter().filter(|key| !before.iter().any(|old: &Key| old.is_same_socket(key))) {
+                diag.look_up(key);
+            }
         }
     });
 }
@@ -94,6 +118,26 @@ pub fn walk_descriptors() -> usize {
     sockets
 }
 
+/// Numbers below the last that a young owner can have, far more than needed.
+const PROBES: usize = 256;
+
+/// The owner of a socket whose owner is young: from the last pid given out downwards, until one holds it.
+pub fn probe_downwards(inode: u32) -> Option<u32> {
+    let proc = File::open("/proc").expect("/proc");
+    let wanted = format!("socket:[{inode}]");
+    let loadavg = std::fs::read_to_string("/proc/loadavg").expect("/proc/loadavg");
+    let last: u32 = loadavg.trim().rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("the last pid");
+    (1..=last).rev().take(PROBES).find(|pid| {
+        let Some(fds) = open_folder(proc.as_fd(), &format!("{pid}/fd")) else { return false };
+        let mut held = false;
+        each_number(&fds, |fd| {
+            let mut target = [MaybeUninit::uninit(); 64];
+            held |= readlinkat_raw(&fds, fd, &mut target).is_ok_and(|(link, _)| link == wanted.as_bytes());
+        });
+        held
+    })
+}
+
 fn open_folder(at: BorrowedFd<'_>, path: &str) -> Option<OwnedFd> {
     openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
@@ -119,7 +163,7 @@ pub fn run_us(argv: &[&str]) -> f64 {
 }
 
 /// The section: CPU time of one look.
-pub fn look(plan: &Plan) {
+pub fn look(plan: &Plan) -> Vec<Goal> {
     let title = "One look: CPU time in µs, median (min–max), by rows in the socket tables";
     let mut columns: Vec<Vec<(&str, String)>> = Vec::new();
     for &rows in &plan.sockets {
@@ -132,26 +176,17 @@ pub fn look(plan: &Plan) {
         table.row(name, columns.iter().map(|cells| cells[index].1.clone()));
     }
     table.print(plan.markdown);
+    Vec::new()
 }
 
 fn look_once(times: usize) -> Vec<(&'static str, String)> {
     let snmp = File::open("/proc/net/snmp").expect("/proc/net/snmp");
-    let mut buffer = vec![0; 64 * 1_024];
-    let counters = Spread::repeat(times, |_| cpu_us(|| active_opens(&snmp)));
-    let to_empty = Spread::repeat(times, |_| cpu_us(|| read_tables(Until::Empty, &mut buffer)));
-    // In turns, so that noise and the cache are the same for both.
-    let mut floor = || cpu_us(|| read_tables(Until::Short, &mut buffer));
-    let pairs: Vec<(f64, f64)> = (0..times).map(|_| (floor(), watch::own_reading_us())).collect();
-    let short = Spread::of(pairs.iter().map(|(floor, _)| *floor).collect());
-    let own = Spread::of(pairs.iter().map(|(_, own)| *own).collect());
-    let ratio = Spread::of(pairs.iter().map(|(floor, own)| own / floor).collect());
-    let mut cells = vec![
-        ("counters: read of /proc/net/snmp", counters.show()),
-        ("tables: read() loop to the last row", short.show()),
-        ("tables: portreeve's reading, parsed", own.show()),
-        ("  times the loop to the last row", number(ratio.median())),
-        ("tables: read() loop to the empty read", to_empty.show()),
-    ];
+    let mut cells = vec![(
+        "counters: read of /proc/net/snmp",
+        Spread::repeat(times, |_| cpu_us(|| active_opens(&snmp))).show(),
+    )];
+    cells.extend(look_by_netlink(times));
+    cells.extend(look_by_files(times));
     for (name, argv) in [
         ("ss -Htn dport = 22", &["ss", "-Htn", "dport = 22"][..]),
         ("ss -Htnp dport = 22", &["ss", "-Htnp", "dport = 22"]),
@@ -163,6 +198,81 @@ fn look_once(times: usize) -> Vec<(&'static str, String)> {
         }
     }
     cells
+}
+
+fn look_by_netlink(times: usize) -> Vec<(&'static str, String)> {
+    let (mut diag, mut keys) = (Diag::open(), Vec::new());
+    let mut walk =
+        |rows, keys: &mut Vec<Key>| Spread::repeat(times, |_| cpu_us(|| diag.walk(rows, keys))).show();
+    let all = walk(Rows::All, &mut keys);
+    let by_code = walk(Rows::ToByCode(22), &mut keys);
+    // In turns, so that noise and the cache are the same for both.
+    let mut own_reading = watch::own_netlink_reading();
+    let mut floor = |keys: &mut Vec<Key>| cpu_us(|| diag.walk(Rows::To(22), keys));
+    let pairs: Vec<(f64, f64)> = (0..times).map(|_| (floor(&mut keys), own_reading())).collect();
+    let (by_id, own, ratio) = compare(&pairs);
+    let rested = Spread::repeat(2 * times, |_| {
+        std::thread::sleep(Duration::from_millis(50));
+        cpu_us(|| diag.walk(Rows::To(22), &mut keys))
+    });
+    let mut found = 0;
+    let mut look_up =
+        |index| cpu_us(|| found += usize::from(diag.look_up(&keys[index % keys.len()]).is_some()));
+    let known = Spread::repeat(5 * times, &mut look_up).show();
+    assert_eq!(found, 5 * times, "connections that stand are found");
+    vec![
+        ("sock_diag: one walk, port in the request", by_id),
+        ("sock_diag: portreeve's reading, the same", own),
+        ("  times the walk", ratio),
+        ("sock_diag: one walk, 50 ms after the last", rested.show()),
+        ("sock_diag: one walk, port by bytecode", by_code),
+        ("sock_diag: one walk, every row", all),
+        ("sock_diag: a known connection looked up", known),
+        ("sock_diag: a notice of an end read", notice_us(5 * times).show()),
+    ]
+}
+
+/// What reading one notice costs, of connections that end here: two each.
+fn notice_us(connections: usize) -> Spread {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let mut notices = Notices::open();
+    for _ in 0..connections {
+        let near = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+        let far = listener.accept().expect("its other end");
+        set_socket_linger(&near, Some(Duration::ZERO)).expect("an option");
+        drop(near);
+        drop(far);
+    }
+    // The kernel sends them by a worker of its own, shortly after.
+    std::thread::sleep(Duration::from_millis(100));
+    Spread::repeat(2 * connections, |_| {
+        let mut read = 0;
+        let us = cpu_us(|| read = notices.read());
+        if read == 1 { us } else { f64::NAN }
+    })
+}
+
+/// Of a floor, of portreeve beside it, and the median of how many times as much that is.
+fn compare(pairs: &[(f64, f64)]) -> (String, String, String) {
+    let floor = Spread::of(pairs.iter().map(|(floor, _)| *floor).collect());
+    let own = Spread::of(pairs.iter().map(|(_, own)| *own).collect());
+    let ratio = Spread::of(pairs.iter().map(|(floor, own)| own / floor).collect());
+    (floor.show(), own.show(), number(ratio.median()))
+}
+
+fn look_by_files(times: usize) -> Vec<(&'static str, String)> {
+    let mut buffer = vec![0; 64 * 1_024];
+    let to_empty = Spread::repeat(times, |_| cpu_us(|| read_tables(Until::Empty, &mut buffer)));
+    // In turns, so that noise and the cache are the same for both.
+    let mut floor = || cpu_us(|| read_tables(Until::Short, &mut buffer));
+    let pairs: Vec<(f64, f64)> = (0..times).map(|_| (floor(), watch::own_reading_us())).collect();
+    let (short, own, ratio) = compare(&pairs);
+    vec![
+        ("files: read() loop to the last row", short),
+        ("files: portreeve's reading, parsed", own),
+        ("  times the loop to the last row", ratio),
+        ("files: read() loop to the empty read", to_empty.show()),
+    ]
 }
 
 /// CPU time of the full walk in milliseconds, and what it found.

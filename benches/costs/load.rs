@@ -1,45 +1,20 @@
 //! The load: processes that hold sockets, that only stand there, or that connect to port 22.
 //!
-//! All are this program under another name (`costs role ...`). Each tells in one line on its standard
-//! output that it stands, and then lets go of it.
+//! All are this program under another name (`roles`).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use rustix::net::sockopt::set_socket_linger;
+use crate::roles::{Closes, PAIRS, PLACES};
 
-use crate::{figures, floors};
-
-const SSH: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 22);
-
-/// Connections of one holder, two descriptors each. Small enough for any hard limit of descriptors.
-const PAIRS: usize = 1_000;
-
-/// Connections to port 22 that can stand at once.
-const STANDING: usize = 256;
-
-/// Runs as one member of the load, or as one of the bare loops that the watchers are compared with.
-pub fn play(args: &[String]) -> ExitCode {
-    let number = |index: usize| args[index].parse::<u64>().expect("a number");
-    match args[0].as_str() {
-        "sleeper" => sleeper(number(1) as usize),
-        "holder" => holder(number(1) as usize),
-        "server" => server(),
-        "client" => client(None),
-        "waiter" => {
-            // Until `Visits::call`, or the end of the run.
-            let _ = std::io::stdin().read(&mut [0; 1]);
-            client(None);
-        }
-        "visitor" => client(Some(Duration::from_millis(number(1)))),
-        "timer" => floors::paced(|| ()),
-        "gate" => floors::gate(),
-        other => panic!("no role {other}"),
-    }
-    ExitCode::SUCCESS
+/// Who makes connection after connection.
+#[derive(Clone, Copy)]
+pub enum Callers {
+    /// One process that stays.
+    One,
+    /// A new process for each.
+    Many,
 }
 
 /// Processes of the load; killed and waited for when dropped.
@@ -76,6 +51,20 @@ impl Crew {
         crew
     }
 
+    /// So many connections a second, each held for `life`.
+    pub fn calling(callers: Callers, per_second: u64, life: Duration) -> Self {
+        let role = match callers {
+            Callers::One => "caller",
+            Callers::Many => "spawner",
+        };
+        Self::of([format!("{role} {per_second} {}", life.as_micros())])
+    }
+
+    /// Forks so many times a second; its children end at once.
+    pub fn forking(per_second: u64) -> Self {
+        Self::of([format!("forker {per_second}")])
+    }
+
     fn of(roles: impl IntoIterator<Item = String>) -> Self {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let crew: Vec<Child> = roles.into_iter().map(|role| start(&role, &writer)).collect();
@@ -104,6 +93,8 @@ pub struct Visit {
     pub port: u16,
     /// CLOCK_MONOTONIC when `connect` had returned.
     pub connected_ns: u64,
+    /// And before `close`; the same for those that stay.
+    pub closing_ns: u64,
 }
 
 /// Processes that connect to port 22, one at a time: newborn, or older ones when called.
@@ -139,8 +130,9 @@ impl Visits {
     }
 
     /// One that connects, stays for `life`, closes and exits.
-    pub fn pass(&mut self, life: Duration) {
-        self.crew.0.push(start(&format!("visitor {}", life.as_millis()), &self.writer));
+    pub fn pass(&mut self, life: Duration, closes: Closes) {
+        let role = format!("visitor {} {}", life.as_micros(), closes.word());
+        self.crew.0.push(start(&role, &self.writer));
     }
 
     /// One that connects and stays until all are dropped.
@@ -169,71 +161,37 @@ impl Visits {
 impl Visit {
     fn parse(line: &str) -> Self {
         let mut words = line.split_whitespace().map(|word| word.parse::<u64>().expect("a number"));
-        let mut next = || words.next().expect("three numbers");
-        Self { pid: next() as u32, port: next() as u16, connected_ns: next() }
+        let mut next = || words.next().expect("four numbers");
+        Self { pid: next() as u32, port: next() as u16, connected_ns: next(), closing_ns: next() }
     }
 }
 
-fn sleeper(descriptors: usize) {
-    let _held: Vec<File> = (3..descriptors).map(|_| File::open("/dev/null").expect("/dev/null")).collect();
-    stand("");
-    forever();
+/// Processes that open and close connections to port 22 as fast as they are told to.
+pub struct Flood {
+    reader: BufReader<PipeReader>,
+    _crew: Crew,
 }
 
-fn holder(pairs: usize) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = listener.local_addr().expect("its address");
-    // Killed, they leave no TIME_WAIT: those of one row's load would stand in the tables of the next for a minute.
-    let abrupt = |stream: &TcpStream| set_socket_linger(stream, Some(Duration::ZERO)).expect("an option");
-    let connect = |_| {
-        let near = TcpStream::connect(address).expect("a connection");
-        let (far, _) = listener.accept().expect("its other end");
-        abrupt(&near);
-        abrupt(&far);
-        (near, far)
-    };
-    let _held: Vec<_> = (0..pairs).map(connect).collect();
-    stand("");
-    forever();
-}
+/// Processes that share a flood.
+const FLOODERS: u64 = 4;
 
-/// Accepts on port 22 and closes what its client has closed, as sshd does. Its threads stand from the start: one born
-/// for each connection would be a newer task than the client's, which no sshd is.
-fn server() {
-    let listener = TcpListener::bind(SSH).expect("port 22 in the namespace");
-    std::thread::scope(|threads| {
-        for _ in 0..STANDING {
-            threads.spawn(|| {
-                for stream in listener.incoming() {
-                    let _ = stream.expect("a connection").read(&mut [0; 1]);
-                }
-            });
-        }
-        stand("");
-    });
-}
+/// Listening sockets of a flood.
+pub const LISTENERS: u64 = FLOODERS * PLACES as u64;
 
-fn client(life: Option<Duration>) {
-    let stream = TcpStream::connect(SSH).expect("the server on port 22");
-    let connected_ns = figures::monotonic_ns();
-    let port = stream.local_addr().expect("its address").port();
-    stand(&format!("{} {port} {connected_ns}", std::process::id()));
-    match life {
-        Some(life) => std::thread::sleep(life),
-        None => forever(),
+impl Flood {
+    pub fn start(per_second: u64, time: Duration, closes: Closes) -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let (rate, time, how) = (per_second / FLOODERS, time.as_millis(), closes.word());
+        let start = |index| start(&format!("flooder {index} {rate} {time} {how}"), &writer);
+        let crew = Crew((0..FLOODERS).map(start).collect());
+        Self { reader: BufReader::new(reader), _crew: crew }
     }
-}
 
-/// Tells that this process stands, and closes its end of the pipe, so that the reader sees an end even when others died.
-fn stand(word: &str) {
-    let mut out = std::io::stdout();
-    out.write_all(format!("{word}\n").as_bytes()).and_then(|()| out.flush()).expect("a reader");
-    let null = File::options().write(true).open("/dev/null").expect("/dev/null");
-    rustix::stdio::dup2_stdout(null).expect("a descriptor");
-}
-
-fn forever() {
-    loop {
-        std::thread::sleep(Duration::from_secs(3_600));
+    /// Waits for its end: how many connections were made.
+    pub fn finish(self) -> u64 {
+        let made = |line: std::io::Result<String>| line.expect("a line").parse::<u64>().expect("a number");
+        let made: Vec<u64> = self.reader.lines().map(made).collect();
+        assert_eq!(made.len() as u64, FLOODERS, "some of the flood broke off");
+        made.iter().sum()
     }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::thread::CapabilitySet;
+
 use crate::figures;
 
 /// Machine, kernel and peers in a few lines.
@@ -21,6 +23,7 @@ pub fn describe() -> String {
         let entries = entries.trim().trim_start_matches('-').parse().unwrap_or(0);
         let _ = writeln!(text, "the kernel's socket hash: {} buckets", figures::thousands(entries));
     }
+    let _ = writeln!(text, "rights of [root]: {}; of [CAP_SYS_PTRACE]: that one alone, as nobody", rights());
     for (program, args) in [("lsof", ["-v"]), ("ss", ["-V"]), ("tcpspy", ["-h"])] {
         match Command::new(program).args(args).output() {
             Ok(output) => {
@@ -38,6 +41,21 @@ pub fn describe() -> String {
         }
     }
     text
+}
+
+/// What this process may do of what any of the programs measured here can use.
+fn rights() -> String {
+    use CapabilitySet as Cap;
+    let useful = [
+        ("CAP_SYS_PTRACE", Cap::SYS_PTRACE),
+        ("CAP_DAC_READ_SEARCH", Cap::DAC_READ_SEARCH),
+        ("CAP_NET_RAW", Cap::NET_RAW),
+        ("CAP_NET_ADMIN", Cap::NET_ADMIN),
+        ("CAP_SYS_ADMIN", Cap::SYS_ADMIN),
+    ];
+    let held = rustix::thread::capabilities(None).map_or(Cap::empty(), |sets| sets.effective);
+    let held = useful.into_iter().filter(|(_, one)| held.contains(*one)).map(|(name, _)| name);
+    held.collect::<Vec<_>>().join(", ")
 }
 
 fn field(path: &str, name: &str) -> String {

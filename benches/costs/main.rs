@@ -2,7 +2,7 @@
 //!
 //! Only reports: no time passes or fails anything. `benches/README.md` says what each row means.
 //! The program runs itself again under other names: once inside namespaces of its own (`cage`), and there
-//! as every socket holder, sleeper and client that makes up the load (`load`).
+//! as every socket holder, sleeper and client that makes up the load (`roles`).
 
 #![allow(
     clippy::unwrap_used,
@@ -14,9 +14,13 @@
     reason = "a measuring program: it reads clocks, opens /proc itself, and stops at the first surprise"
 )]
 
+mod busy;
 mod cage;
+mod diag;
 mod figures;
+mod flood;
 mod floors;
+mod goals;
 mod load;
 mod machine;
 mod memory;
@@ -24,7 +28,10 @@ mod newborn;
 mod plan;
 mod quiet;
 mod recall;
+mod records;
+mod roles;
 mod tables;
+mod tap;
 mod watch;
 
 use std::process::ExitCode;
@@ -34,7 +41,7 @@ use plan::{Plan, Section};
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
-        Some("role") => load::play(&args[1..]),
+        Some("role") => roles::play(&args[1..]),
         Some("inside") => inside(&args[1..]),
         _ => match Plan::parse(&args) {
             Ok(Some(_)) => cage::enter(&args),
@@ -51,17 +58,23 @@ fn inside(args: &[String]) -> ExitCode {
     cage::settle();
     let plan = Plan::parse(args).expect("parsed once outside").expect("asked for outside");
     print!("{}", machine::describe());
+    let mut goals = Vec::new();
     for section in &plan.sections {
         let before = machine::Busy::now();
-        match section {
+        let reached = match section {
             Section::Quiet => quiet::by_sockets(&plan),
             Section::Processes => quiet::by_processes(&plan),
+            Section::Active => busy::active(&plan),
+            Section::Forks => busy::forks(&plan),
             Section::Look => floors::look(&plan),
             Section::Newborn => newborn::run(&plan),
             Section::Memory => memory::run(&plan),
             Section::Recall => recall::run(&plan),
-        }
+            Section::Flood => flood::run(&plan),
+        };
         println!("{}", before.until_now());
+        goals.extend(reached);
     }
+    goals::print(goals, plan.markdown);
     ExitCode::SUCCESS
 }

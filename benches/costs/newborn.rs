@@ -6,14 +6,15 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::figures::{self, Spread, number};
-use crate::floors;
+use crate::diag::{Diag, Rows};
+use crate::figures::{self, Spread, number, thousands};
+use crate::goals::Goal;
 use crate::load::{Crew, Visit, Visits};
 use crate::plan::Plan;
+use crate::records::Record;
 use crate::tables::{Table, head};
-use crate::watch;
+use crate::watch::{self, Who};
+use crate::{cage, floors};
 
 /// What portreeve made of the new connections of one run.
 struct Opens {
@@ -29,37 +30,89 @@ struct Opens {
     cpu_ms: f64,
 }
 
-pub fn run(plan: &Plan) {
-    let mut columns = Vec::new();
-    for &processes in &plan.processes {
-        eprintln!("newborn: P = {processes}");
-        let mut old = Visits::new();
-        let _ssh = Crew::ssh();
-        old.prepare(plan.newborns / 2);
-        let _load = [Crew::sleeping(processes), Crew::holding(100)];
-        let shots = one_shots(plan.looks.min(5));
-        let oldest = opens(plan.newborns / 2, || old.call());
-        let mut new = Visits::new();
-        columns.push(Column { newborn: opens(plan.newborns, || new.stay()), oldest, shots });
-    }
+pub fn run(plan: &Plan) -> Vec<Goal> {
+    let columns: Vec<Column> = plan.processes.iter().map(|processes| column(*processes, plan)).collect();
     let title = "Owner of a new connection, in ms, by processes with 10 to 12 descriptors each";
     let mut table = Table::new(title, head("", "P", &plan.processes));
     rows(&mut table, "newborn process", columns.iter().map(|column| &column.newborn).collect());
-    rows(&mut table, "oldest process", columns.iter().map(|column| &column.oldest).collect());
-    for (index, (name, _)) in columns[0].shots.iter().enumerate() {
-        table.row(name, columns.iter().map(|column| column.shots[index].1.show()));
+    rows(
+        &mut table,
+        "newborn after a wrap of the pids",
+        columns.iter().map(|column| &column.wrapped).collect(),
+    );
+    rows(&mut table, "oldest process", columns.iter().filter_map(|column| column.oldest.as_ref()).collect());
+    for (index, shot) in columns[0].shots.iter().enumerate() {
+        table.row(shot.name, columns.iter().map(|column| column.shots[index].ms.show()));
     }
     table.print(plan.markdown);
+    let (Some(processes), Some(column)) = (plan.processes.last(), columns.last()) else { return Vec::new() };
+    let what = format!("newborn owner, {} processes", thousands(*processes as u64));
+    [
+        goals(&what, &column.newborn, &column.shots),
+        goals(&format!("{what}, pids wrapped"), &column.wrapped, &[]),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Numbers left between those of the processes that stand and the last, for all that is started before the wrap.
+const SPARE: u64 = 1_000;
+
+fn column(processes: usize, plan: &Plan) -> Column {
+    eprintln!("newborn: P = {processes}");
+    // Those that stand have the highest numbers, so that after the wrap all who are born have lower ones.
+    let last = cage::pid_max() - 1;
+    cage::next_pid(last - SPARE - processes as u64);
+    let mut old = Visits::new();
+    let _ssh = Crew::ssh();
+    old.prepare(plan.newborns / 2);
+    let _load = [Crew::sleeping(processes), Crew::holding(100)];
+    let mut new = Visits::new();
+    let shots = one_shots(plan.looks.min(5), || new.stay());
+    let oldest = (!plan.quick).then(|| opens(plan.newborns / 2, || old.call()));
+    let newborn = opens(plan.newborns, || new.stay());
+    let mut born = 0;
+    let wrapped = opens(plan.newborns, || {
+        if born == 0 {
+            cage::next_pid(last);
+        }
+        born += 1;
+        new.stay()
+    });
+    Column { newborn, wrapped, oldest, shots }
+}
+
+/// The peers tell no latency: their CPU time for one search stands beside.
+fn goals(what: &str, opens: &Opens, shots: &[Shot]) -> [Goal; 2] {
+    let (p50, p99) = (opens.latency_ms.median(), opens.latency_ms.quantile(0.99));
+    // Without an owner there is no latency: such a run has not reached anything.
+    let owned = opens.at_once + opens.later == opens.made;
+    let goal = Goal::new(format!("{what}: p50, ms"), "0.3", number(p50), owned && p50 <= 0.3);
+    let p50 = shots.iter().fold(goal, |goal, shot| goal.beside(shot.who, number(shot.ms.median())));
+    [p50, Goal::new(format!("{what}: p99, ms"), "5", number(p99), owned && p99 <= 5.0)]
 }
 
 /// All for one number of processes.
 struct Column {
     newborn: Opens,
-    oldest: Opens,
-    shots: Vec<(&'static str, Spread)>,
+    wrapped: Opens,
+    /// Not in a quick run.
+    oldest: Option<Opens>,
+    shots: Vec<Shot>,
+}
+
+/// CPU time of one search by others.
+struct Shot {
+    name: &'static str,
+    who: Who,
+    ms: Spread,
 }
 
 fn rows(table: &mut Table, who: &str, columns: Vec<&Opens>) {
+    if columns.is_empty() {
+        return;
+    }
     let mut row = |name: &str, cell: &dyn Fn(&Opens) -> String| {
         table.row(&format!("portreeve, {who}: {name}"), columns.iter().map(|opens| cell(opens)));
     };
@@ -73,15 +126,30 @@ fn rows(table: &mut Table, who: &str, columns: Vec<&Opens>) {
     row("right owner named later", &|opens| format!("{} of {}", opens.later, opens.made));
 }
 
-/// CPU time of one search by others.
-fn one_shots(times: usize) -> Vec<(&'static str, Spread)> {
-    let mut shots = vec![("bare walk over all /proc/*/fd, CPU", floors::walk_ms(times))];
-    for (name, argv) in [
-        ("ss -Htnp dport = 22, CPU", &["ss", "-Htnp", "dport = 22"][..]),
-        ("lsof -Pn -i :22, CPU", &["lsof", "-Pn", "-i", ":22"]),
+fn one_shots(times: usize, mut connect: impl FnMut() -> Visit) -> Vec<Shot> {
+    let (mut diag, mut rows) = (Diag::open(), Vec::new());
+    let probe = Spread::repeat(times, |_| {
+        let visit = connect();
+        diag.walk(Rows::To(22), &mut rows);
+        let key = rows.iter().find(|key| key.local_port() == visit.port).expect("it stands");
+        let mut found = None;
+        let ms = figures::cpu_us(|| found = floors::probe_downwards(key.inode)) / 1e3;
+        assert_eq!(found, Some(visit.pid), "the last pid leads to it");
+        ms
+    });
+    let walk = floors::walk_ms(times);
+    let mut shots = vec![
+        Shot { name: "bare walk over all /proc/*/fd, CPU", who: Who::Floor, ms: walk },
+        // Of the two the goals show the last.
+        Shot { name: "bare probing downwards from the last pid, CPU", who: Who::Floor, ms: probe },
+    ];
+    for (name, who, argv) in [
+        ("ss -Htnp dport = 22, CPU", Who::SsP, &["ss", "-Htnp", "dport = 22"][..]),
+        ("lsof -Pn -i :22, CPU", Who::Lsof, &["lsof", "-Pn", "-i", ":22"]),
     ] {
         if watch::installed(argv[0]) {
-            shots.push((name, Spread::repeat(times, |_| floors::run_us(argv) / 1e3)));
+            let ms = Spread::repeat(times, |_| floors::run_us(argv) / 1e3);
+            shots.push(Shot { name, who, ms });
         }
     }
     shots
@@ -131,26 +199,4 @@ fn judge(made: &[Visit], arrivals: &[(u64, String)], cpu_ms: f64) -> Opens {
     }
     let (latency_ms, record_ms) = (Spread::of(latency_ms), Spread::of(record_ms));
     Opens { latency_ms, record_ms, at_once, later, made: made.len(), cpu_ms }
-}
-
-/// What matters here of a record about a connection.
-pub struct Record {
-    pub port: u16,
-    pub pid: Option<u32>,
-    pub alive: bool,
-    latency_ms: Option<f64>,
-}
-
-impl Record {
-    /// `None`: the record is about something else than a connection.
-    pub fn parse(line: &str) -> Option<Self> {
-        let value: Value = serde_json::from_str(line).ok()?;
-        let number = |path| value.pointer(path).and_then(Value::as_u64);
-        Some(Self {
-            port: number("/source/port")? as u16,
-            pid: number("/process/pid").map(|pid| pid as u32),
-            alive: value.pointer("/portreeve/connection/seen")? != "time_wait",
-            latency_ms: number("/portreeve/attribution/latency_us").map(|us| us as f64 / 1e3),
-        })
-    }
 }

@@ -7,48 +7,66 @@ cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sud
 
   quiet      CPU of watchers while nothing happens, by number of sockets
   processes  the same, by number of processes
+  active     CPU of watchers while connections open in every tick
+  forks      CPU of watchers while processes come and go and nothing connects
   look       one look at the tables: bare system calls, portreeve's reading, ss, lsof
   newborn    how soon the owner of a new connection is known, by number of processes
   memory     resident memory, binary size
   recall     which share of short connections is seen, and attributed
+  flood      10,000 connections a second: what is told, memory, pace
 ";
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Section {
     Quiet,
     Processes,
+    Active,
+    Forks,
     Look,
     Newborn,
     Memory,
     Recall,
+    Flood,
 }
 
-const ALL: [(&str, Section); 6] = [
+const ALL: [(&str, Section); 9] = [
     ("quiet", Section::Quiet),
     ("processes", Section::Processes),
+    ("active", Section::Active),
+    ("forks", Section::Forks),
     ("look", Section::Look),
     ("newborn", Section::Newborn),
     ("memory", Section::Memory),
     ("recall", Section::Recall),
+    ("flood", Section::Flood),
 ];
 
 pub struct Plan {
     pub markdown: bool,
+    /// portreeve as it comes and its floors, few others beside them.
+    pub quick: bool,
     pub sections: Vec<Section>,
     /// Rows in the socket tables besides the five to port 22; a loopback connection is two.
     pub sockets: Vec<usize>,
     /// Processes besides the measuring and the socket holding ones.
     pub processes: Vec<usize>,
-    /// How long one watcher runs, the first second not counted; portreeve three times as long.
+    /// How long one watcher runs, the first second not counted; portreeve three times as long where it is quiet.
     pub watch: Duration,
     /// Times that the cheap rows, which noise distorts most, are measured.
     pub repeats: usize,
     /// Times that one look is measured.
     pub looks: usize,
+    /// Connections of newborn processes; half as many of the oldest ones.
     pub newborns: usize,
-    pub lifetimes_ms: Vec<u64>,
+    pub lifetimes_us: Vec<u64>,
     /// Connections for each lifetime.
     pub recalls: usize,
+    /// Rows in the socket tables while connections open.
+    pub active_sockets: usize,
+    /// How long the flood lasts.
+    pub flood: Duration,
+    /// A log has come to rest when nothing was written for so many seconds.
+    pub still: u32,
     /// Connections followed at once for the memory row.
     pub followed: usize,
 }
@@ -81,20 +99,24 @@ impl Plan {
     fn full() -> Self {
         Self {
             markdown: false,
+            quick: false,
             sections: ALL.iter().map(|(_, section)| *section).collect(),
             sockets: vec![100, 1_000, 10_000, 50_000],
             processes: vec![100, 1_000, 3_000],
-            watch: Duration::from_secs(4),
-            repeats: 3,
+            watch: Duration::from_secs(3),
+            repeats: 2,
             looks: 21,
             newborns: 120,
-            lifetimes_ms: vec![1, 5, 20, 100],
+            lifetimes_us: vec![200, 1_000, 5_000, 20_000, 100_000],
+            active_sockets: 10_000,
+            flood: Duration::from_secs(30),
+            still: 6,
             recalls: 200,
             followed: 50_000,
         }
     }
 
-    /// Without the rows by processes: `newborn` tells what their number costs.
+    /// Without the section by processes: `newborn` tells what their number costs.
     fn quick() -> Self {
         let full = Self::full();
         Self {
@@ -104,14 +126,17 @@ impl Plan {
                 .copied()
                 .filter(|section| *section != Section::Processes)
                 .collect(),
+            quick: true,
             sockets: vec![10_000],
             processes: vec![1_000],
             watch: Duration::from_millis(600),
             repeats: 1,
             looks: 7,
-            newborns: 16,
-            lifetimes_ms: vec![20],
-            recalls: 30,
+            newborns: 8,
+            lifetimes_us: vec![200, 5_000],
+            flood: Duration::from_secs(3),
+            still: 1,
+            recalls: 20,
             followed: 5_000,
             ..full
         }

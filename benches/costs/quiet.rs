@@ -3,91 +3,105 @@
 use std::time::Duration;
 
 use crate::figures::{Spread, number};
+use crate::goals::Goal;
 use crate::load::Crew;
 use crate::plan::Plan;
 use crate::tables::{Table, head};
-use crate::watch::{self, Cost, Kind, Watcher};
+use crate::watch::{self, Cost, Rights, Watcher, Who};
 
 /// Sockets beside the growing number of processes.
 const SOCKETS: usize = 1_000;
 
-pub fn by_sockets(plan: &Plan) {
-    let exe = std::env::current_exe().expect("this program's own path");
-    let exe = exe.to_str().expect("a path in UTF-8");
+/// What each watcher used, each time that it was measured.
+pub type Costs = Vec<Vec<Cost>>;
+
+pub fn by_sockets(plan: &Plan) -> Vec<Goal> {
     let mut watchers = vec![
-        Watcher::resident("bare timer, 20 Hz", [exe, "role", "timer"]),
-        Watcher::resident("bare counters, 20 Hz", [exe, "role", "gate"]),
+        Watcher::floor("bare timer, 20 Hz", "timer"),
+        Watcher::floor("bare counters, 20 Hz", "gate"),
         watch::portreeve(),
     ];
-    watchers.extend(peers(&["ss", "ssp", "tcpspy", "lsof"]));
-    let mut costs = Vec::new();
+    if !plan.quick {
+        watchers.extend(watch::portreeve_with(Rights::Root, &["--source", "procfs", "--events", "none"]));
+        watchers.extend(watch::peers(&[Who::Ss]));
+        watchers.extend(watch::peers(&watch::NAMING));
+    }
+    let mut columns = Vec::new();
     for &rows in &plan.sockets {
         eprintln!("quiet: N = {rows}");
         let _load = [Crew::ssh(), Crew::sleeping(100), Crew::holding(rows)];
-        costs.push(measure(&watchers, plan));
+        columns.push(quiet_costs(&watchers, plan));
     }
     let title = "Quiet, 100 processes, 5 connections to port 22: % of one core, by rows in the socket tables";
-    print(title, head("", "N", &plan.sockets), &watchers, &costs, plan);
-}
-
-pub fn by_processes(plan: &Plan) {
-    let mut watchers = vec![watch::portreeve()];
-    watchers.extend(peers(&["ssp", "tcpspy", "lsof"]));
-    let mut costs = Vec::new();
-    for &processes in &plan.processes {
-        eprintln!("processes: P = {processes}");
-        let _load = [Crew::ssh(), Crew::sleeping(processes), Crew::holding(SOCKETS)];
-        costs.push(measure(&watchers, plan));
-    }
-    let title = "Quiet, 1,000 socket rows, 5 connections to port 22: % of one core, by processes";
-    print(title, head("", "P", &plan.processes), &watchers, &costs, plan);
-}
-
-/// Those of the peers that are installed.
-fn peers(wanted: &[&str]) -> Vec<Watcher> {
-    let all = [
-        ("ss", "ss", Watcher::looping("ss -Htn dport = 22; sleep .05", "ss -Htn dport = 22")),
-        ("ssp", "ss", Watcher::looping("ss -Htnp dport = 22; sleep .05", "ss -Htnp dport = 22")),
-        ("tcpspy", "tcpspy", watch::tcpspy()),
-        ("lsof", "lsof", Watcher::looping("lsof -Pn -i :22; sleep .05", "lsof -Pn -i :22")),
-    ];
-    let is_wanted = |key, program| wanted.contains(&key) && watch::installed(program);
-    all.into_iter()
-        .filter(|(key, program, _)| is_wanted(*key, program))
-        .map(|(.., watcher)| watcher)
+    print(title, &head("", "N", &plan.sockets), &watchers, &columns, plan);
+    let ends = plan.sockets.iter().zip(&columns).enumerate();
+    ends.filter(|(index, _)| [0, columns.len() - 1].contains(index))
+        .map(|(_, (rows, costs))| {
+            let what = format!("quiet, {} sockets: % of a core", crate::figures::thousands(*rows as u64));
+            share(what, 0.3, &watchers, costs)
+        })
         .collect()
 }
 
+pub fn by_processes(plan: &Plan) -> Vec<Goal> {
+    let mut watchers = vec![watch::portreeve()];
+    watchers.extend(watch::peers(&watch::NAMING));
+    let mut columns = Vec::new();
+    for &processes in &plan.processes {
+        eprintln!("processes: P = {processes}");
+        let _load = [Crew::ssh(), Crew::sleeping(processes), Crew::holding(SOCKETS)];
+        columns.push(quiet_costs(&watchers, plan));
+    }
+    let title = "Quiet, 1,000 socket rows, 5 connections to port 22: % of one core, by processes";
+    print(title, &head("", "P", &plan.processes), &watchers, &columns, plan);
+    Vec::new()
+}
+
+fn quiet_costs(watchers: &[Watcher], plan: &Plan) -> Costs {
+    // portreeve reads the tables unasked every few seconds: its time must hold some of these reads.
+    measure(watchers, plan, |who| if who == Who::Portreeve { plan.watch * 3 } else { plan.watch })
+}
+
 /// For each watcher what it used, several times for those whose cost is small enough for noise to matter.
-fn measure(watchers: &[Watcher], plan: &Plan) -> Vec<Vec<Cost>> {
+pub fn measure(watchers: &[Watcher], plan: &Plan, time: impl Fn(Who) -> Duration) -> Costs {
     // What starting the load left to do: closing files, freeing memory.
     std::thread::sleep(Duration::from_millis(500));
-    let mut costs: Vec<Vec<Cost>> = watchers.iter().map(|_| Vec::new()).collect();
+    let mut costs: Costs = watchers.iter().map(|_| Vec::new()).collect();
     for round in 0..plan.repeats {
         for (watcher, costs) in watchers.iter().zip(&mut costs) {
-            let cheap = watcher.kind == Kind::Resident && watcher.name != watch::TCPSPY;
-            if round == 0 || cheap {
-                // portreeve reads the tables unasked every few seconds: its time must hold some of these reads.
-                let time = if watcher.name == watch::PORTREEVE { plan.watch * 3 } else { plan.watch };
-                costs.extend(watcher.cost(time));
+            if round == 0 || watcher.who.is_cheap() {
+                costs.extend(watcher.cost(time(watcher.who)));
             }
         }
     }
     costs
 }
 
-fn print(title: &str, head: Vec<String>, watchers: &[Watcher], costs: &[Vec<Vec<Cost>>], plan: &Plan) {
-    let mut used = Table::new(title, head.clone());
-    let mut pace = Table::new("The same runs: looks a second (loops), wakeups a second (the others)", head);
+pub fn percent(runs: &[Cost]) -> Spread {
+    Spread::of(runs.iter().map(|run| run.percent).collect())
+}
+
+/// The share of a core that portreeve as it comes took, beside those of the others.
+pub fn share(what: String, at_most: f64, watchers: &[Watcher], costs: &Costs) -> Goal {
+    let shares: Vec<(Who, f64)> =
+        watchers.iter().zip(costs).map(|(watcher, runs)| (watcher.who, percent(runs).median())).collect();
+    let own = shares.iter().find(|(who, _)| *who == Who::Portreeve).map_or(f64::NAN, |(_, share)| *share);
+    let goal = Goal::new(what, &at_most.to_string(), number(own), own <= at_most);
+    let others = shares.iter().filter(|(who, _)| *who != Who::Portreeve);
+    others.fold(goal, |goal, (who, share)| goal.beside(*who, number(*share)))
+}
+
+/// One table of what was used, one of how often each looked.
+pub fn print(title: &str, head: &[String], watchers: &[Watcher], columns: &[Costs], plan: &Plan) {
+    let mut used = Table::new(title, head.to_vec());
+    let pace = "The same runs: looks a second (loops), wakeups a second (the others)";
+    let mut pace = Table::new(pace, head.to_vec());
     for (index, watcher) in watchers.iter().enumerate() {
-        let runs = || costs.iter().map(|column| &column[index]);
-        used.row(
-            watcher.name,
-            runs().map(|runs| Spread::of(runs.iter().map(|run| run.percent).collect()).show()),
-        );
+        let runs = || columns.iter().map(|column| &column[index]);
+        used.row(&watcher.name, runs().map(|runs| percent(runs).show()));
         let beat = |run: &Cost| run.wakeups_per_s.or(run.looks_per_s);
         let median = |runs: &Vec<Cost>| number(Spread::of(runs.iter().filter_map(beat).collect()).median());
-        pace.row(watcher.name, runs().map(median));
+        pace.row(&watcher.name, runs().map(median));
     }
     used.print(plan.markdown);
     pace.print(plan.markdown);

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::figures::number;
+use crate::figures::{Spread, number};
+use crate::goals::Goal;
 use crate::load::{Crew, Visit, Visits};
-use crate::newborn::Record;
 use crate::plan::Plan;
+use crate::records::Record;
+use crate::roles::Closes;
 use crate::tables::Table;
-use crate::watch::{self, Log, Watcher};
+use crate::watch::{self, Log, Rights, Watcher, Who};
 
 /// What a watcher said of a connection, by its local port.
 #[derive(Default)]
@@ -24,59 +26,90 @@ enum Owner {
     Program(String),
 }
 
-/// Reads a watcher's output.
-type Reader = fn(&str) -> Vec<(u16, Sight)>;
-
 #[derive(Default)]
 struct Score {
+    made: usize,
+    /// From `connect` having returned to `close`: the median.
+    life_ms: f64,
     seen: usize,
     alive: usize,
     owned: usize,
     wrong: usize,
 }
 
-pub fn run(plan: &Plan) {
+pub fn run(plan: &Plan) -> Vec<Goal> {
     let _load = [Crew::ssh(), Crew::sleeping(100), Crew::holding(100)];
-    let mut candidates: Vec<(Watcher, Reader)> = vec![(watch::portreeve(), read_portreeve)];
-    if watch::installed("ss") {
-        candidates.push((Watcher::looping("ss -Htnp; sleep .05", "ss -Htnp dport = 22"), read_ss));
-    }
-    if watch::installed("lsof") {
-        candidates.push((Watcher::looping("lsof -Pn -i :22; sleep .05", "lsof -Pn -i :22"), read_lsof));
-    }
-    if watch::installed("tcpspy") {
-        candidates.push((watch::tcpspy(), read_tcpspy));
-    }
+    let blind = watch::portreeve_with(Rights::Root, &["--events", "none"]);
+    let service = || watch::portreeve_with(Rights::Ptrace, &[]).filter(|_| !plan.quick);
+    let own = [
+        (Some(watch::portreeve()), Closes::Client),
+        (watch::portreeve_with(Rights::PtraceRaw, &[]), Closes::Client),
+        (service(), Closes::Client),
+        (blind, Closes::Client),
+        (Some(watch::portreeve()), Closes::Server),
+        (service(), Closes::Server),
+    ];
+    let peers: &[Who] = if plan.quick { &[] } else { &watch::NAMING };
+    let peers = watch::peers(peers).into_iter().map(|peer| (peer, Closes::Client));
+    let floor = Watcher::floor("bare tap for SYNs, lookup, probing [root]", "tap");
+    let floors = [(floor, Closes::Client)];
+    let candidates =
+        own.into_iter().filter_map(|(watcher, closes)| Some((watcher?, closes))).chain(floors).chain(peers);
     let title = format!(
-        "Short connections, {} of each lifetime: seen / seen alive / right owner named",
+        "Short connections, {} of each lifetime, a process each: seen / seen alive / right owner named",
         plan.recalls
     );
-    let lifetimes = plan.lifetimes_ms.iter().map(|ms| format!("{ms} ms"));
-    let head = std::iter::once(String::new())
-        .chain(lifetimes)
-        .chain(["wrong owner", "% of one core"].map(str::to_owned));
-    let mut table = Table::new(&title, head);
-    for (watcher, read) in candidates {
-        eprintln!("recall: {}", watcher.name);
-        let (scores, percent) = visit_all(&watcher, read, plan);
+    let lifetimes = plan.lifetimes_us.iter().map(|us| format!("{} ms", *us as f64 / 1e3));
+    let head = ["", "closed by"].map(str::to_owned).into_iter().chain(lifetimes);
+    let mut table = Table::new(&title, head.chain(["wrong owner", "% of one core"].map(str::to_owned)));
+    let mut outcomes: Vec<(Who, Vec<Score>)> = Vec::new();
+    for (watcher, closes) in candidates {
+        eprintln!("recall: {}, closed by the {}", watcher.name, closes.word());
+        let (scores, percent) = visit_all(&watcher, closes, plan);
         let wrong = scores.iter().map(|score| score.wrong).sum::<usize>();
         let cells =
             scores.iter().map(|Score { seen, alive, owned, .. }| format!("{seen} / {alive} / {owned}"));
-        table.row(watcher.name, cells.chain([wrong.to_string(), number(percent)]));
+        let first = std::iter::once(closes.word().to_owned());
+        table.row(&watcher.name, first.chain(cells).chain([wrong.to_string(), number(percent)]));
+        outcomes.push((watcher.who, scores));
     }
+    let lives = outcomes[0].1.iter().map(|score| number(score.life_ms));
+    table.row("(real lifetime of the first row, median, ms)", std::iter::once(String::new()).chain(lives));
     table.print(plan.markdown);
+    goals(&outcomes, plan)
 }
 
-fn visit_all(watcher: &Watcher, read: Reader, plan: &Plan) -> (Vec<Score>, f64) {
+/// portreeve as it comes as root is the first of the outcomes.
+fn goals(outcomes: &[(Who, Vec<Score>)], plan: &Plan) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    let one = |what: String, share: f64, bound: &str, index: usize, of: fn(&Score) -> usize| {
+        let cell = |score: &Score| format!("{} of {}", of(score), score.made);
+        let own = &outcomes[0].1[index];
+        let reached = of(own) as f64 >= share * own.made as f64;
+        let peers = outcomes.iter().filter(|(who, _)| *who != Who::Portreeve);
+        let goal = Goal::new(what, bound, cell(own), reached);
+        peers.fold(goal, |goal, (who, scores)| goal.beside(*who, cell(&scores[index])))
+    };
+    for (index, us) in plan.lifetimes_us.iter().enumerate() {
+        let life = format!("connections of {} ms", *us as f64 / 1e3);
+        let (share, bound) = if *us < 1_000 { (0.85, "≥ 85 %") } else { (0.99, "≥ 99 %") };
+        goals.push(one(format!("{life}: seen"), 1.0, "100 %", index, |score| score.seen));
+        goals.push(one(format!("{life}: right owner named"), share, bound, index, |score| score.owned));
+    }
+    goals
+}
+
+fn visit_all(watcher: &Watcher, closes: Closes, plan: &Plan) -> (Vec<Score>, f64) {
     let log = Log::new();
     let mut running = watcher.start(log.stdout());
     std::thread::sleep(Duration::from_secs(1));
     running.settle();
-    let visits: Vec<Vec<Visit>> = plan.lifetimes_ms.iter().map(|ms| visit(*ms, plan.recalls)).collect();
+    let visit = |us: &u64| visit(Duration::from_micros(*us), plan.recalls, closes);
+    let visits: Vec<Vec<Visit>> = plan.lifetimes_us.iter().map(visit).collect();
     std::thread::sleep(Duration::from_millis(300));
     let percent = running.stop().map_or(f64::NAN, |cost| cost.percent);
     let mut sights: HashMap<u16, Sight> = HashMap::new();
-    for (port, sight) in read(&log.read()) {
+    for (port, sight) in read(watcher.who, &log.read()) {
         let known = sights.entry(port).or_default();
         known.alive |= sight.alive;
         known.owner = known.owner.take().or(sight.owner);
@@ -84,18 +117,31 @@ fn visit_all(watcher: &Watcher, read: Reader, plan: &Plan) -> (Vec<Score>, f64) 
     (visits.iter().map(|visits| score(visits, &sights)).collect(), percent)
 }
 
-/// One connection every 40 to 90 ms: fewer than ticks, at any moment between two of them.
-fn visit(lifetime_ms: u64, count: usize) -> Vec<Visit> {
+/// One connection every 5 to 45 ms: at any moment between two ticks.
+fn visit(life: Duration, count: usize, closes: Closes) -> Vec<Visit> {
     let mut visits = Visits::new();
     for index in 0..count as u64 {
-        std::thread::sleep(Duration::from_millis(40 + (index * 17) % 50));
-        visits.pass(Duration::from_millis(lifetime_ms));
+        std::thread::sleep(Duration::from_millis(5 + (index * 17) % 41));
+        visits.pass(life, closes);
     }
     visits.finish()
 }
 
+/// What a watcher's output says.
+fn read(who: Who, text: &str) -> Vec<(u16, Sight)> {
+    match who {
+        Who::Ss | Who::SsP => read_ss(text),
+        Who::Lsof => read_lsof(text),
+        Who::Tcpspy => read_tcpspy(text),
+        Who::Portreeve => read_portreeve(text),
+        Who::Floor => read_tap(text),
+    }
+}
+
 fn score(visits: &[Visit], sights: &HashMap<u16, Sight>) -> Score {
-    let mut score = Score::default();
+    let life = |visit: &Visit| (visit.closing_ns - visit.connected_ns) as f64 / 1e6;
+    let life_ms = Spread::of(visits.iter().map(life).collect()).median();
+    let mut score = Score { made: visits.len(), life_ms, ..Score::default() };
     let exe = std::env::current_exe().expect("this program's own path");
     let exe = exe.to_string_lossy();
     for (visit, sight) in visits.iter().filter_map(|visit| Some((visit, sights.get(&visit.port)?))) {
@@ -115,6 +161,16 @@ fn read_portreeve(text: &str) -> Vec<(u16, Sight)> {
     let records = text.lines().filter_map(Record::parse);
     let sight = |Record { port, pid, alive, .. }| (port, Sight { alive, owner: pid.map(Owner::Process) });
     records.map(sight).collect()
+}
+
+/// `40000 7`, the process 0 where none was found.
+fn read_tap(text: &str) -> Vec<(u16, Sight)> {
+    let row = |line: &str| {
+        let (port, pid) = line.split_once(' ')?;
+        let owner = Some(pid.parse().ok()?).filter(|pid| *pid != 0).map(Owner::Process);
+        Some((port.parse().ok()?, Sight { alive: true, owner }))
+    };
+    text.lines().filter_map(row).collect()
 }
 
 /// `ESTAB 0 0 127.0.0.1:40000 127.0.0.1:22 users:(("costs",pid=7,fd=3))`

@@ -1,26 +1,56 @@
 //! Watchers, portreeve and its peers: started, left alone, stopped by pid, and what they used.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::figures;
+use crate::{cage, figures};
 
-/// How a watcher goes about it, which decides what can be measured.
+/// Whose watcher it is, which decides what can be measured and in which column of the goals it stands.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// One process that stays. The first second, its start, is taken off.
-    Resident,
-    /// A shell that starts a program again and again. All counts, also what it starts.
-    Loop,
+pub enum Who {
+    Portreeve,
+    /// Bare system calls.
+    Floor,
+    Ss,
+    /// `ss` with owners.
+    SsP,
+    Tcpspy,
+    Lsof,
+}
+
+impl Who {
+    /// A shell that starts a program again and again: all counts, also what it starts. The others are one process
+    /// that stays, and the first second, its start, is taken off.
+    fn is_loop(self) -> bool {
+        matches!(self, Self::Ss | Self::SsP | Self::Lsof)
+    }
+
+    /// So cheap that noise matters.
+    pub fn is_cheap(self) -> bool {
+        matches!(self, Self::Portreeve | Self::Floor)
+    }
+}
+
+/// With what rights portreeve runs. Every row names them.
+#[derive(Clone, Copy)]
+pub enum Rights {
+    /// Those of this run: the first lines of the report list them.
+    Root,
+    /// The shipped unit's: another user than anybody's in the load, and CAP_SYS_PTRACE alone.
+    Ptrace,
+    /// The unit's with the drop-in that lets it hear SYNs: CAP_NET_RAW as well.
+    PtraceRaw,
 }
 
 pub struct Watcher {
-    pub name: &'static str,
-    pub kind: Kind,
+    pub name: String,
+    pub who: Who,
     argv: Vec<String>,
 }
 
@@ -36,25 +66,32 @@ pub struct Cost {
 }
 
 impl Watcher {
-    pub fn resident<const N: usize>(name: &'static str, argv: [&str; N]) -> Self {
-        Self { name, kind: Kind::Resident, argv: argv.map(str::to_owned).to_vec() }
+    fn new(name: &str, who: Who, argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { name: name.to_owned(), who, argv: argv.into_iter().map(Into::into).collect() }
+    }
+
+    /// A bare loop: this program under another name.
+    pub fn floor(name: &str, role: &str) -> Self {
+        let exe = std::env::current_exe().expect("this program's own path");
+        let exe = exe.to_str().expect("a path in UTF-8");
+        Self::new(name, Who::Floor, [exe, "role", role])
     }
 
     /// `command`, a pause of 50 ms, and again. Says at the end how often.
-    pub fn looping(name: &'static str, command: &str) -> Self {
+    fn looping(who: Who, command: &str) -> Self {
         let script = format!(
             "n=0; trap 'echo $n >&2; exit 0' TERM; while :; do {command}; n=$((n+1)); sleep .05; done"
         );
-        Self { name, kind: Kind::Loop, argv: vec!["sh".to_owned(), "-c".to_owned(), script] }
+        Self::new(&format!("{command}; sleep .05"), who, ["sh", "-c", &script])
     }
 
     /// Starts it with its output where `stdout` says.
     pub fn start(&self, stdout: Stdio) -> Running {
-        let stderr = if self.kind == Kind::Loop { Stdio::piped() } else { Stdio::inherit() };
+        let stderr = if self.who.is_loop() { Stdio::piped() } else { Stdio::inherit() };
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
-        Running { kind: self.kind, child, started: Instant::now(), settled: None }
+        Running { who: self.who, child, started: Instant::now(), settled: None }
     }
 
     /// Runs it for a second, which does not count, and then for `time`.
@@ -67,30 +104,67 @@ impl Watcher {
     }
 }
 
-/// portreeve at 50 ms, as users start it. An empty configuration, so that the machine's own does not count.
+/// portreeve at 50 ms as root, all else as it comes. An empty configuration, so that the machine's own does not count.
 pub fn portreeve() -> Watcher {
-    Watcher::resident(PORTREEVE, ARGV)
+    Watcher::new("portreeve [root]", Who::Portreeve, WATCH)
 }
 
-/// portreeve following every connection.
-pub fn portreeve_on_all_ports() -> Watcher {
-    let [exe, watch, config, null, format, json, interval, ms] = ARGV;
-    let argv = [exe, watch, config, null, format, json, interval, ms, "--ports", "all"];
-    Watcher::resident("portreeve --ports all", argv)
+/// portreeve with other rights or options. `None`: the program does not know one of the options.
+pub fn portreeve_with(rights: Rights, options: &[&str]) -> Option<Watcher> {
+    if let Some(unknown) = options.iter().find(|option| option.starts_with("--") && !knows(option)) {
+        eprintln!("costs: portreeve has no {unknown}: that row is left out");
+        return None;
+    }
+    let (granted, start) = match rights {
+        Rights::Root => ("root", vec![EXECUTABLE.to_owned()]),
+        Rights::Ptrace => ("CAP_SYS_PTRACE", as_nobody("-all,+sys_ptrace")),
+        Rights::PtraceRaw => ("CAP_SYS_PTRACE, CAP_NET_RAW", as_nobody("-all,+sys_ptrace,+net_raw")),
+    };
+    let name: Vec<&str> = std::iter::once("portreeve").chain(options.iter().copied()).collect();
+    let name = format!("{} [{granted}]", name.join(" "));
+    let words = WATCH[1..].iter().chain(options).map(|word| (*word).to_owned());
+    Some(Watcher::new(&name, Who::Portreeve, start.into_iter().chain(words)))
 }
+
+/// As the shipped unit starts it: another user than anybody's in the load, these capabilities, and never more.
+fn as_nobody(capabilities: &str) -> Vec<String> {
+    let sets = ["bounding-set", "inh-caps", "ambient-caps"].map(|set| format!("--{set}={capabilities}"));
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+    user.map(str::to_owned).into_iter().chain(sets).chain(["--", cage::PUBLIC].map(str::to_owned)).collect()
+}
+
+fn knows(option: &str) -> bool {
+    static HELP: LazyLock<String> = LazyLock::new(|| {
+        let help = Command::new(EXECUTABLE).args(["watch", "--help"]).output().expect("portreeve --help");
+        String::from_utf8_lossy(&help.stdout).into_owned()
+    });
+    HELP.contains(option)
+}
+
+/// Those of the peers that are installed.
+pub fn peers(wanted: &[Who]) -> Vec<Watcher> {
+    let peer = |who: &Who| match who {
+        Who::Ss if installed("ss") => Some(Watcher::looping(Who::Ss, "ss -Htn dport = 22")),
+        Who::SsP if installed("ss") => Some(Watcher::looping(Who::SsP, "ss -Htnp dport = 22")),
+        Who::Lsof if installed("lsof") => Some(Watcher::looping(Who::Lsof, "lsof -Pn -i :22")),
+        Who::Tcpspy if installed("tcpspy") => Some(tcpspy()),
+        _ => None,
+    };
+    wanted.iter().filter_map(peer).collect()
+}
+
+/// The peers that name an owner.
+pub const NAMING: [Who; 3] = [Who::SsP, Who::Tcpspy, Who::Lsof];
 
 /// tcpspy at 50 ms, unbuffered, its greeting on standard error left out.
-pub fn tcpspy() -> Watcher {
-    Watcher::resident(TCPSPY, ["sh", "-c", "exec stdbuf -oL tcpspy -d -p -I 50 2>/dev/null"])
+fn tcpspy() -> Watcher {
+    let script = "exec stdbuf -oL tcpspy -d -p -I 50 2>/dev/null";
+    Watcher::new("tcpspy -p -I 50", Who::Tcpspy, ["sh", "-c", script])
 }
-
-pub const TCPSPY: &str = "tcpspy -p -I 50";
 
 pub const EXECUTABLE: &str = env!("CARGO_BIN_EXE_portreeve");
 
-pub const PORTREEVE: &str = "portreeve";
-
-const ARGV: [&str; 8] =
+const WATCH: [&str; 8] =
     [EXECUTABLE, "watch", "--config", "/dev/null", "--format", "json", "--interval", "50ms"];
 
 /// portreeve's own reading of the two tables: its CPU time.
@@ -102,12 +176,23 @@ pub fn own_reading_us() -> f64 {
     figures::cpu_us(|| proc.read_tcp(portreeve::proc::Net::Own, visit).expect("net/tcp"))
 }
 
-/// A file without a name for a watcher's output: nothing to remove, however the run ends.
+/// Its reading of the rows to port 22 by sock_diag: CPU time of each call.
+pub fn own_netlink_reading() -> impl FnMut() -> f64 {
+    use portreeve::netlink::{Clause, Diag, Filter};
+    let mut diag = Diag::open().expect("sock_diag");
+    let filter = Filter::any_of([Clause::RemotePorts(22..=22)]).expect("one port is a filter");
+    let visit = |socket| {
+        std::hint::black_box(socket);
+    };
+    move || figures::cpu_us(|| diag.dump(u32::MAX, Some(&filter), visit).expect("a dump"))
+}
+
+/// A file in memory and without a name for a watcher's output: nothing to remove, however the run ends.
 pub struct Log(File);
 
 impl Log {
     pub fn new() -> Self {
-        Self(tempfile::tempfile().expect("a temporary file"))
+        Self(tempfile::tempfile_in(cage::MEMORY).expect("a temporary file"))
     }
 
     pub fn stdout(&self) -> Stdio {
@@ -119,8 +204,16 @@ impl Log {
     }
 
     pub fn read(&self) -> String {
-        let own = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        String::from_utf8_lossy(&fs::read(own).expect("the watcher's output")).into_owned()
+        String::from_utf8_lossy(&fs::read(self.path()).expect("the watcher's output")).into_owned()
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        BufReader::new(File::open(self.path()).expect("the watcher's output")).lines().map_while(Result::ok)
+    }
+
+    /// By which it can be opened once more, from its beginning.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 }
 
@@ -131,7 +224,7 @@ pub fn installed(program: &str) -> bool {
 }
 
 pub struct Running {
-    kind: Kind,
+    who: Who,
     pub child: Child,
     started: Instant,
     settled: Option<Sample>,
@@ -160,11 +253,16 @@ impl Running {
         let before = figures::children_cpu();
         kill_process(pid, Signal::TERM).ok()?;
         // A loop ends when the program that it runs does.
-        let patience = if self.kind == Kind::Loop { Duration::from_secs(20) } else { Duration::from_secs(1) };
+        let patience = if self.who.is_loop() { Duration::from_secs(20) } else { Duration::from_secs(1) };
         let asked = Instant::now();
         while self.child.try_wait().ok()?.is_none() {
             if asked.elapsed() > patience {
+                if self.who == Who::Portreeve {
+                    eprintln!("costs: portreeve did not stop within {patience:?} and is killed");
+                }
                 self.child.kill().ok()?;
+                self.child.wait().ok()?;
+                break;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -174,8 +272,8 @@ impl Running {
 
     fn cost(&mut self, last: Sample, (cpu, wall): (Duration, Duration)) -> Cost {
         let rate = |cpu: Duration, wall: Duration| 100.0 * cpu.as_secs_f64() / wall.as_secs_f64();
-        match (self.kind, self.settled) {
-            (Kind::Resident, Some(first)) => {
+        match self.settled {
+            Some(first) if !self.who.is_loop() => {
                 let time = last.at - first.at;
                 let wakeups = (last.wakeups - first.wakeups) as f64 / time.as_secs_f64();
                 let percent = rate(last.cpu - first.cpu, time);

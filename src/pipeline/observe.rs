@@ -21,6 +21,8 @@ use crate::source::{Kind, Observation};
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
+/// Ticks between two looks for those that are not expected any more.
+const FORGET_EVERY: u64 = 64;
 /// As many are remembered; what is more may be told twice, which is better than not at all.
 const MOST_MISSED: usize = 65_536;
 /// As many wait at most.
@@ -137,6 +139,9 @@ impl Pipeline {
             return None;
         }
         let known = self.table.between(space.netns, tuple);
+        if !space.tables.looks_up() {
+            space.gate.want_read();
+        }
         self.totals.lookups += 1;
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
@@ -147,6 +152,7 @@ impl Pipeline {
                 if let Some(old) = known {
                     self.close(&old, Evidence::LetGo, Failures::default(), at, at, told);
                 }
+                space.gate.note_open();
                 Some(found.socket)
             }
             _ => {
@@ -248,7 +254,9 @@ impl Pipeline {
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
-        self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+        if self.totals.polls.is_multiple_of(FORGET_EVERY) {
+            self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+        }
     }
 
     /// A SYN whose TIME_WAIT is in the table.

@@ -1,0 +1,109 @@
+//! What portreeve's log says.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+/// What matters here of a record about a connection.
+pub struct Record {
+    pub port: u16,
+    pub pid: Option<u32>,
+    /// Seen while it stood, and not by what it left.
+    pub alive: bool,
+    pub latency_ms: Option<f64>,
+}
+
+impl Record {
+    /// `None`: the record is about something else than a connection.
+    pub fn parse(line: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let number = |path| value.pointer(path).and_then(Value::as_u64);
+        let seen = value.pointer("/portreeve/connection/seen")?.as_str()?;
+        Some(Self {
+            port: number("/source/port")? as u16,
+            pid: number("/process/pid").map(|pid| pid as u32),
+            alive: !["time_wait", "destroy"].contains(&seen),
+            latency_ms: number("/portreeve/attribution/latency_us").map(|us| us as f64 / 1e3),
+        })
+    }
+}
+
+/// What a whole log adds up to.
+#[derive(Default)]
+pub struct Tally {
+    pub opened: u64,
+    pub closed: u64,
+    /// Opens of a socket that an earlier one had already told, by its cookie.
+    pub twice: u64,
+    /// What the gap records count, by cause. A cause whose records count nothing stands with 0.
+    pub gaps: Vec<(String, u64)>,
+    /// The most that the coverage records say was missed. `None`: they say nothing of it.
+    pub missed_at_most: Option<u64>,
+    pub late: Option<u64>,
+    /// Of the coverage record with the most polls.
+    pub interval_p99_ms: Option<f64>,
+    pub interval_max_ms: Option<f64>,
+    polls: u64,
+}
+
+impl Tally {
+    pub fn of(lines: impl Iterator<Item = String>) -> Self {
+        let mut tally = Self::default();
+        let mut cookies = HashSet::new();
+        for line in lines {
+            // Most of a gigabyte is about connections: those are not parsed.
+            match action(&line) {
+                "connection-opened" => {
+                    tally.opened += 1;
+                    tally.twice += u64::from(cookie(&line).is_some_and(|cookie| !cookies.insert(cookie)));
+                }
+                "connection-closed" => tally.closed += 1,
+                "gap" => tally.gap(&serde_json::from_str(&line).unwrap_or_default()),
+                "coverage" => tally.coverage(&serde_json::from_str(&line).unwrap_or_default()),
+                _ => {}
+            }
+        }
+        tally
+    }
+
+    pub fn counted(&self) -> u64 {
+        self.gaps.iter().map(|(_, count)| count).sum()
+    }
+
+    fn gap(&mut self, record: &Value) {
+        let field = |name| record.pointer("/portreeve/gap").and_then(|gap| gap.get(name));
+        let cause = field("cause").and_then(Value::as_str).unwrap_or("?");
+        let count = field("count").and_then(Value::as_u64).unwrap_or(0);
+        match self.gaps.iter_mut().find(|(known, _)| known == cause) {
+            Some((_, all)) => *all += count,
+            None => self.gaps.push((cause.to_owned(), count)),
+        }
+    }
+
+    fn coverage(&mut self, record: &Value) {
+        let Some(coverage) = record.pointer("/portreeve/coverage") else { return };
+        let number = |path| coverage.pointer(path).and_then(Value::as_u64);
+        let ms = |path| number(path).map(|us| us as f64 / 1e3);
+        let add = |all: Option<u64>, more: Option<u64>| more.map(|more| all.unwrap_or(0) + more).or(all);
+        self.missed_at_most = add(self.missed_at_most, number("/missed_at_most"));
+        self.late = add(self.late, number("/late"));
+        self.interval_max_ms =
+            [self.interval_max_ms, ms("/poll_interval_us/max")].into_iter().flatten().reduce(f64::max);
+        let polls = number("/polls").unwrap_or(0);
+        if polls >= self.polls {
+            self.polls = polls;
+            self.interval_p99_ms = ms("/poll_interval_us/p99");
+        }
+    }
+}
+
+fn cookie(line: &str) -> Option<u64> {
+    line.split_once("\"cookie\":\"")?.1.split('"').next()?.parse().ok()
+}
+
+/// `event` comes last but for the chain, and no record can forge what stands behind its own text.
+fn action(line: &str) -> &str {
+    const KEY: &str = "\"event\":{\"action\":\"";
+    let rest = line.rfind(KEY).and_then(|at| line.get(at + KEY.len()..)).unwrap_or_default();
+    rest.split('"').next().unwrap_or_default()
+}
