@@ -29,9 +29,9 @@ pub(super) enum Evidence {
     Notice,
     /// Its last states are in the table.
     Row,
-    /// An exact lookup found no such socket.
+    /// An exact lookup found no such socket, or another uses its ports.
     Gone,
-    /// No known holder holds it and its row is absent, or another socket uses its ports.
+    /// No known holder holds it and its row is absent.
     LetGo,
     /// Its row is absent from three complete reads.
     Absence,
@@ -61,7 +61,7 @@ impl Pipeline {
         }
         for key in &delta.replaced {
             // Its place is another's now: there is no time to wait for a notice.
-            self.close(key, Evidence::LetGo, failures, at, at, told);
+            self.close(key, Evidence::Gone, failures, at, at, told);
         }
         let mut unconfirmed = false;
         for key in &delta.absent {
@@ -121,7 +121,7 @@ impl Pipeline {
             }
             Some(_) => {
                 space.gate.want_read();
-                self.close(key, Evidence::LetGo, failures, at, at, told);
+                self.close(key, Evidence::Gone, failures, at, at, told);
             }
         }
     }
@@ -152,7 +152,6 @@ impl Pipeline {
         keys.sort_unstable();
         for key in keys {
             if let Some(Waiting { by, failures, since }) = self.waiting.get(&key).copied() {
-                self.missed_notices.insert((key.netns, key.tuple), at);
                 self.close(&key, by, failures, since, at, told);
             }
         }
@@ -234,6 +233,7 @@ impl Pipeline {
     ) {
         let Some(entry) = self.table.get(key) else { return };
         let connection = &entry.connection;
+        let cookie = connection.cookie;
         let attempt = connection.state == TcpState::SynSent;
         let (reason, success) = match by {
             // States that only an established connection comes to.
@@ -249,6 +249,7 @@ impl Pipeline {
         let last = entry.counts.filter(|counts| counts.established);
         let bytes = last.map(|Counts { sent, received, .. }| Bytes { sent, received, exact: false });
         let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes };
+        self.expect_notice((key.netns, key.tuple), cookie, at);
         self.finish(key, ending, at, told);
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
-use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
+use crate::connection::{Cookie, Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
 use crate::event::{Event, Gap, Totals, What};
 use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
@@ -87,6 +87,10 @@ pub struct Pipeline {
     waiting: HashMap<Key, ends::Waiting>,
     /// Ends that were told without their notice, and when: it may still come, as may the SYN of the same connection.
     missed_notices: HashMap<(Netns, Tuple), Moment>,
+    /// The same, of sockets whose cookie is known.
+    missed_cookies: HashMap<Cookie, Moment>,
+    /// Connections that were told by their end alone, and when: their SYN may come behind it.
+    told_by_end: HashMap<(Netns, Tuple), Moment>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
     coverage: Collected,
@@ -140,6 +144,8 @@ impl Pipeline {
             doubts: HashMap::new(),
             waiting: HashMap::new(),
             missed_notices: HashMap::new(),
+            missed_cookies: HashMap::new(),
+            told_by_end: HashMap::new(),
             syns: HashMap::new(),
             coverage: Collected::default(),
             totals: Totals::default(),

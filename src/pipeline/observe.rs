@@ -9,8 +9,8 @@ use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
 use std::sync::Arc;
 
-use crate::connection::{CloseReason, Connection, Moment, Netns, Seen, Socket, TcpState, Tuple};
-use crate::event::{Bytes, Ending, Event, Gap, What};
+use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
+use crate::event::{Ending, Event, Gap, What};
 use crate::netlink::{Destroyed, ProcessNotice};
 use crate::proc::Proc;
 use crate::process::{Attribution, Reason};
@@ -19,6 +19,8 @@ use crate::source::{Kind, Observation};
 
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
+/// In a flood a SYN may be taken so long after the end of what it began.
+const SYN_LATE: Duration = Duration::from_secs(2);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
 /// Ticks between two looks for those that are not expected any more.
@@ -133,8 +135,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) -> Option<Socket> {
-        let place = (space.netns, tuple);
-        if self.missed_notices.get(&place).is_some_and(|ended| at.boot <= ended.boot) {
+        let (place, now) = ((space.netns, tuple), at.boot);
+        if self.missed_notices.get(&place).is_some_and(|ended| now <= ended.boot) {
             // It came late: what it began has been told to its end.
             return None;
         }
@@ -150,13 +152,15 @@ impl Pipeline {
             (Some(_), Some(key)) if inode == Some(key.inode) => None,
             (Some(found), known) if inode.is_some() => {
                 if let Some(old) = known {
-                    self.close(&old, Evidence::LetGo, Failures::default(), at, at, told);
+                    let failures = self.new_failures(proc, space);
+                    self.close(&old, Evidence::Gone, failures, at, at, told);
                 }
                 space.gate.note_open();
                 Some(found.socket)
             }
             _ => {
-                if known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
+                let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
+                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
                     let failures = self.new_failures(proc, space);
                     self.syns.insert(place, Syn { at, failures });
                 }
@@ -185,6 +189,9 @@ impl Pipeline {
             let after = if disconnected { After::Disconnected } else { self.after(space, &key.tuple) };
             let failures = self.new_failures(proc, space);
             self.close_noticed(&key, *counts, after, failures, at, told);
+            return;
+        }
+        if cookie.is_some_and(|cookie| self.missed_cookies.remove(&cookie).is_some()) {
             return;
         }
         if disconnected {
@@ -221,6 +228,9 @@ impl Pipeline {
     ) {
         let place = (space.netns, ended.tuple);
         let syn = self.syns.remove(&place);
+        if syn.is_none() && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_MISSED {
+            self.told_by_end.insert(place, at);
+        }
         let established = ended.counts.is_some_and(|counts| counts.established);
         let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
         let cookie = ended.cookie;
@@ -231,6 +241,8 @@ impl Pipeline {
         let (reason, success) = match established {
             true if after == After::Nothing && failures.resets > 0 => (CloseReason::Reset, Some(true)),
             true => (CloseReason::Closed, Some(true)),
+            // Whoever let go of it later than it failed: it lasted for no poll.
+            false if syn.is_none() && failures.attempts == 0 => (CloseReason::Failed, Some(false)),
             false => {
                 let failures = syn.map_or(failures, |syn| syn.failures);
                 why_failed(&connection, ended.counts, failures, self.most_repeats, at)
@@ -256,6 +268,8 @@ impl Pipeline {
         }
         if self.totals.polls.is_multiple_of(FORGET_EVERY) {
             self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+            self.missed_cookies.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+            self.told_by_end.retain(|_, ended| ended.boot + SYN_LATE > at.boot);
         }
     }
 
@@ -303,6 +317,16 @@ impl Pipeline {
         }
     }
 
+    /// An end was told without its notice, which may still come.
+    pub(super) fn expect_notice(&mut self, place: (Netns, Tuple), cookie: Option<Cookie>, at: Moment) {
+        let expected = self.missed_notices.len() + self.missed_cookies.len();
+        match cookie {
+            _ if !self.hears_ends || expected >= MOST_MISSED => None,
+            Some(cookie) => self.missed_cookies.insert(cookie, at),
+            None => self.missed_notices.insert(place, at),
+        };
+    }
+
     /// Tells its open and its close.
     pub(super) fn tell_pair(
         &mut self,
@@ -312,8 +336,9 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let connection = Arc::new(connection);
-        if !ending.exact && self.hears_ends && self.missed_notices.len() < MOST_MISSED {
-            self.missed_notices.insert((connection.netns, connection.tuple), at);
+        if !ending.exact {
+            // What is left of a socket bears another cookie.
+            self.expect_notice((connection.netns, connection.tuple), None, at);
         }
         self.coverage.opened(&connection);
         self.totals.opens += 1;

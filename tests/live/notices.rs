@@ -370,6 +370,8 @@ fn a_refused_attempt_is_told_as_refused_whether_or_not_it_was_waited_for() {
             let held: Vec<_> = (0..5).map(|_| attempt(&lab, address)).collect();
             sleep_ms(200);
             drop(held);
+            // Of a failure that was over before it was let go of the counters tell nothing any more.
+            let reason = if events == "auto" { reason } else { "failed" };
             assert_eq!(failed(watch, 5), [reason; 5], "{address} held after it, {events}");
         }
     }
@@ -498,7 +500,7 @@ fn of_one_port_that_is_used_again_and_again_each_connection_is_another() {
     let lab = lab!();
     let listener = lab.listen(SSH);
     let to: SocketAddr = SSH.parse().unwrap();
-    for lasts in [0, 3] {
+    for lasts in [0, 20] {
         let mut watch = lab.watch(&[]);
         for _ in 0..ROUNDS {
             let client = lab.inside(|| {
