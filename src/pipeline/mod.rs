@@ -93,6 +93,9 @@ pub struct Pipeline {
     told_by_end: HashMap<(Netns, Tuple), Moment>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
+    /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
+    /// those of connections that were over by then: of these a notice tells.
+    overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -147,6 +150,7 @@ impl Pipeline {
             missed_cookies: HashMap::new(),
             told_by_end: HashMap::new(),
             syns: HashMap::new(),
+            overtaken: HashMap::new(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),

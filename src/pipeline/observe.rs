@@ -115,7 +115,12 @@ impl Pipeline {
                 let Observation::Syn { netns, tuple, device } = syn else { continue };
                 // Of several connections between the same ends a lookup finds the last, and that once.
                 let is_found = born.iter().any(|born: &Socket| born.tuple == *tuple);
-                if *netns == space.netns && self.select.wants(tuple) && !is_found {
+                if *netns != space.netns || !self.select.wants(tuple) {
+                    continue;
+                }
+                if is_found || self.syns.contains_key(&(*netns, *tuple)) {
+                    self.overtake((*netns, *tuple), at);
+                } else {
                     born.extend(self.look_up_syn(proc, space, *tuple, *device, at, told));
                 }
             }
@@ -160,7 +165,7 @@ impl Pipeline {
             }
             _ => {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
-                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
+                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     self.syns.insert(place, Syn { at, failures });
                 }
@@ -195,9 +200,7 @@ impl Pipeline {
             return;
         }
         if disconnected {
-            if let Some(place) = self.syn_from(space.netns, tuple.local.port()) {
-                self.tell_syn(place, at, told);
-            }
+            self.take_disconnected(proc, space, tuple.local.port(), at, told);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
@@ -228,6 +231,7 @@ impl Pipeline {
     ) {
         let place = (space.netns, ended.tuple);
         let syn = self.syns.remove(&place);
+        let syn = syn.or_else(|| self.take_overtaken(place));
         if syn.is_none() && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_MISSED {
             self.told_by_end.insert(place, at);
         }
@@ -261,8 +265,11 @@ impl Pipeline {
             self.syns.iter().filter(|(_, syn)| old(syn)).map(|(place, _)| *place).collect();
         places.sort_unstable();
         for place in places {
-            self.tell_syn(place, at, told);
+            if let Some(syn) = self.syns.remove(&place) {
+                self.tell_syn(place, syn, at, told);
+            }
         }
+        self.overtaken.retain(|_, (last, _)| last.boot + SYN_LATE > at.boot);
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
@@ -278,16 +285,51 @@ impl Pipeline {
         self.syns.remove(&(netns, tuple)).map(|syn| syn.at)
     }
 
-    fn syn_from(&self, netns: Netns, port: u16) -> Option<(Netns, Tuple)> {
-        self.syns.keys().find(|(of, tuple)| *of == netns && tuple.local.port() == port).copied()
+    fn overtake(&mut self, place: (Netns, Tuple), at: Moment) {
+        if self.overtaken.len() < MOST_SYNS {
+            let (last, count) = self.overtaken.entry(place).or_insert((at, 0));
+            (*last, *count) = (at, *count + 1);
+        }
+    }
+
+    fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
+        let (at, count) = self.overtaken.get_mut(&place)?;
+        let syn = Syn { at: *at, failures: Failures::default() };
+        *count -= 1;
+        if *count == 0 {
+            self.overtaken.remove(&place);
+        }
+        Some(syn)
+    }
+
+    /// The end of a socket of which no more than its local port is told: the SYN that came from there.
+    fn take_disconnected(
+        &mut self,
+        proc: &Proc,
+        space: &Namespace,
+        port: u16,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
+        let overtaken = self.overtaken.keys().find(from).copied();
+        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return };
+        if let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) {
+            let resets = self.new_failures(proc, space).resets;
+            let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
+            self.tell_syn(place, syn, at, told);
+        }
     }
 
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of
     /// it. Never called a success.
-    fn tell_syn(&mut self, place: (Netns, Tuple), at: Moment, told: &mut Vec<Event>) {
-        let Some(syn) = self.syns.remove(&place) else { return };
+    fn tell_syn(&mut self, place: (Netns, Tuple), syn: Syn, at: Moment, told: &mut Vec<Event>) {
         let connection = self.passing(place, Seen::Syn, syn.at, syn.at);
-        let (reason, success) = why_failed(&connection, None, syn.failures, u8::MAX, syn.at);
+        let (reason, success) = match syn.failures {
+            // Whether it had been answered is not known.
+            Failures { attempts: 0, resets: 1.., .. } => (CloseReason::Reset, None),
+            failures => why_failed(&connection, None, failures, u8::MAX, syn.at),
+        };
         let ending =
             Ending { reason, success, last_seen: Some(syn.at), gone_by: at, exact: false, bytes: None };
         self.tell_pair(connection, ending, at, told);

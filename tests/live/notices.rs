@@ -455,7 +455,10 @@ fn a_reset_is_told_once_whoever_resets() {
                 match how {
                     "peer, held" => {
                         reset(server);
-                        wait_close_of(&mut watch, from);
+                        // Without SYNs only a poll finds it while it is held.
+                        if events == "auto" || round == 0 {
+                            wait_close_of(&mut watch, from);
+                        }
                         drop(client);
                     }
                     "peer, let go" => {
