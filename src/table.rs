@@ -228,7 +228,8 @@ impl Table {
             self.tails.insert(&place, at.boot + TAIL_KEPT, false);
         }
         let entry = self.live.remove(&place)?;
-        if let Some(cookie) = entry.connection.cookie {
+        // A socket whose attempt failed may be another attempt's by now.
+        if let Some(cookie) = entry.connection.cookie.filter(|cookie| self.cookies.get(cookie) == Some(key)) {
             self.cookies.remove(&cookie);
         }
         if self.live.is_empty() {

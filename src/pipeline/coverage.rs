@@ -189,6 +189,9 @@ impl Pipeline {
         self.coverage.told_loss = collected.told_loss;
         self.coverage.untold = std::mem::take(&mut collected.untold);
         let coverage = self.coverage_of(collected, &totals, at);
+        self.totals.active_opens += coverage.kernel.active_opens;
+        self.totals.missed_at_most += coverage.missed_at_most.unwrap_or(0);
+        self.totals.incomparable += u64::from(!coverage.comparable);
         Event { at, what: What::Coverage(Box::new(coverage)) }
     }
 

@@ -29,9 +29,9 @@ pub(super) enum Evidence {
     Notice,
     /// Its last states are in the table.
     Row,
-    /// An exact lookup found no such socket.
+    /// An exact lookup found no such socket, or another uses its ports.
     Gone,
-    /// No known holder holds it and its row is absent, or another socket uses its ports.
+    /// No known holder holds it and its row is absent.
     LetGo,
     /// Its row is absent from three complete reads.
     Absence,
@@ -61,7 +61,7 @@ impl Pipeline {
         }
         for key in &delta.replaced {
             // Its place is another's now: there is no time to wait for a notice.
-            self.close(key, Evidence::LetGo, failures, at, at, told);
+            self.close(key, Evidence::Gone, failures, at, at, told);
         }
         let mut unconfirmed = false;
         for key in &delta.absent {
@@ -121,7 +121,7 @@ impl Pipeline {
             }
             Some(_) => {
                 space.gate.want_read();
-                self.close(key, Evidence::LetGo, failures, at, at, told);
+                self.close(key, Evidence::Gone, failures, at, at, told);
             }
         }
     }
@@ -152,7 +152,6 @@ impl Pipeline {
         keys.sort_unstable();
         for key in keys {
             if let Some(Waiting { by, failures, since }) = self.waiting.get(&key).copied() {
-                self.missed_notices.insert((key.netns, key.tuple), at);
                 self.close(&key, by, failures, since, at, told);
             }
         }
@@ -198,18 +197,20 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let by = self.waiting.get(key).map_or(Evidence::Notice, |waiting| waiting.by);
+        // What was counted when it was found gone says more than what was counted when it was let go.
+        let waiting = self.waiting.get(key).map(|waiting| (waiting.by, waiting.failures));
+        let (by, failures) = waiting.unwrap_or((Evidence::Notice, failures));
         let Some(entry) = self.table.get(key) else { return };
         let connection = &entry.connection;
         let established = connection.state != TcpState::SynSent || counts.is_some_and(|c| c.established);
         let (reason, success) = match (established, by, after) {
             (false, ..) => why_failed(connection, entry.counts, failures, self.most_repeats, at),
-            (_, Evidence::Row, _) | (_, _, After::TimeWait) => (CloseReason::Closed, Some(true)),
+            (_, Evidence::Row, _) | (.., After::TimeWait | After::FinWait2) => (CloseReason::Closed, Some(true)),
             (.., After::Disconnected) => (CloseReason::Reset, Some(true)),
             _ => (reset_or_closed(connection, failures), Some(true)),
         };
         let bytes =
-            bytes_of(counts.filter(|_| after != After::Disconnected), entry.counts, connection, after);
+            bytes_of(counts.filter(|_| after != After::Disconnected), entry.counts, connection.state, after);
         let ending = Ending {
             reason,
             success,
@@ -232,6 +233,7 @@ impl Pipeline {
     ) {
         let Some(entry) = self.table.get(key) else { return };
         let connection = &entry.connection;
+        let cookie = connection.cookie;
         let attempt = connection.state == TcpState::SynSent;
         let (reason, success) = match by {
             // States that only an established connection comes to.
@@ -247,14 +249,17 @@ impl Pipeline {
         let last = entry.counts.filter(|counts| counts.established);
         let bytes = last.map(|Counts { sent, received, .. }| Bytes { sent, received, exact: false });
         let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes };
+        self.expect_notice((key.netns, key.tuple), cookie, at);
         self.finish(key, ending, at, told);
     }
 
     fn finish(&mut self, key: &Key, ending: Ending, at: Moment, told: &mut Vec<Event>) {
         let Some(entry) = self.table.close(key, at) else { return };
         self.holds.remove(key);
-        self.sought.remove(&key.inode);
-        self.search.forget(key.inode);
+        if self.sought.get(&key.inode).is_none_or(|(of, _)| of == key) {
+            self.sought.remove(&key.inode);
+            self.search.forget(key.inode);
+        }
         self.unknown.remove(key);
         self.waiting.remove(key);
         if !entry.told {
@@ -270,8 +275,10 @@ impl Pipeline {
 /// What was left of a socket when its notice had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// Our end in TIME_WAIT: we closed first, in order. FIN_WAIT2 among them: the other end's FIN had not come.
+    /// Our end in TIME_WAIT: we closed first, in order.
     TimeWait,
+    /// The same, and the other end's FIN had not come.
+    FinWait2,
     /// Nothing: the other end closed first, or one of them reset it.
     Nothing,
     /// Its remote end was erased before: a reset by us, or an attempt that failed.
@@ -308,10 +315,10 @@ fn reset_or_closed(connection: &Connection, failures: Failures) -> CloseReason {
 }
 
 /// `bytes_received` counts a peer's FIN as one byte: told exactly where it is known whether that had come.
-fn bytes_of(
+pub(super) fn bytes_of(
     last: Option<Counts>,
     looked: Option<Counts>,
-    connection: &Connection,
+    state: TcpState,
     after: After,
 ) -> Option<Bytes> {
     let Some(counts) = last else {
@@ -319,10 +326,11 @@ fn bytes_of(
         let counts = looked?;
         return Some(Bytes { sent: counts.sent, received: counts.received, exact: false });
     };
-    let finished = matches!(connection.state, TcpState::CloseWait | TcpState::LastAck);
+    let finished = matches!(state, TcpState::CloseWait | TcpState::LastAck);
     let (received, exact) = match after {
         _ if counts.received_segments == 0 => (0, true),
         _ if finished => (counts.received.saturating_sub(1), true),
+        After::FinWait2 => (counts.received, true),
         _ => (counts.received, false),
     };
     Some(Bytes { sent: counts.sent, received, exact: exact && counts.sent.is_some() })

@@ -55,7 +55,8 @@ impl Pipeline {
         let mut keys = self.turn(space);
         let mut must_read = space.gate.is_strange() && space.gate.pay(space.gate.read_cost());
         if verdict != Verdict::Quiet {
-            let noticed = space.is_noticed(at.boot);
+            // A socket that was reset stays until its process lets go of it, and so does its notice.
+            let noticed = space.is_noticed(at.boot) && !space.gate.has_resets();
             let followed: Vec<Key> = match noticed {
                 // Every end will be told: what moved is theirs or nobody's that is followed.
                 true => Vec::new(),

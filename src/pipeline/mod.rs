@@ -18,7 +18,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
-use crate::connection::{Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
+use crate::connection::{Cookie, Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
 use crate::event::{Event, Gap, Totals, What};
 use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
@@ -87,8 +87,15 @@ pub struct Pipeline {
     waiting: HashMap<Key, ends::Waiting>,
     /// Ends that were told without their notice, and when: it may still come, as may the SYN of the same connection.
     missed_notices: HashMap<(Netns, Tuple), Moment>,
+    /// The same, of sockets whose cookie is known.
+    missed_cookies: HashMap<Cookie, Moment>,
+    /// Connections that were told by their end alone, and when: their SYN may come behind it.
+    told_by_end: HashMap<(Netns, Tuple), Moment>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
+    /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
+    /// those of connections that were over by then: of these a notice tells.
+    overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -140,7 +147,10 @@ impl Pipeline {
             doubts: HashMap::new(),
             waiting: HashMap::new(),
             missed_notices: HashMap::new(),
+            missed_cookies: HashMap::new(),
+            told_by_end: HashMap::new(),
             syns: HashMap::new(),
+            overtaken: HashMap::new(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use super::Pipeline;
-use super::ends::{After, Evidence, why_failed};
+use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
 use std::sync::Arc;
 
-use crate::connection::{CloseReason, Connection, Moment, Netns, Seen, Socket, TcpState, Tuple};
-use crate::event::{Bytes, Ending, Event, Gap, What};
+use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
+use crate::event::{Ending, Event, Gap, What};
 use crate::netlink::{Destroyed, ProcessNotice};
 use crate::proc::Proc;
 use crate::process::{Attribution, Reason};
@@ -19,6 +19,8 @@ use crate::source::{Kind, Observation};
 
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
+/// In a flood a SYN may be taken so long after the end of what it began.
+const SYN_LATE: Duration = Duration::from_secs(2);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
 /// Ticks between two looks for those that are not expected any more.
@@ -111,7 +113,14 @@ impl Pipeline {
             let mut born = Vec::new();
             for syn in &syns {
                 let Observation::Syn { netns, tuple, device } = syn else { continue };
-                if *netns == space.netns && self.select.wants(tuple) {
+                // Of several connections between the same ends a lookup finds the last, and that once.
+                let is_found = born.iter().any(|born: &Socket| born.tuple == *tuple);
+                if *netns != space.netns || !self.select.wants(tuple) {
+                    continue;
+                }
+                if is_found || self.syns.contains_key(&(*netns, *tuple)) {
+                    self.overtake((*netns, *tuple), at);
+                } else {
                     born.extend(self.look_up_syn(proc, space, *tuple, *device, at, told));
                 }
             }
@@ -131,8 +140,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) -> Option<Socket> {
-        let place = (space.netns, tuple);
-        if self.missed_notices.get(&place).is_some_and(|ended| at.boot <= ended.boot) {
+        let (place, now) = ((space.netns, tuple), at.boot);
+        if self.missed_notices.get(&place).is_some_and(|ended| now <= ended.boot) {
             // It came late: what it began has been told to its end.
             return None;
         }
@@ -148,13 +157,15 @@ impl Pipeline {
             (Some(_), Some(key)) if inode == Some(key.inode) => None,
             (Some(found), known) if inode.is_some() => {
                 if let Some(old) = known {
-                    self.close(&old, Evidence::LetGo, Failures::default(), at, at, told);
+                    let failures = self.new_failures(proc, space);
+                    self.close(&old, Evidence::Gone, failures, at, at, told);
                 }
                 space.gate.note_open();
                 Some(found.socket)
             }
             _ => {
-                if known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
+                let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
+                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     self.syns.insert(place, Syn { at, failures });
                 }
@@ -185,10 +196,11 @@ impl Pipeline {
             self.close_noticed(&key, *counts, after, failures, at, told);
             return;
         }
+        if cookie.is_some_and(|cookie| self.missed_cookies.remove(&cookie).is_some()) {
+            return;
+        }
         if disconnected {
-            if let Some(place) = self.syn_from(space.netns, tuple.local.port()) {
-                self.tell_syn(place, at, told);
-            }
+            self.take_disconnected(proc, space, tuple.local.port(), at, told);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
@@ -201,7 +213,9 @@ impl Pipeline {
     fn after(&mut self, space: &mut Namespace, tuple: &Tuple) -> After {
         self.totals.lookups += 1;
         match space.tables.diag().and_then(|diag| diag.find(tuple, 0, None).ok()).flatten() {
-            Some(found) if found.socket.inode.is_none() && found.socket.state.is_ending() => After::TimeWait,
+            Some(found) if found.socket.inode.is_some() => After::Nothing,
+            Some(found) if found.socket.state == TcpState::FinWait2 => After::FinWait2,
+            Some(found) if found.socket.state.is_ending() => After::TimeWait,
             _ => After::Nothing,
         }
     }
@@ -217,26 +231,29 @@ impl Pipeline {
     ) {
         let place = (space.netns, ended.tuple);
         let syn = self.syns.remove(&place);
+        let syn = syn.or_else(|| self.take_overtaken(place));
+        if syn.is_none() && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_MISSED {
+            self.told_by_end.insert(place, at);
+        }
         let established = ended.counts.is_some_and(|counts| counts.established);
-        let counts = ended.counts.unwrap_or_default();
-        let bytes = established.then_some(Bytes {
-            sent: counts.sent,
-            received: if counts.received_segments == 0 { 0 } else { counts.received },
-            exact: counts.received_segments == 0 && counts.sent.is_some(),
-        });
-        let mut was_reset = |this: &mut Self| {
-            this.after(space, &ended.tuple) == After::Nothing && this.new_failures(proc, space).resets > 0
-        };
-        let (reason, success) = match established {
-            true if was_reset(self) => (CloseReason::Reset, Some(true)),
-            true => (CloseReason::Closed, Some(true)),
-            false => (CloseReason::Failed, Some(false)),
-        };
-        let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
         let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
-        let opened = syn.map_or(at, |syn| syn.at);
         let cookie = ended.cookie;
-        let connection = Connection { cookie, ..self.passing(place, seen, opened, at) };
+        let connection = self.passing(place, seen, syn.map_or(at, |syn| syn.at), at);
+        let connection = Connection { cookie, ..connection };
+        let after = self.after(space, &ended.tuple);
+        let failures = self.new_failures(proc, space);
+        let (reason, success) = match established {
+            true if after == After::Nothing && failures.resets > 0 => (CloseReason::Reset, Some(true)),
+            true => (CloseReason::Closed, Some(true)),
+            // Whoever let go of it later than it failed: it lasted for no poll.
+            false if syn.is_none() && failures.attempts == 0 => (CloseReason::Failed, Some(false)),
+            false => {
+                let failures = syn.map_or(failures, |syn| syn.failures);
+                why_failed(&connection, ended.counts, failures, self.most_repeats, at)
+            }
+        };
+        let bytes = bytes_of(ended.counts.filter(|_| established), None, connection.state, after);
+        let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
         self.table.remember_end(space.netns, ended.tuple, at);
         self.tell_pair(connection, ending, at, told);
     }
@@ -248,13 +265,18 @@ impl Pipeline {
             self.syns.iter().filter(|(_, syn)| old(syn)).map(|(place, _)| *place).collect();
         places.sort_unstable();
         for place in places {
-            self.tell_syn(place, at, told);
+            if let Some(syn) = self.syns.remove(&place) {
+                self.tell_syn(place, syn, at, told);
+            }
         }
+        self.overtaken.retain(|_, (last, _)| last.boot + SYN_LATE > at.boot);
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
         if self.totals.polls.is_multiple_of(FORGET_EVERY) {
             self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+            self.missed_cookies.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+            self.told_by_end.retain(|_, ended| ended.boot + SYN_LATE > at.boot);
         }
     }
 
@@ -263,16 +285,51 @@ impl Pipeline {
         self.syns.remove(&(netns, tuple)).map(|syn| syn.at)
     }
 
-    fn syn_from(&self, netns: Netns, port: u16) -> Option<(Netns, Tuple)> {
-        self.syns.keys().find(|(of, tuple)| *of == netns && tuple.local.port() == port).copied()
+    fn overtake(&mut self, place: (Netns, Tuple), at: Moment) {
+        if self.overtaken.len() < MOST_SYNS {
+            let (last, count) = self.overtaken.entry(place).or_insert((at, 0));
+            (*last, *count) = (at, *count + 1);
+        }
+    }
+
+    fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
+        let (at, count) = self.overtaken.get_mut(&place)?;
+        let syn = Syn { at: *at, failures: Failures::default() };
+        *count -= 1;
+        if *count == 0 {
+            self.overtaken.remove(&place);
+        }
+        Some(syn)
+    }
+
+    /// The end of a socket of which no more than its local port is told: the SYN that came from there.
+    fn take_disconnected(
+        &mut self,
+        proc: &Proc,
+        space: &Namespace,
+        port: u16,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
+        let overtaken = self.overtaken.keys().find(from).copied();
+        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return };
+        if let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) {
+            let resets = self.new_failures(proc, space).resets;
+            let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
+            self.tell_syn(place, syn, at, told);
+        }
     }
 
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of
     /// it. Never called a success.
-    fn tell_syn(&mut self, place: (Netns, Tuple), at: Moment, told: &mut Vec<Event>) {
-        let Some(syn) = self.syns.remove(&place) else { return };
+    fn tell_syn(&mut self, place: (Netns, Tuple), syn: Syn, at: Moment, told: &mut Vec<Event>) {
         let connection = self.passing(place, Seen::Syn, syn.at, syn.at);
-        let (reason, success) = why_failed(&connection, None, syn.failures, u8::MAX, syn.at);
+        let (reason, success) = match syn.failures {
+            // Whether it had been answered is not known.
+            Failures { attempts: 0, resets: 1.., .. } => (CloseReason::Reset, None),
+            failures => why_failed(&connection, None, failures, u8::MAX, syn.at),
+        };
         let ending =
             Ending { reason, success, last_seen: Some(syn.at), gone_by: at, exact: false, bytes: None };
         self.tell_pair(connection, ending, at, told);
@@ -302,6 +359,16 @@ impl Pipeline {
         }
     }
 
+    /// An end was told without its notice, which may still come.
+    pub(super) fn expect_notice(&mut self, place: (Netns, Tuple), cookie: Option<Cookie>, at: Moment) {
+        let expected = self.missed_notices.len() + self.missed_cookies.len();
+        match cookie {
+            _ if !self.hears_ends || expected >= MOST_MISSED => None,
+            Some(cookie) => self.missed_cookies.insert(cookie, at),
+            None => self.missed_notices.insert(place, at),
+        };
+    }
+
     /// Tells its open and its close.
     pub(super) fn tell_pair(
         &mut self,
@@ -311,8 +378,9 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let connection = Arc::new(connection);
-        if !ending.exact && self.hears_ends && self.missed_notices.len() < MOST_MISSED {
-            self.missed_notices.insert((connection.netns, connection.tuple), at);
+        if !ending.exact {
+            // What is left of a socket bears another cookie.
+            self.expect_notice((connection.netns, connection.tuple), None, at);
         }
         self.coverage.opened(&connection);
         self.totals.opens += 1;

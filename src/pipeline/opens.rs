@@ -241,7 +241,7 @@ impl Pipeline {
         // The latency is taken when the owner has been read, so it is filled in behind it.
         let (mut attribution, mut held) = self.attributor.attribute(proc, key.inode, found, Duration::ZERO);
         let vanished = attribution == Attribution::Unknown(Reason::HolderVanished);
-        if vanished && matches!(found, Found::Holders(_)) {
+        if vanished && matches!(found, Found::Holders(..)) {
             // Somebody short-lived had inherited it: who else holds it is worth another search.
             let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
             let again = self.search(proc, &[Wanted { inode: key.inode, uid }], self.search_left);
@@ -382,7 +382,7 @@ fn earlier(at: Moment, by: Duration) -> Moment {
 }
 
 fn is_ssh_server(proc: &Proc, found: &Found) -> bool {
-    let Found::Holders(holders) = found else { return false };
+    let Found::Holders(holders, _) = found else { return false };
     let name = |pid| proc.hold(pid).and_then(|held| proc.comm_of(&held)).unwrap_or_default();
     holders.iter().any(|holder| SSH_SERVERS.iter().any(|server| server.as_bytes() == name(holder.pid)))
 }

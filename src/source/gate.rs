@@ -75,6 +75,8 @@ pub struct Gate {
     read_wanted: bool,
     /// True while something moved that no look and no read has explained, or a close waits to be confirmed.
     unexplained: bool,
+    /// `EstabResets` when all was explained.
+    resets_explained: u64,
     /// Opens that were counted and that no SYN has told yet; and how many SYNs told since the last tick.
     owed: u64,
     noticed: u64,
@@ -162,6 +164,7 @@ impl Gate {
         self.read_cost = cost;
         let all = REPAIR_FACTOR.saturating_mul(self.others.saturating_add(1));
         self.repair_due = at + cost.saturating_mul(all).clamp(REPAIR_LEAST, REPAIR_MOST);
+        self.explained();
         self.unexplained = unconfirmed;
         self.read_wanted = false;
         (self.owed, self.noticed, self.strange) = (0, 0, false);
@@ -171,6 +174,13 @@ impl Gate {
     /// Every followed connection has been looked at: what moved was not theirs, or has been told.
     pub fn explained(&mut self) {
         self.unexplained = false;
+        self.resets_explained = self.last.map_or(0, |last| last.estab_resets);
+    }
+
+    /// True if a connection was reset and that has not been explained.
+    #[must_use]
+    pub fn has_resets(&self) -> bool {
+        self.last.is_some_and(|last| last.estab_resets != self.resets_explained)
     }
 
     /// Counters of the last tick.

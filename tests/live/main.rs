@@ -21,6 +21,7 @@ mod direction;
 mod ending;
 mod logfile;
 mod namespaces;
+mod notices;
 mod pipe;
 mod privilege;
 mod reload;

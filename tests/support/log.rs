@@ -48,8 +48,20 @@ pub fn check(text: &[u8]) -> Vec<Value> {
         chain = check_line(line, number, &chain);
         records.push(serde_json::from_str(line).unwrap());
     }
+    check_time(&records);
     check_stories(&records);
     records
+}
+
+/// The log's own time never runs backwards.
+#[track_caller]
+fn check_time(records: &[Value]) {
+    let mut last = 0;
+    for record in records {
+        let at = record["portreeve"]["boottime_us"].as_u64().expect("a time since boot");
+        assert!(at >= last, "{} us after a record of a later moment: {}", last - at, summary(record));
+        last = at;
+    }
 }
 
 /// Printable ASCII, one record, `sequence` and `chain` where a reader without a parser finds them.
