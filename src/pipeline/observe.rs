@@ -26,11 +26,17 @@ const MOST_MISSED: usize = 65_536;
 /// As many wait at most.
 const MOST_SYNS: usize = 16_384;
 
-/// A SYN that was seen, whose socket was gone when it was looked for.
+/// A SYN without a socket may come from a namespace that nobody has noticed yet: they are looked for at once, but not
+/// more often than this.
+const LOOK_LEAST: Duration = Duration::from_millis(10);
+
+/// A SYN that was seen, whose socket was gone when it was looked for; or that was forwarded, and has none here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Syn {
     at: Moment,
     failures: Failures,
+    /// How many opens the kernel had counted at the tick before.
+    opens: Option<u64>,
 }
 
 impl Pipeline {
@@ -38,14 +44,16 @@ impl Pipeline {
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
         let mut told = Vec::new();
         let mut spaces = std::mem::take(&mut self.spaces);
+        let strays = self.syns.len();
         // A notice of an end that came together with the SYN finds the connection opened.
         let (syns, others): (Vec<_>, Vec<_>) =
             observed.into_iter().partition(|one| matches!(one, Observation::Syn { .. }));
         self.take_syns(proc, &mut spaces, syns, at, &mut told);
+        let mut executed = Vec::new();
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
-                Observation::Process(notice) => self.take_process(proc, notice, at.boot),
+                Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
@@ -69,13 +77,20 @@ impl Pipeline {
             }
         }
         self.spaces = spaces;
+        self.ask_where_they_live(proc, &executed, at, &mut told);
+        if self.syns.len() > strays && at.boot >= self.looked + LOOK_LEAST {
+            self.find_namespaces(proc, at, &mut told);
+        }
         told
     }
 
-    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration) {
+    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration, executed: &mut Vec<u32>) {
         match notice {
             ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at),
-            ProcessNotice::Exec { pid } => self.attributor.executed(proc, pid, at),
+            ProcessNotice::Exec { pid } => {
+                executed.push(pid);
+                self.attributor.executed(proc, pid, at);
+            }
             ProcessNotice::Exit { pid } => self.attributor.exited(pid, at),
         }
     }
@@ -150,7 +165,8 @@ impl Pipeline {
             _ => {
                 if known.is_none() && self.syns.len() < MOST_SYNS && !self.syns.contains_key(&place) {
                     let failures = self.new_failures(proc, space);
-                    self.syns.insert(place, Syn { at, failures });
+                    let opens = space.gate.counters().map(|counters| counters.active_opens);
+                    self.syns.insert(place, Syn { at, failures, opens });
                 }
                 None
             }
@@ -242,12 +258,27 @@ impl Pipeline {
             self.syns.iter().filter(|(_, syn)| old(syn)).map(|(place, _)| *place).collect();
         places.sort_unstable();
         for place in places {
-            self.tell_syn(place, at, told);
+            match self.is_foreign(place) {
+                true => drop(self.syns.remove(&place)),
+                false => self.tell_syn(place, at, told),
+            }
         }
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
         self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+    }
+
+    /// True for a SYN that only passed through, as those of containers do: notices tell of every socket's end and told
+    /// nothing of this one's, or the kernel has counted no open since.
+    fn is_foreign(&self, place: (Netns, Tuple)) -> bool {
+        let Some((syn, space)) =
+            self.syns.get(&place).zip(self.spaces.iter().find(|space| space.netns == place.0))
+        else {
+            return false;
+        };
+        let opens = space.gate.counters().map(|counters| counters.active_opens);
+        space.is_noticed(syn.at.boot) || opens.is_some() && opens == syn.opens
     }
 
     /// A SYN whose TIME_WAIT is in the table.
