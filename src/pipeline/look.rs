@@ -27,7 +27,7 @@ impl Pipeline {
         if verdict == Verdict::Read {
             return true;
         }
-        if space.tables.diag().is_some() {
+        if space.tables.looks_up() {
             return self.must_read_after_lookups(proc, space, verdict, at, told);
         }
         if self.turn(space).iter().any(|key| self.holds.look(proc, key) == Sight::Gone) {
@@ -53,7 +53,7 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) -> bool {
         let mut keys = self.turn(space);
-        let mut must_read = false;
+        let mut must_read = space.gate.is_strange() && space.gate.pay(space.gate.read_cost());
         if verdict != Verdict::Quiet {
             let noticed = space.is_noticed(at.boot);
             let followed: Vec<Key> = match noticed {
@@ -68,7 +68,7 @@ impl Pipeline {
                 keys.dedup();
                 space.gate.explained();
             } else {
-                must_read = space.gate.pay(space.gate.read_cost());
+                must_read = must_read || space.gate.pay(space.gate.read_cost());
             }
         }
         self.look_at(proc, space, &keys, at, told) || must_read

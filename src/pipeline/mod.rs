@@ -218,7 +218,7 @@ impl Pipeline {
     ) -> Result<(), ProcError> {
         let Some(net) = self.net_of(space) else { return Ok(()) };
         let counters = proc.read_counters(net)?;
-        let verdict = space.gate.judge(counters, at.boot);
+        let verdict = space.gate.judge(counters, at.boot, space.opens(at.boot));
         if self.must_read(proc, space, verdict, at, told) {
             self.read(proc, space, at, told)?;
         }

@@ -10,7 +10,7 @@ use crate::connection::{Key, Moment, Netns};
 use crate::event::{Event, Gap, What};
 use crate::proc::{Net, Proc, ProcError};
 use crate::source::events::Entered;
-use crate::source::gate::Gate;
+use crate::source::gate::{Gate, Opens};
 use crate::source::poll::{Choice, Source, Tables, Wanted, choose};
 use crate::source::{Events, Kind, Tally};
 
@@ -68,6 +68,12 @@ impl Namespace {
     /// True if notices tell of every end.
     pub fn is_noticed(&self, at: Duration) -> bool {
         self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
+    }
+
+    /// How opens to watched ports are learned of.
+    pub fn opens(&self, at: Duration) -> Opens {
+        let tells = self.on.contains(&Kind::Syn) && self.tables.looks_up() && at >= self.doubtful_until;
+        if tells { Opens::Noticed } else { Opens::Counted }
     }
 
     /// A notice was lost: for a minute the table must tell what it would have told.

@@ -135,6 +135,9 @@ impl Pipeline {
             return None;
         }
         let known = self.table.between(space.netns, tuple);
+        if !space.tables.looks_up() {
+            space.gate.want_read();
+        }
         self.totals.lookups += 1;
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
@@ -145,6 +148,7 @@ impl Pipeline {
                 if let Some(old) = known {
                     self.close(&old, Evidence::LetGo, Failures::default(), at, at, told);
                 }
+                space.gate.note_open();
                 Some(found.socket)
             }
             _ => {

@@ -89,6 +89,7 @@ impl Pipeline {
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
             let connection = self.new_connection(key, socket, seen, at);
             self.table.open(key, connection, socket.device, true);
+            self.syns.remove(&(key.netns, key.tuple));
             self.sought.insert(inode, (key, sight));
             wanted.push(Wanted { inode, uid: socket.uid });
             keys.push(key);

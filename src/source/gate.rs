@@ -19,6 +19,9 @@
 //!   are about to end, so they are looked at in every tick as well.
 //! - A change of owner (fork, descriptor passed on) moves no counter: it is seen at the next look.
 //!
+//! Where SYNs tell of every open to a watched port (`Opens::Noticed`), an open that was counted and told needs no reading,
+//! and one that was only counted is another port's, or was missed: it is read for as soon as 1/100 of a core allows.
+//!
 //! What stays is seen by the repair read, at the latest one repair interval later.
 
 use std::time::Duration;
@@ -49,6 +52,15 @@ pub enum Verdict {
     Read,
 }
 
+/// How an outbound open is learned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// By `ActiveOpens` alone.
+    Counted,
+    /// Those of watched ports by their SYN; `ActiveOpens` counts those of all ports.
+    Noticed,
+}
+
 /// Counters of the last tick, and the purse that pays for unasked reads.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -63,6 +75,11 @@ pub struct Gate {
     read_wanted: bool,
     /// True while something moved that no look and no read has explained, or a close waits to be confirmed.
     unexplained: bool,
+    /// Opens that were counted and that no SYN has told yet; and how many SYNs told since the last tick.
+    owed: u64,
+    noticed: u64,
+    /// True while some of them are of other ports, or were missed.
+    strange: bool,
     saved: Duration,
     saved_at: Duration,
     /// Other namespaces: the shares of a core are those of all together.
@@ -76,7 +93,7 @@ impl Gate {
     }
 
     /// Takes this tick's counters. `at`: time since boot.
-    pub fn judge(&mut self, now: Counters, at: Duration) -> Verdict {
+    pub fn judge(&mut self, now: Counters, at: Duration, opens: Opens) -> Verdict {
         self.before = self.last;
         let Some(last) = self.last.replace(now) else {
             self.read_wanted = true;
@@ -85,7 +102,18 @@ impl Gate {
         self.saved += at.saturating_sub(self.saved_at) / SHARE / self.others.saturating_add(1);
         self.saved = self.saved.min(SAVED_MOST.max(self.read_cost * 3));
         self.saved_at = at;
-        self.read_wanted |= now.active_opens != last.active_opens || at >= self.repair_due;
+        let opened = now.active_opens.wrapping_sub(last.active_opens);
+        self.read_wanted |= at >= self.repair_due;
+        match opens {
+            Opens::Counted => self.read_wanted |= opened > 0,
+            Opens::Noticed => {
+                // Those of the tick before have had time to be told.
+                let late = self.owed.saturating_sub(self.noticed);
+                self.owed = self.owed.saturating_add(opened).saturating_sub(self.noticed);
+                self.strange |= late > 0;
+            }
+        }
+        self.noticed = 0;
         // What is unreachable tells nothing of its own: the attempt's failure moves another counter.
         let moved = Counters { unreachable: last.unreachable, ..now } != last;
         self.unexplained |= moved;
@@ -95,6 +123,18 @@ impl Gate {
             (_, _, true) => Verdict::Unexplained,
             _ => Verdict::Quiet,
         }
+    }
+
+    /// A SYN told of an open that is counted too.
+    pub fn note_open(&mut self) {
+        self.noticed = self.noticed.saturating_add(1);
+    }
+
+    /// True while an open was counted that no SYN told: to another port, or missed. What it is a reading tells; where
+    /// SYNs tell of all that is watched there is no hurry.
+    #[must_use]
+    pub fn is_strange(&self) -> bool {
+        self.strange
     }
 
     /// The next tick must read.
@@ -124,6 +164,7 @@ impl Gate {
         self.repair_due = at + cost.saturating_mul(all).clamp(REPAIR_LEAST, REPAIR_MOST);
         self.unexplained = unconfirmed;
         self.read_wanted = false;
+        (self.owed, self.noticed, self.strange) = (0, 0, false);
         self.at_read = self.last;
     }
 
@@ -184,7 +225,7 @@ mod tests {
     fn after_a_read() -> (Gate, Counters) {
         let mut gate = Gate::default();
         let counters = Counters { curr_estab: 5, ..Counters::default() };
-        assert_eq!(gate.judge(counters, Duration::ZERO), Verdict::Read);
+        assert_eq!(gate.judge(counters, Duration::ZERO, Opens::Counted), Verdict::Read);
         gate.has_read(Duration::ZERO, COST, false);
         (gate, counters)
     }
@@ -193,21 +234,21 @@ mod tests {
     fn what_does_not_move_is_not_read() {
         let (mut gate, counters) = after_a_read();
         for tick in 1..139 {
-            assert_eq!(gate.judge(counters, MS * 50 * tick), Verdict::Quiet);
+            assert_eq!(gate.judge(counters, MS * 50 * tick, Opens::Counted), Verdict::Quiet);
         }
-        assert_eq!(gate.judge(counters, MS * 7_000), Verdict::Read, "the repair");
+        assert_eq!(gate.judge(counters, MS * 7_000, Opens::Counted), Verdict::Read, "the repair");
     }
 
     #[test]
     fn an_open_is_read_at_once_and_an_end_is_looked_at() {
         let (mut gate, mut counters) = after_a_read();
         counters.curr_estab -= 1;
-        assert_eq!(gate.judge(counters, MS * 50), Verdict::Look);
-        assert_eq!(gate.judge(counters, MS * 100), Verdict::Unexplained);
+        assert_eq!(gate.judge(counters, MS * 50, Opens::Counted), Verdict::Look);
+        assert_eq!(gate.judge(counters, MS * 100, Opens::Counted), Verdict::Unexplained);
         counters.active_opens += 1;
-        assert_eq!(gate.judge(counters, MS * 150), Verdict::Read);
+        assert_eq!(gate.judge(counters, MS * 150, Opens::Counted), Verdict::Read);
         gate.has_read(MS * 150, COST, false);
-        assert_eq!(gate.judge(counters, MS * 200), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 200, Opens::Counted), Verdict::Quiet);
     }
 
     #[test]
@@ -216,7 +257,7 @@ mod tests {
         let mut paid = Duration::ZERO;
         for tick in 1..=12_000 {
             counters.passive_opens += 1;
-            gate.judge(counters, MS * 50 * tick);
+            gate.judge(counters, MS * 50 * tick, Opens::Counted);
             if gate.pay(COST) {
                 paid += COST;
             }
@@ -226,14 +267,36 @@ mod tests {
     }
 
     #[test]
+    fn opens_that_syns_tell_of_are_not_read_for_and_others_without_hurry() {
+        let (mut gate, mut counters) = after_a_read();
+        let mut tick = 0;
+        let mut judge = |gate: &mut Gate, opened: u64, noticed: u64| {
+            tick += 1;
+            counters.active_opens += opened;
+            (0..noticed).for_each(|_| gate.note_open());
+            assert_ne!(gate.judge(counters, MS * 50 * tick, Opens::Noticed), Verdict::Read);
+            gate.is_strange()
+        };
+        assert!(!judge(&mut gate, 3, 3));
+        assert!(!judge(&mut gate, 1, 0), "its SYN may be on its way");
+        assert!(!judge(&mut gate, 0, 1));
+        assert!(!judge(&mut gate, 0, 1), "a SYN that came before its count");
+        assert!(!judge(&mut gate, 2, 0));
+        assert!(judge(&mut gate, 0, 1), "one was told, the other is strange");
+        assert!(judge(&mut gate, 0, 0));
+        gate.has_read(MS * 1_000, COST, false);
+        assert!(!judge(&mut gate, 0, 0));
+    }
+
+    #[test]
     fn the_repair_interval_has_both_bounds() {
         let (mut gate, counters) = after_a_read();
         gate.has_read(Duration::ZERO, Duration::from_micros(3), false);
-        assert_eq!(gate.judge(counters, MS * 999), Verdict::Quiet);
-        assert_eq!(gate.judge(counters, MS * 1_000), Verdict::Read);
+        assert_eq!(gate.judge(counters, MS * 999, Opens::Counted), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 1_000, Opens::Counted), Verdict::Read);
         gate.has_read(Duration::ZERO, Duration::from_secs(9), false);
-        assert_eq!(gate.judge(counters, MS * 119_999), Verdict::Quiet);
-        assert_eq!(gate.judge(counters, MS * 120_000), Verdict::Read);
+        assert_eq!(gate.judge(counters, MS * 119_999, Opens::Counted), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 120_000, Opens::Counted), Verdict::Read);
     }
 
     #[test]
@@ -241,14 +304,14 @@ mod tests {
         let (mut gate, mut counters) = after_a_read();
         gate.share_with(9);
         gate.has_read(Duration::ZERO, COST, false);
-        assert_eq!(gate.judge(counters, MS * 69_999), Verdict::Quiet);
-        assert_eq!(gate.judge(counters, MS * 70_000), Verdict::Read, "the repair");
+        assert_eq!(gate.judge(counters, MS * 69_999, Opens::Counted), Verdict::Quiet);
+        assert_eq!(gate.judge(counters, MS * 70_000, Opens::Counted), Verdict::Read, "the repair");
         gate.has_read(MS * 70_000, COST, false);
         while gate.pay(COST) {}
         counters.passive_opens += 1;
-        gate.judge(counters, MS * 76_000);
+        gate.judge(counters, MS * 76_000, Opens::Counted);
         assert!(!gate.pay(COST));
-        gate.judge(counters, MS * 77_000);
+        gate.judge(counters, MS * 77_000, Opens::Counted);
         assert!(gate.pay(COST), "7 ms in 7 s");
     }
 
@@ -256,7 +319,7 @@ mod tests {
     fn failures_are_counted_from_the_last_read() {
         let (mut gate, mut counters) = after_a_read();
         counters.attempt_fails += 2;
-        gate.judge(counters, MS * 50);
+        gate.judge(counters, MS * 50, Opens::Counted);
         assert_eq!(gate.failures(counters), Failures { attempts: 2, ..Failures::default() });
         gate.has_read(MS * 50, COST, false);
         assert_eq!(gate.failures(counters), Failures::default());

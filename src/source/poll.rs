@@ -102,6 +102,12 @@ impl Tables {
         }
     }
 
+    /// True if exact lookups can be made.
+    #[must_use]
+    pub fn looks_up(&self) -> bool {
+        self.diag.is_some()
+    }
+
     /// For exact lookups, whichever source is in use.
     pub fn diag(&mut self) -> Option<&mut Diag> {
         self.diag.as_mut()
