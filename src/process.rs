@@ -121,8 +121,6 @@ pub enum Reason {
     Budget,
     /// All descriptors were looked at, and somebody sends descriptors through a unix socket that nobody has taken yet.
     InFlight,
-    /// No process ever held it: the kernel's own.
-    Kernel,
 }
 
 impl Reason {
@@ -136,7 +134,6 @@ impl Reason {
             Self::TimeWait => "time_wait",
             Self::Budget => "budget",
             Self::InFlight => "in_flight",
-            Self::Kernel => "kernel",
         }
     }
 }

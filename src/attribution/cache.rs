@@ -69,6 +69,11 @@ impl Memory {
         if let Some(known) = self.by_pid.get_mut(&pid).filter(|known| !known.has_ended) {
             known.has_ended = true;
             self.ended.push_back((at, Name { pid, id: known.id }));
+            if self.ended.len() > MOST
+                && let Some((_, oldest)) = self.ended.pop_front()
+            {
+                self.remove(oldest);
+            }
         }
     }
 
@@ -144,4 +149,59 @@ fn shortened(mut process: Process) -> Arc<Process> {
     process.args_cut |= fits < process.args.len();
     process.args.truncate(fits);
     Arc::new(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, args: &[&str]) -> Process {
+        Process {
+            pid,
+            ppid: 1,
+            start_ticks: u64::from(pid),
+            pidfd_inode: None,
+            comm: b"x".to_vec(),
+            executable: None,
+            executable_deleted: false,
+            args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            args_bytes: 0,
+            args_cut: false,
+            redacted: 0,
+            working_directory: None,
+            tty: None,
+            ids: None,
+            user: None,
+            effective_user: None,
+            login: None,
+            cgroup: None,
+            denied: Vec::new(),
+            remembered: false,
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_forks_and_ends() {
+        let mut memory = Memory::default();
+        let at = Duration::from_secs(9);
+        for round in 0..3 {
+            for pid in 2..20_000 {
+                memory.forked(pid - 1, process(pid, &["x"]), at);
+                if round == 1 {
+                    memory.exited(pid, at);
+                }
+            }
+            assert!(
+                memory.by_pid.len() <= MOST && memory.order.len() <= 2 * MOST && memory.ended.len() <= MOST
+            );
+        }
+    }
+
+    #[test]
+    fn long_arguments_are_cut_and_said_to_be() {
+        let long = "a".repeat(MOST_ARGS);
+        let kept = shortened(process(2, &["sh", &long, "end"]));
+        assert_eq!((kept.args.len(), kept.args_cut), (1, true));
+        assert!(!shortened(process(2, &["sh", "end"])).args_cut);
+    }
 }

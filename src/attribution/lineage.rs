@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use super::ancestors::{Again, Link};
 use super::{Attributor, Candidate, Known};
 use crate::connection::Inode;
-use crate::proc::{Depth, Held, Proc, Sight};
+use crate::proc::{Depth, Held, Proc, ProcError, Sight};
 use crate::process::{ChainCut, Holder, Lineage, Process};
 
 /// The longest chain that is read. Real ones have about ten links.
@@ -37,7 +37,9 @@ impl Attributor {
         let held = proc.hold(pid).ok()?;
         let process = self.read(proc, &held, Depth::Owner)?;
         let process = share(&mut self.processes, process.pid, process);
-        let children = proc.children_of(&held);
+        // Nobody has a child without a pid that was given out after its own.
+        let is_last = proc.last_pid() == Some(pid);
+        let children = if is_last { Vec::new() } else { proc.children_of(&held) };
         let known = Rc::new(Known { held: Rc::new(held), process, children, lineage: OnceCell::new() });
         if self.this_tick.len() >= MOST_KNOWN {
             self.this_tick.clear();
@@ -78,17 +80,16 @@ impl Attributor {
                 let mut process = Process::clone(&link.process);
                 self.name_users(&mut process);
                 let process = share(&mut self.processes, pid, process);
-                self.ancestors.rename(&process);
-                Some(Link { process, ..link })
+                self.ancestors.learn(&process)
             }
-            Again::Changed(process, print) => {
-                let process = self.told(process);
+            Again::Changed(process) => {
+                let process = self.told(*process);
                 let process = share(&mut self.processes, pid, process);
-                self.ancestors.learn(&process, print)
+                self.ancestors.learn(&process)
             }
             Again::Unknown => {
                 let kept = proc.keep(proc.hold(pid).ok()?).ok()?;
-                let (process, print) = proc.read_if_changed(&kept, None).ok()??;
+                let (process, print) = proc.read_ancestor(&kept).ok()?;
                 let process = self.told(process);
                 let process = share(&mut self.processes, pid, process);
                 Some(self.ancestors.add(kept, print, process))
@@ -110,27 +111,26 @@ impl Attributor {
     fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
         let process = &owner.process;
         let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
-        let (mut child, mut held) = (Arc::clone(process), Rc::clone(&owner.held));
+        let mut child = self.ancestors.owner(Rc::clone(&owner.held), Arc::clone(process));
         let mut ppid = process.ppid;
         while ppid != 0 && lineage.cut.is_none() {
-            if lineage.ancestry.len() == LONGEST_CHAIN {
+            if lineage.ancestry.len() >= LONGEST_CHAIN {
                 lineage.cut = Some(ChainCut::TooLong);
                 break;
             }
-            let lost = self.memory.lost_parent(&child);
-            let (parent, still) = match lost {
+            let (parent, still) = match self.memory.lost_parent(&child.process) {
                 Some(lost) => (self.past_lost(proc, lost, &mut lineage.ancestry), Ok(ppid)),
                 None => {
                     let parent = self.ancestor(proc, ppid);
-                    let is_old = parent.as_ref().is_some_and(|parent| parent.is_old);
-                    (parent, if is_old { Ok(ppid) } else { proc.parent_of(&held) })
+                    let is_proven = parent.as_ref().is_some_and(|parent| parent.was_meant_by(&child));
+                    (parent, if is_proven { Ok(ppid) } else { self.ask_for_parent(proc, &child, ppid) })
                 }
             };
             match (parent, still) {
                 (Some(parent), Ok(still)) if still == ppid => {
                     ppid = parent.process.ppid;
                     lineage.ancestry.push(Arc::clone(&parent.process));
-                    (child, held) = (parent.process, parent.held);
+                    child = parent;
                 }
                 // Its parent ended meanwhile and another adopted it: the chain goes on there. Each turn needs a death,
                 // so this ends.
@@ -142,6 +142,12 @@ impl Attributor {
         share(&mut self.lineages, process.pid, lineage)
     }
 
+    fn ask_for_parent(&mut self, proc: &Proc, child: &Link, known: u32) -> Result<u32, ProcError> {
+        let told = proc.parent_of(&child.held);
+        self.ancestors.asked(child.process.pid, told.as_ref().is_ok_and(|told| *told == known));
+        told
+    }
+
     /// Tells those who have ended, as they are remembered, up to one that lives.
     fn past_lost(
         &mut self,
@@ -149,7 +155,7 @@ impl Attributor {
         mut lost: Arc<Process>,
         ancestry: &mut Vec<Arc<Process>>,
     ) -> Option<Link> {
-        while ancestry.len() + 1 < LONGEST_CHAIN {
+        while ancestry.len() < LONGEST_CHAIN {
             ancestry.push(Arc::clone(&lost));
             if let Some(above) = self.memory.lost_parent(&lost) {
                 lost = above;

@@ -91,8 +91,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         | Reason::Denied
         | Reason::TimeWait
         | Reason::Budget
-        | Reason::InFlight
-        | Reason::Kernel => reason.name(),
+        | Reason::InFlight => reason.name(),
     };
     let cut = |cut| match cut {
         ChainCut::Vanished | ChainCut::TooLong => cut.name(),
@@ -117,7 +116,6 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         Reason::TimeWait,
         Reason::Budget,
         Reason::InFlight,
-        Reason::Kernel,
     ];
     // A connection that we opened and that has a row is in none of the others.
     let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());

@@ -61,6 +61,8 @@ fn is_found(lab: &Lab, how: &str, test: &str) {
         let expected = json!({
             "process.pid": child.id(),
             "process.name": "hide",
+            "process.executable": hider.to_str().unwrap(),
+            "process.args": [hider.to_str().unwrap(), how, "127.0.0.1", "22"],
             "user.id": owner.to_string(),
             "portreeve.attribution.status": "owned",
             "portreeve.attribution.holders": [child.id()],

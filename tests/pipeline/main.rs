@@ -13,6 +13,8 @@ mod kernel;
 
 /// Gated and ungated polling tell the same.
 mod gate;
+/// Ancestors that have ended.
+mod memory;
 /// Trees over time, and the words they must lead to.
 mod scenarios;
 /// The search for an owner.
