@@ -85,6 +85,7 @@ impl Renderer {
             None => json!(ids.real_uid.to_string()),
         });
         set(&mut link, "user", user);
+        set(&mut link, "remembered", process.remembered.then_some(json!(true)));
         link
     }
 

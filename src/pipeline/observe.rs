@@ -21,6 +21,8 @@ use crate::source::{Kind, Observation};
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
+/// Ticks between two looks for those that are not expected any more.
+const FORGET_EVERY: u64 = 64;
 /// As many are remembered; what is more may be told twice, which is better than not at all.
 const MOST_MISSED: usize = 65_536;
 /// As many wait at most.
@@ -251,7 +253,9 @@ impl Pipeline {
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
-        self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+        if self.totals.polls.is_multiple_of(FORGET_EVERY) {
+            self.missed_notices.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
+        }
     }
 
     /// A SYN whose TIME_WAIT is in the table.

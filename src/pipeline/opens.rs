@@ -105,11 +105,23 @@ impl Pipeline {
             self.open(proc, key, found.remove(&key.inode).as_ref(), at, told);
         }
         self.tell_found(proc, found, at, told);
-        // A table that does not tell cookies leaves them to exact lookups: an end is told by its cookie.
+        if !space.on.is_empty() {
+            self.learn_cookies(space, sockets, at, told);
+        }
+    }
+
+    /// A table that does not tell cookies leaves them to exact lookups: an end is told by its cookie.
+    fn learn_cookies(
+        &mut self,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         for socket in sockets.iter().filter(|socket| socket.cookie.is_none()) {
             let Some(inode) = socket.inode else { continue };
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
-            if let Some(Some(sight)) = self.find(space, &key).filter(|_| !space.on.is_empty())
+            if let Some(Some(sight)) = self.find(space, &key)
                 && sight.socket.inode == Some(inode)
                 && self.table.look(&key, &sight.socket, sight.counts, at)
             {
