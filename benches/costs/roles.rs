@@ -192,8 +192,9 @@ fn forker(per_second: u64) {
 /// Addresses that each flooder connects to, so that it does not run out of ports while TIME_WAIT holds them.
 pub const PLACES: u8 = 8;
 
-/// From here on; each port serves all addresses.
-const FLOOD_PORTS: u16 = 10_000;
+/// From here on; each port serves all addresses. Behind those of `Visits::pass`, whose TIME_WAITs still hold theirs,
+/// and in front of those that the kernel gives out.
+const FLOOD_PORTS: u16 = 20_000;
 
 /// Connections of a flooder that stand at once: at 2,500 a second each lives for 10 ms.
 const IN_FLIGHT: usize = 25;
