@@ -205,7 +205,9 @@ impl Pipeline {
         let established = connection.state != TcpState::SynSent || counts.is_some_and(|c| c.established);
         let (reason, success) = match (established, by, after) {
             (false, ..) => why_failed(connection, entry.counts, failures, self.most_repeats, at),
-            (_, Evidence::Row, _) | (.., After::TimeWait | After::FinWait2) => (CloseReason::Closed, Some(true)),
+            (_, Evidence::Row, _) | (.., After::TimeWait | After::FinWait2) => {
+                (CloseReason::Closed, Some(true))
+            }
             (.., After::Disconnected) => (CloseReason::Reset, Some(true)),
             _ => (reset_or_closed(connection, failures), Some(true)),
         };

@@ -153,8 +153,11 @@ impl Pipeline {
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
-            // A SYN that is repeated.
-            (Some(_), Some(key)) if inode == Some(key.inode) => None,
+            // A SYN that is repeated, or whose place another has taken meanwhile.
+            (Some(_), Some(key)) if inode == Some(key.inode) => {
+                self.overtake(place, at);
+                None
+            }
             (Some(found), known) if inode.is_some() => {
                 if let Some(old) = known {
                     let failures = self.new_failures(proc, space);
@@ -163,9 +166,14 @@ impl Pipeline {
                 space.gate.note_open();
                 Some(found.socket)
             }
+            // Its place is in the table still, and it is over as well.
+            (_, Some(_)) => {
+                self.overtake(place, at);
+                None
+            }
             _ => {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
-                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS {
+                if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     self.syns.insert(place, Syn { at, failures });
                 }
