@@ -20,7 +20,7 @@ use crate::source::{Kind, Observation};
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
 /// In a flood a SYN may be taken so long after the end of what it began.
-const SYN_LATE: Duration = Duration::from_secs(2);
+const SYN_LATE: Duration = Duration::from_secs(10);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
 /// Ticks between two looks for those that are not expected any more.
