@@ -121,7 +121,8 @@ fn the_kernels_count_agrees_with_ours_on_all_ports_and_what_is_no_open_is_not_co
     // Neither a listener nor a socket that never connected is an open; nor is one that was accepted.
     let listener = lab.listen("127.0.0.1:40000");
     let (client, accepted) = (lab.connect("127.0.0.1:40000"), listener.accept().unwrap());
-    sleep_ms(60);
+    // Who listened there is learned from a reading of the table.
+    sleep_ms(1500);
     drop(listener);
     lab.inside(|| {
         for _ in 0..5 {
@@ -225,8 +226,8 @@ fn an_accepted_socket_of_a_listener_that_is_gone_is_no_open() {
         let listener = lab.listen("127.0.0.1:41000");
         let client = lab.connect("127.0.0.1:41000");
         let server = listener.accept().unwrap().0;
-        // The client's open has the table read, which tells the listener.
-        sleep_ms(100);
+        // Who listened there is learned from a reading of the table.
+        sleep_ms(1500);
         drop(listener);
         SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
         drop(server);
