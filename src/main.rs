@@ -90,8 +90,11 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
     if file.is_some() && matches!(format, Format::Text(_)) {
         log::warn!("text in a file has no numbers and no chain, and `portreeve show` cannot read it");
     }
+    let is_shown = file.is_none() && matches!(format, Format::Text(_));
     let begin = match file {
-        _ if args.once => daemon::once(settings, format, Destination::Stdout(Stdout::default())),
+        _ if args.once => {
+            daemon::once(settings, format, Destination::Stdout(Stdout::default())).map(|()| String::new())
+        }
         None => daemon::run(args, settings, format, Destination::Stdout(Stdout::default()), &logger),
         Some(file) => {
             if stderr().is_terminal() {
@@ -105,10 +108,14 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
             daemon::run(args, settings, format, Destination::File(file), &logger)
         }
     };
-    begin.map_err(|error| {
+    let summary = begin.map_err(|error| {
         let status = if matches!(error, DaemonError::Blind(_)) { NO_PERMISSION } else { 1 };
         fail(status)(&error)
-    })
+    })?;
+    if !is_shown && !summary.is_empty() && stderr().is_terminal() {
+        let _ = writeln!(stderr(), "portreeve: {summary}");
+    }
+    Ok(())
 }
 
 fn format_of(settings: &Settings, to_file: bool) -> Format {

@@ -51,8 +51,11 @@ impl Spread {
         Self::of((0..times).map(measure).collect())
     }
 
+    /// Of an even number of values halfway between the two in the middle: of two, the smaller one would flatter.
     pub fn median(&self) -> f64 {
-        self.quantile(0.5)
+        let middle = |index: usize| self.0.get(index).copied().unwrap_or(f64::NAN);
+        let length = self.0.len();
+        (middle(length.saturating_sub(1) / 2) + middle(length / 2)) / 2.0
     }
 
     /// The smallest value that at least this share of the values does not exceed.

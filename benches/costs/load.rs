@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crate::roles::{Closes, PAIRS, PLACES};
@@ -129,9 +130,11 @@ impl Visits {
         self.visit()
     }
 
-    /// One that connects, stays for `life`, closes and exits.
+    /// One that connects, stays for `life`, closes and exits. From a port that no other had: it tells them apart.
     pub fn pass(&mut self, life: Duration, closes: Closes) {
-        let role = format!("visitor {} {}", life.as_micros(), closes.word());
+        static PORTS: AtomicU16 = AtomicU16::new(10_000);
+        let port = PORTS.fetch_add(1, Ordering::Relaxed);
+        let role = format!("visitor {} {} {port}", life.as_micros(), closes.word());
         self.crew.0.push(start(&role, &self.writer));
     }
 

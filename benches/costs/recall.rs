@@ -117,11 +117,11 @@ fn visit_all(watcher: &Watcher, closes: Closes, plan: &Plan) -> (Vec<Score>, f64
     (visits.iter().map(|visits| score(visits, &sights)).collect(), percent)
 }
 
-/// One connection every 5 to 45 ms: at any moment between two ticks.
+/// One connection every 5 to 35 ms: at any moment between two ticks.
 fn visit(life: Duration, count: usize, closes: Closes) -> Vec<Visit> {
     let mut visits = Visits::new();
     for index in 0..count as u64 {
-        std::thread::sleep(Duration::from_millis(5 + (index * 17) % 41));
+        std::thread::sleep(Duration::from_millis(5 + (index * 17) % 31));
         visits.pass(life, closes);
     }
     visits.finish()

@@ -33,7 +33,7 @@ impl Record {
 pub struct Tally {
     pub opened: u64,
     pub closed: u64,
-    /// Opens of a socket that an earlier one had already told, by its cookie.
+    /// Opens of a connection that an earlier one had already told, by its community id: the hash of its addresses.
     pub twice: u64,
     /// What the gap records count, by cause. A cause whose records count nothing stands with 0.
     pub gaps: Vec<(String, u64)>,
@@ -49,13 +49,14 @@ pub struct Tally {
 impl Tally {
     pub fn of(lines: impl Iterator<Item = String>) -> Self {
         let mut tally = Self::default();
-        let mut cookies = HashSet::new();
+        let mut known = HashSet::new();
         for line in lines {
             // Most of a gigabyte is about connections: those are not parsed.
-            match action(&line) {
+            match value_of("\"event\":{\"action\":\"", &line) {
                 "connection-opened" => {
                     tally.opened += 1;
-                    tally.twice += u64::from(cookie(&line).is_some_and(|cookie| !cookies.insert(cookie)));
+                    let id = value_of("\"community_id\":\"", &line);
+                    tally.twice += u64::from(!id.is_empty() && !known.insert(id.to_owned()));
                 }
                 "connection-closed" => tally.closed += 1,
                 "gap" => tally.gap(&serde_json::from_str(&line).unwrap_or_default()),
@@ -97,13 +98,9 @@ impl Tally {
     }
 }
 
-fn cookie(line: &str) -> Option<u64> {
-    line.split_once("\"cookie\":\"")?.1.split('"').next()?.parse().ok()
-}
-
-/// `event` comes last but for the chain, and no record can forge what stands behind its own text.
-fn action(line: &str) -> &str {
-    const KEY: &str = "\"event\":{\"action\":\"";
-    let rest = line.rfind(KEY).and_then(|at| line.get(at + KEY.len()..)).unwrap_or_default();
+/// What stands behind a key, up to the next quotation mark: the last such key, which no text inside a record can forge,
+/// because there quotation marks are escaped.
+fn value_of<'line>(key: &str, line: &'line str) -> &'line str {
+    let rest = line.rfind(key).and_then(|at| line.get(at + key.len()..)).unwrap_or_default();
     rest.split('"').next().unwrap_or_default()
 }

@@ -5,13 +5,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
 use rustix::thread::set_current_timer_slack;
+use socket2::{Domain, Socket, Type};
 
 use crate::{diag, figures, floors, tap};
 
@@ -63,7 +64,7 @@ pub fn play(args: &[String]) -> ExitCode {
             let _ = std::io::stdin().read(&mut [0; 1]);
             client();
         }
-        "visitor" => visitor(micros(1), Closes::parse(&args[2])),
+        "visitor" => visitor(micros(1), Closes::parse(&args[2]), number(3) as u16),
         "caller" => caller(number(1), micros(2)),
         "spawner" => spawner(number(1), &args[2]),
         "forker" => forker(number(1)),
@@ -119,24 +120,30 @@ fn server() {
     });
 }
 
-fn connect() -> (TcpStream, String) {
-    let stream = TcpStream::connect(SSH).expect("the server on port 22");
+/// From this port; 0: from any.
+fn connect(port: u16) -> (TcpStream, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    if port != 0 {
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("a free port");
+    }
+    socket.connect(&SocketAddr::from(SSH).into()).expect("the server on port 22");
+    let stream = TcpStream::from(socket);
     let connected_ns = figures::monotonic_ns();
     let port = stream.local_addr().expect("its address").port();
     (stream, format!("{} {port} {connected_ns}", std::process::id()))
 }
 
 fn client() {
-    let (_stream, visit) = connect();
+    let (_stream, visit) = connect(0);
     stand(&format!("{visit} {}", figures::monotonic_ns()));
     forever();
 }
 
 /// Tells of itself once the connection is closed: before, it would add to a short life.
-fn visitor(life: Duration, closes: Closes) {
+fn visitor(life: Duration, closes: Closes, port: u16) {
     // The kernel rounds a sleep up by 50 µs otherwise.
     let _ = set_current_timer_slack(NonZero::new(1));
-    let (mut stream, visit) = connect();
+    let (mut stream, visit) = connect(port);
     std::thread::sleep(life);
     let closing_ns = figures::monotonic_ns();
     if closes == Closes::Server {
@@ -152,7 +159,7 @@ fn caller(per_second: u64, life: Duration) {
     stand("");
     let mut standing = VecDeque::new();
     at_rate(per_second, EVER, || {
-        standing.push_back((Instant::now(), connect()));
+        standing.push_back((Instant::now(), connect(0)));
         while standing.front().is_some_and(|(since, _)| since.elapsed() >= life) {
             standing.pop_front();
         }
@@ -165,7 +172,7 @@ fn spawner(per_second: u64, life_us: &str) {
     let mut passing: VecDeque<Child> = VecDeque::new();
     at_rate(per_second, EVER, || {
         let mut visitor = Command::new(&exe);
-        visitor.args(["role", "visitor", life_us, Closes::Client.word()]).stdout(Stdio::null());
+        visitor.args(["role", "visitor", life_us, Closes::Client.word(), "0"]).stdout(Stdio::null());
         passing.push_back(visitor.spawn().expect("another copy of this program"));
         while passing.front_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_)))) {
             passing.pop_front();
@@ -185,6 +192,10 @@ fn forker(per_second: u64) {
 /// Addresses that each flooder connects to, so that it does not run out of ports while TIME_WAIT holds them.
 pub const PLACES: u8 = 8;
 
+/// From here on; each port serves all addresses. Behind those of `Visits::pass`, whose TIME_WAITs still hold theirs,
+/// and in front of those that the kernel gives out.
+const FLOOD_PORTS: u16 = 20_000;
+
 /// Connections of a flooder that stand at once: at 2,500 a second each lives for 10 ms.
 const IN_FLIGHT: usize = 25;
 
@@ -192,10 +203,15 @@ fn flooder(index: u8, per_second: u64, time: Duration, closes: Closes) {
     let listen = |place| TcpListener::bind((Ipv4Addr::new(127, 0, index + 1, place), 22)).expect("port 22");
     let listeners: Vec<TcpListener> = (1..=PLACES).map(listen).collect();
     let mut standing = VecDeque::new();
-    let mut places = listeners.iter().cycle();
+    // No two connections of a flood bear the same name: that tells one that is logged twice.
+    let ports = FLOOD_PORTS..;
+    let mut names = ports.flat_map(|port| listeners.iter().map(move |listener| (port, listener)));
     let made = at_rate(per_second, time, || {
-        let listener = places.next().expect("endless");
-        let near = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+        let (port, listener) = names.next().expect("endless");
+        let near = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        near.set_reuse_address(true).expect("an option");
+        near.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("a port");
+        near.connect(&listener.local_addr().expect("its address").into()).expect("a connection");
         if closes == Closes::Reset {
             set_socket_linger(&near, Some(Duration::ZERO)).expect("an option");
         }

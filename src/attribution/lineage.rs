@@ -27,20 +27,38 @@ impl Attributor {
     pub(super) fn candidate(&mut self, proc: &Proc, holder: Holder, inode: Inode) -> Option<Candidate> {
         let known = match self.this_tick.get(&holder.pid) {
             Some(known) => Rc::clone(known),
-            None => self.know(proc, holder.pid)?,
+            None => self.know(proc, Rc::new(proc.hold(holder.pid).ok()?))?,
         };
         // After the reading: what was read is the holder's only if it holds the socket still.
         (proc.look(&known.held, holder, inode) != Sight::Gone).then_some(Candidate { holder, known })
     }
 
-    fn know(&mut self, proc: &Proc, pid: u32) -> Option<Rc<Known>> {
-        let held = proc.hold(pid).ok()?;
+    /// Reads the holder through which the socket was found: a short-lived one may have let go of it by now, but what is
+    /// read through the folder in which the socket was seen is that process's.
+    pub(super) fn met(
+        &mut self,
+        proc: &Proc,
+        holder: Holder,
+        met: &Rc<Held>,
+        inode: Inode,
+    ) -> Option<Candidate> {
+        if self.this_tick.contains_key(&holder.pid)
+            && let Some(candidate) = self.candidate(proc, holder, inode)
+        {
+            return Some(candidate);
+        }
+        let known = self.know(proc, Rc::clone(met))?;
+        Some(Candidate { holder, known })
+    }
+
+    fn know(&mut self, proc: &Proc, held: Rc<Held>) -> Option<Rc<Known>> {
+        let pid = held.pid;
         let process = self.read(proc, &held, Depth::Owner)?;
         let process = share(&mut self.processes, process.pid, process);
         // Nobody has a child without a pid that was given out after its own.
         let is_last = proc.last_pid() == Some(pid);
         let children = if is_last { Vec::new() } else { proc.children_of(&held) };
-        let known = Rc::new(Known { held: Rc::new(held), process, children, lineage: OnceCell::new() });
+        let known = Rc::new(Known { held, process, children, lineage: OnceCell::new() });
         if self.this_tick.len() >= MOST_KNOWN {
             self.this_tick.clear();
         }

@@ -126,12 +126,14 @@ impl Attributor {
         found: &Found,
         latency: Duration,
     ) -> (Attribution, Option<Rc<Held>>) {
-        let holders = match found {
-            Found::Holders(holders) => holders,
+        let (holders, met) = match found {
+            Found::Holders(holders, met) => (holders, met.as_ref()),
             Found::Nobody(reason) => return (Attribution::Unknown(*reason), None),
         };
-        let mut candidates: Vec<Candidate> =
-            holders.iter().filter_map(|holder| self.candidate(proc, *holder, inode)).collect();
+        let first = met.zip(holders.first()).map(|(met, holder)| self.met(proc, *holder, met, inode));
+        let rest = holders.iter().skip(usize::from(first.is_some()));
+        let mut candidates: Vec<Candidate> = first.flatten().into_iter().collect();
+        candidates.extend(rest.filter_map(|holder| self.candidate(proc, *holder, inode)));
         let heirs: Vec<Holder> =
             candidates.iter().flat_map(|c| lineage::descendants(proc, c, inode)).collect();
         for holder in heirs {

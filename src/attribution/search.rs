@@ -4,6 +4,7 @@
 //! number of processes); those that were found to hold another socket lately; then the walk (`walk`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::walk::Walk;
@@ -21,10 +22,11 @@ pub struct Wanted {
 }
 
 /// What a search came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Found {
-    /// These hold it; never empty.
-    Holders(Vec<Holder>),
+    /// These hold it; never empty. The process of the first, as it was held when it was seen with the socket: what is
+    /// read through that is the holder's, even if it has let go of the socket since.
+    Holders(Vec<Holder>, Option<Rc<Held>>),
     /// Nobody can be named.
     Nobody(Reason),
 }
@@ -237,7 +239,9 @@ impl Quest<'_> {
     pub(super) fn answer(&mut self, held: &Held, holder: Holder, inode: Inode) {
         if self.wanted.remove(&inode).is_some() {
             let holder = of_process(self.proc, held, holder, inode);
-            self.found.insert(inode, Found::Holders(with_ancestors(self.proc, held, holder, inode)));
+            let met = if holder.pid == held.pid { held.duplicate().map(Rc::new) } else { None };
+            let holders = with_ancestors(self.proc, held, holder, inode);
+            self.found.insert(inode, Found::Holders(holders, met));
         }
     }
 }
@@ -273,7 +277,7 @@ impl Ages {
 impl Found {
     fn first_pid(&self) -> Option<u32> {
         match self {
-            Self::Holders(holders) => holders.first().map(|holder| holder.pid),
+            Self::Holders(holders, _) => holders.first().map(|holder| holder.pid),
             Self::Nobody(_) => None,
         }
     }

@@ -22,6 +22,7 @@ use crate::cli::{NetnsChoice, SourceChoice, WatchArgs};
 use crate::config::{self, Settings};
 use crate::connection::Moment;
 use crate::enrichment::{Users, host};
+use crate::event::message::message;
 use crate::event::{Event, Gap, Renderer, Started, What};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
@@ -37,7 +38,7 @@ use schedule::{Schedule, Watchdog};
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
 const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
-const SPARE_DESCRIPTORS: u64 = 256;
+const SPARE_DESCRIPTORS: u64 = 512;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
 const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
@@ -119,7 +120,7 @@ struct Daemon {
     told: Moment,
 }
 
-/// Watches until a signal or a limit ends it.
+/// Watches until a signal or a limit ends it; answers the summary that its last record is.
 ///
 /// # Errors
 /// If it cannot be begun. Once begun, errors are told and it goes on.
@@ -129,7 +130,7 @@ pub fn run(
     format: Format,
     destination: Destination,
     logger: &LoggerHandle,
-) -> Result<(), DaemonError> {
+) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.ports.ranges());
     let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
     let ((sender, signals), bell) = (channel(), events.bell());
@@ -142,10 +143,7 @@ pub fn run(
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    if let Ok(reason) = reason {
-        daemon.stop(reason);
-    }
-    Ok(())
+    Ok(reason.map(|reason| daemon.stop(reason)).unwrap_or_default())
 }
 
 /// Prints what stands now.
@@ -364,6 +362,23 @@ impl Daemon {
         }
     }
 
+    /// Takes what the kernel has told already, as far as a moment allows.
+    fn drain(&mut self) -> Result<(), ReaderGone> {
+        let until = Instant::now() + Duration::from_millis(40);
+        while let Some(events) = self.events.clone() {
+            let batches = events.wait(Duration::ZERO);
+            if batches.is_empty() {
+                break;
+            }
+            self.observe(batches)?;
+            if Instant::now() >= until {
+                self.pipeline.leave_undrained();
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn observe(&mut self, batches: Vec<Vec<Observation>>) -> Result<(), ReaderGone> {
         for batch in batches {
             let at = now();
@@ -442,7 +457,8 @@ impl Daemon {
         changed
     }
 
-    fn stop(&mut self, reason: String) {
+    fn stop(&mut self, reason: String) -> String {
+        let _ = self.drain();
         let at = now();
         if let Ok(events) = self.pipeline.tick(&self.proc, at) {
             self.push(events);
@@ -451,9 +467,11 @@ impl Daemon {
         self.push(vec![coverage]);
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.sink.lost());
-        self.sink.push(&Event { at, what: What::Stopped { reason, totals: Box::new(totals) } });
+        let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };
+        self.sink.push(&stopped);
         self.flush_patiently(Duration::from_millis(50));
         self.sink.sync();
+        message(&stopped)
     }
 
     fn flush_patiently(&mut self, patience: Duration) {

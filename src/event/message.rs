@@ -62,6 +62,7 @@ fn start(started: &Started) -> String {
 
 fn stop(reason: &str, totals: &Totals) -> String {
     let Totals { opens, closes, live, unattributed, lost, polls, reads, late, .. } = totals;
+    let Totals { active_opens, missed_at_most, incomparable, .. } = totals;
     let mut line = format!(
         "stop   {}: {opens} opened, {closes} closed, {live} open; {}, {}",
         escape(reason.as_bytes()),
@@ -71,6 +72,12 @@ fn stop(reason: &str, totals: &Totals) -> String {
     if *unattributed > 0 {
         let _ = write!(line, ", {unattributed} without an owner");
     }
+    let _ = write!(line, "; the kernel counted {}", counted(*active_opens, "outbound open"));
+    let _ = match (incomparable, missed_at_most) {
+        (0, 0) => write!(line, ", all accounted for"),
+        (0, missed) => write!(line, ", at most {missed} not accounted for"),
+        _ => write!(line, " on all ports, which cannot be compared"),
+    };
     for (count, what) in [(*late, "late poll"), (*lost, "lost record")] {
         if count > 0 {
             let _ = write!(line, ", {}", counted(count, what));

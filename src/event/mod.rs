@@ -203,6 +203,9 @@ pub struct Coverage {
     /// True if nothing was missed. Absent where not comparable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agrees: Option<bool>,
+    /// Ends whose remote end the kernel had erased and that are no known connection's: of any port. They count as missed
+    /// unless SYNs told of all that is watched.
+    pub unmatched: u64,
     /// Notices that were lost, by kind.
     pub lost: BTreeMap<&'static str, u64>,
 }
@@ -255,6 +258,12 @@ pub struct Totals {
     pub passed: u64,
     /// Notices of the kernel that were lost.
     pub notices_lost: u64,
+    /// Outbound opens of all ports that the kernel counted.
+    pub active_opens: u64,
+    /// So many of them at most were not seen, where that can be told ...
+    pub missed_at_most: u64,
+    /// ... which it cannot of so many coverage records.
+    pub incomparable: u64,
     /// Opens whose owner was not known when they were told.
     pub unattributed: u64,
     /// Records that memory could not hold.

@@ -53,6 +53,8 @@ pub struct Pipeline {
     /// Our own namespace first.
     spaces: Vec<Namespace>,
     namespaces: Namespaces,
+    /// When they were looked for last.
+    looked: Duration,
     follows_all: bool,
     events: Option<Rc<Events>>,
     /// True if notices of ends are on in our own namespace.
@@ -123,6 +125,7 @@ impl Pipeline {
             own,
             spaces: vec![space],
             namespaces: Namespaces::new(own),
+            looked: Duration::ZERO,
             follows_all: false,
             events: None,
             hears_ends: false,

@@ -11,6 +11,7 @@ use crate::event::{Event, Gap, What};
 use crate::proc::{Net, Proc, ProcError};
 use crate::source::events::Entered;
 use crate::source::gate::{Gate, Opens};
+use crate::source::namespaces::Changes;
 use crate::source::poll::{Choice, Source, Tables, Wanted, choose};
 use crate::source::{Events, Kind, Tally};
 
@@ -159,9 +160,36 @@ impl Pipeline {
         if !self.follows_all {
             return;
         }
+        self.looked = at.boot;
         let changes = self.namespaces.look(proc, at.boot, &self.cputime);
+        self.take_changes(proc, changes, at, told);
+    }
+
+    /// A process that becomes another program has mostly moved to its namespace: asked at once, it leads there before it
+    /// connects, however short its life.
+    pub(super) fn ask_where_they_live(
+        &mut self,
+        proc: &Proc,
+        pids: &[u32],
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let asked = if self.follows_all { pids } else { &[] };
+        for pid in asked {
+            let changes = self.namespaces.notice(proc, *pid);
+            self.take_changes(proc, changes, at, told);
+        }
+    }
+
+    fn take_changes(&mut self, proc: &Proc, changes: Changes, at: Moment, told: &mut Vec<Event>) {
         for netns in changes.appeared {
-            let namespace = self.enter(proc, netns);
+            let mut namespace = self.enter(proc, netns);
+            // Not when its turn comes: it may not live so long.
+            if !namespace.standing
+                && let Err(error) = self.tick_space(proc, &mut namespace, at, told)
+            {
+                self.note_unreadable(proc, &mut namespace, &error, at, told);
+            }
             self.spaces.push(namespace);
         }
         for netns in changes.gone {

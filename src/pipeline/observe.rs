@@ -2,13 +2,12 @@
 //!
 //! Nothing rests on them alone: what they bring early the next snapshot brings too, and what they lose it repairs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
 use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
-use std::sync::Arc;
-
 use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
 use crate::event::{Ending, Event, Gap, What};
 use crate::netlink::{Destroyed, ProcessNotice};
@@ -27,14 +26,22 @@ const MISSED_KEPT: Duration = Duration::from_secs(130);
 const FORGET_EVERY: u64 = 64;
 /// As many are remembered; what is more may be told twice, which is better than not at all.
 const MOST_MISSED: usize = 65_536;
+/// So long the notice of a failed attempt's end is waited for: whoever failed may hold the socket a while.
+const FAILED_HELD: Duration = Duration::from_secs(30);
 /// As many wait at most.
 const MOST_SYNS: usize = 16_384;
 
-/// A SYN that was seen, whose socket was gone when it was looked for.
+/// A SYN without a socket may come from a namespace that nobody has noticed yet: they are looked for at once, but not
+/// more often than this.
+const LOOK_LEAST: Duration = Duration::from_millis(10);
+
+/// A SYN that was seen, whose socket was gone when it was looked for; or that was forwarded, and has none here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Syn {
     at: Moment,
     failures: Failures,
+    /// How many opens the kernel had counted at the tick before.
+    opens: Option<u64>,
 }
 
 impl Pipeline {
@@ -42,14 +49,16 @@ impl Pipeline {
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
         let mut told = Vec::new();
         let mut spaces = std::mem::take(&mut self.spaces);
+        let strays = self.syns.len();
         // A notice of an end that came together with the SYN finds the connection opened.
         let (syns, others): (Vec<_>, Vec<_>) =
             observed.into_iter().partition(|one| matches!(one, Observation::Syn { .. }));
         self.take_syns(proc, &mut spaces, syns, at, &mut told);
+        let mut executed = Vec::new();
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
-                Observation::Process(notice) => self.take_process(proc, notice, at.boot),
+                Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
@@ -60,6 +69,7 @@ impl Pipeline {
                         space.on.retain(|on| *on != kind);
                         space.gate.want_read();
                         space.balance.whole &= kind != Kind::Destroy;
+                        space.balance.syns_whole &= kind != Kind::Syn;
                     }
                     let detail = Some(format!("{} notices of net:[{}]: {reason}", kind.name(), netns.0));
                     let gap = Gap { cause: "events_failed", from: at, to: at, count: None, detail };
@@ -73,13 +83,20 @@ impl Pipeline {
             }
         }
         self.spaces = spaces;
+        self.ask_where_they_live(proc, &executed, at, &mut told);
+        if self.syns.len() > strays && at.boot >= self.looked + LOOK_LEAST {
+            self.find_namespaces(proc, at, &mut told);
+        }
         told
     }
 
-    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration) {
+    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration, executed: &mut Vec<u32>) {
         match notice {
             ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at),
-            ProcessNotice::Exec { pid } => self.attributor.executed(proc, pid, at),
+            ProcessNotice::Exec { pid } => {
+                executed.push(pid);
+                self.attributor.executed(proc, pid, at);
+            }
             ProcessNotice::Exit { pid } => self.attributor.exited(pid, at),
         }
     }
@@ -93,6 +110,7 @@ impl Pipeline {
             space.drops = drops.unwrap_or(space.drops);
             space.balance.whole = false;
         }
+        space.balance.syns_whole &= kind != Kind::Syn;
         if kind != Kind::Proc {
             space.doubt(at.boot);
         }
@@ -175,7 +193,8 @@ impl Pipeline {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
                 if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
-                    self.syns.insert(place, Syn { at, failures });
+                    let opens = space.gate.counters().map(|counters| counters.active_opens);
+                    self.syns.insert(place, Syn { at, failures, opens });
                 }
                 None
             }
@@ -199,16 +218,19 @@ impl Pipeline {
             self.table.get(&key)?.connection.cookie.is_none().then_some(key)
         });
         if let Some(key) = known {
+            space.balance.matched += u64::from(disconnected);
             let after = if disconnected { After::Disconnected } else { self.after(space, &key.tuple) };
             let failures = self.new_failures(proc, space);
             self.close_noticed(&key, *counts, after, failures, at, told);
             return;
         }
         if cookie.is_some_and(|cookie| self.missed_cookies.remove(&cookie).is_some()) {
+            space.balance.matched += u64::from(disconnected);
             return;
         }
         if disconnected {
-            self.take_disconnected(proc, space, tuple.local.port(), at, told);
+            let is_matched = self.take_disconnected(proc, space, tuple.local.port(), at, told);
+            space.balance.matched += u64::from(is_matched);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
@@ -273,8 +295,14 @@ impl Pipeline {
             self.syns.iter().filter(|(_, syn)| old(syn)).map(|(place, _)| *place).collect();
         places.sort_unstable();
         for place in places {
-            if let Some(syn) = self.syns.remove(&place) {
-                self.tell_syn(place, syn, at, told);
+            match self.passed_through(place, at) {
+                Some(true) => drop(self.syns.remove(&place)),
+                Some(false) => {}
+                None => {
+                    if let Some(syn) = self.syns.remove(&place) {
+                        self.tell_syn(place, syn, at, told);
+                    }
+                }
             }
         }
         self.overtaken.retain(|_, (last, _)| last.boot + SYN_LATE > at.boot);
@@ -286,6 +314,19 @@ impl Pipeline {
             self.missed_cookies.retain(|_, ended| ended.boot + MISSED_KEPT > at.boot);
             self.told_by_end.retain(|_, ended| ended.boot + SYN_LATE > at.boot);
         }
+    }
+
+    /// Whether a SYN only passed through, as those of containers do: the kernel has counted no open since, or notices tell
+    /// of every socket's end and told nothing of this one's for long. `Some(false)`: its socket may be held by who failed
+    /// to connect it. `None`: nothing will tell.
+    fn passed_through(&self, place: (Netns, Tuple), at: Moment) -> Option<bool> {
+        let syn = self.syns.get(&place)?;
+        let space = self.spaces.iter().find(|space| space.netns == place.0)?;
+        let opens = space.gate.counters().map(|counters| counters.active_opens);
+        if opens.is_some() && opens == syn.opens {
+            return Some(true);
+        }
+        space.is_noticed(syn.at.boot).then(|| syn.at.boot + FAILED_HELD <= at.boot)
     }
 
     /// A SYN whose TIME_WAIT is in the table.
@@ -302,7 +343,7 @@ impl Pipeline {
 
     fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
         let (at, count) = self.overtaken.get_mut(&place)?;
-        let syn = Syn { at: *at, failures: Failures::default() };
+        let syn = Syn { at: *at, failures: Failures::default(), opens: None };
         *count -= 1;
         if *count == 0 {
             self.overtaken.remove(&place);
@@ -310,7 +351,8 @@ impl Pipeline {
         Some(syn)
     }
 
-    /// The end of a socket of which no more than its local port is told: the SYN that came from there.
+    /// The end of a socket of which no more than its local port is told: the SYN that came from there. False: there was
+    /// none.
     fn take_disconnected(
         &mut self,
         proc: &Proc,
@@ -318,15 +360,15 @@ impl Pipeline {
         port: u16,
         at: Moment,
         told: &mut Vec<Event>,
-    ) {
+    ) -> bool {
         let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
         let overtaken = self.overtaken.keys().find(from).copied();
-        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return };
-        if let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) {
-            let resets = self.new_failures(proc, space).resets;
-            let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
-            self.tell_syn(place, syn, at, told);
-        }
+        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return false };
+        let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) else { return false };
+        let resets = self.new_failures(proc, space).resets;
+        let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
+        self.tell_syn(place, syn, at, told);
+        true
     }
 
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of

@@ -82,6 +82,12 @@ impl Face {
 }
 
 impl Held {
+    /// The same process, held once more. `None`: we are out of descriptors.
+    #[must_use]
+    pub fn duplicate(&self) -> Option<Self> {
+        self.dir.try_clone().ok().map(|dir| Self { pid: self.pid, dir })
+    }
+
     pub(super) fn error(&self, proc: &Proc, name: &str, error: Errno) -> ProcError {
         ProcError::Read { path: proc.root.join(self.pid.to_string()).join(name), source: error.into() }
     }

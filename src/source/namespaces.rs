@@ -207,6 +207,12 @@ impl Namespaces {
         std::mem::take(&mut self.changes)
     }
 
+    /// Asks one process now, because something else told of it.
+    pub fn notice(&mut self, proc: &Proc, pid: u32) -> Changes {
+        self.ask(proc, pid);
+        std::mem::take(&mut self.changes)
+    }
+
     /// A process that lives there, held. `None`: unknown, or lost and not replaced yet.
     #[must_use]
     pub fn member(&self, netns: Netns) -> Option<&Held> {

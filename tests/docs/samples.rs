@@ -1,15 +1,20 @@
 //! Records of every kind with every field that can be set, made by the library itself.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use portreeve::cli::Cli;
-use portreeve::connection::{CloseReason, Connection, Inode, Moment, Netns, Seen, TcpState, Tuple};
-use portreeve::event::{Ending, Event, Gap, Host, Renderer, Started, What};
+use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use portreeve::event::{
+    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Started, What,
+};
 use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
 use portreeve::sink::Stream;
+use portreeve::source::Kind;
+use portreeve::source::poll::Source;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -47,6 +52,8 @@ pub fn events() -> Vec<Event> {
         success: Some(true),
         last_seen: Some(moment(1)),
         gone_by: moment(2),
+        exact: true,
+        bytes: Some(Bytes { sent: Some(1_000), received: 2_000, exact: true }),
     };
     let gap = Gap {
         cause: "backlog_full",
@@ -66,11 +73,41 @@ pub fn events() -> Vec<Event> {
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
         What::Gap(Box::new(gap)),
+        What::Coverage(Box::new(coverage())),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]) },
         What::Reloaded { outcome: Err("line 2".to_owned()) },
         What::Stopped { reason: "SIGTERM".to_owned(), totals: Box::default() },
     ];
     all.into_iter().map(|what| Event { at: moment(3), what }).collect()
+}
+
+/// Every way to be seen first. A new one breaks the build here.
+fn sights() -> Vec<&'static str> {
+    let name = |seen: Seen| match seen {
+        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Destroy => seen.name(),
+    };
+    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy].map(name).to_vec()
+}
+
+/// Every reason to name nobody, likewise.
+fn unknowns() -> Vec<&'static str> {
+    let name = |reason: Reason| match reason {
+        Reason::NoHolder
+        | Reason::HolderVanished
+        | Reason::Denied
+        | Reason::TimeWait
+        | Reason::Budget
+        | Reason::InFlight => reason.name(),
+    };
+    let all = [
+        Reason::NoHolder,
+        Reason::HolderVanished,
+        Reason::Denied,
+        Reason::TimeWait,
+        Reason::Budget,
+        Reason::InFlight,
+    ];
+    all.map(name).to_vec()
 }
 
 /// Fields that hold one of a few values, and all of these. A new value breaks the build here.
@@ -85,19 +122,8 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         | CloseReason::Unreachable
         | CloseReason::OutOfScope => reason.name(),
     };
-    let unknown = |reason| match reason {
-        Reason::NoHolder
-        | Reason::HolderVanished
-        | Reason::Denied
-        | Reason::TimeWait
-        | Reason::Budget
-        | Reason::InFlight => reason.name(),
-    };
     let cut = |cut| match cut {
         ChainCut::Vanished | ChainCut::TooLong => cut.name(),
-    };
-    let seen = |seen| match seen {
-        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Destroy => seen.name(),
     };
     let reasons = [
         CloseReason::Closed,
@@ -109,28 +135,37 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         CloseReason::Unreachable,
         CloseReason::OutOfScope,
     ];
-    let unknowns = [
-        Reason::NoHolder,
-        Reason::HolderVanished,
-        Reason::Denied,
-        Reason::TimeWait,
-        Reason::Budget,
-        Reason::InFlight,
-    ];
     // A connection that we opened and that has a row is in none of the others.
     let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());
     vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
-        ("portreeve.attribution.reason", unknowns.map(unknown).to_vec()),
+        ("portreeve.attribution.reason", unknowns()),
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
-        (
-            "portreeve.connection.seen",
-            [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy].map(seen).to_vec(),
-        ),
+        ("portreeve.connection.seen", sights()),
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
         ("event.outcome", vec!["success", "failure", "unknown"]),
     ]
+}
+
+/// A minute in which everything happened that is counted.
+fn coverage() -> Coverage {
+    let each = |names: Vec<&'static str>| names.into_iter().map(|name| (name, 1)).collect::<BTreeMap<_, _>>();
+    let percentiles = Percentiles { count: 5, p50: 1, p99: 2, max: 3 };
+    Coverage {
+        span: Some((moment(0), moment(60))),
+        seen: each(sights()),
+        unattributed: each(unknowns()),
+        attribution_latency_us: percentiles,
+        poll_interval_us: percentiles,
+        kernel: KernelCounts { active_opens: 5, attempt_fails: 1 },
+        comparable: true,
+        accounted: Some(5),
+        missed_at_most: Some(0),
+        agrees: Some(true),
+        lost: each(Kind::ALL.map(Kind::name).to_vec()),
+        ..Coverage::default()
+    }
 }
 
 fn moment(seconds: i64) -> Moment {
@@ -155,7 +190,11 @@ fn started() -> Started {
         uid: 999,
         netns: Some(4_026_531_840),
         init_netns: Some(4_026_531_840),
-        source: "procfs",
+        source: Source::Netlink.name(),
+        source_reason: "as asked for".to_owned(),
+        events: Kind::ALL.into_iter().map(|kind| (kind.name(), "on".to_owned())).collect(),
+        netns_scope: "all",
+        namespaces: 3,
         warnings: vec!["something".to_owned()],
     }
 }
@@ -166,6 +205,7 @@ fn connection(attribution: Attribution) -> Connection {
         id: Uuid::nil(),
         netns: Netns(4_026_531_840),
         inode: Inode::new(31_337),
+        cookie: Cookie::new(4_097),
         tuple: Tuple { local: end("192.0.2.10:51514"), remote: end("203.0.113.7:22") },
         state: TcpState::Established,
         uid: Some(1_000),
@@ -179,7 +219,8 @@ fn connection(attribution: Attribution) -> Connection {
 
 fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
     let pid = process.pid;
-    let parents = vec![Arc::new(self::process(4_100)), Arc::new(self::process(1))];
+    let parent = Process { remembered: true, ..self::process(4_100) };
+    let parents = vec![Arc::new(parent), Arc::new(self::process(1))];
     let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut };
     let holders = vec![Holder { pid, tid: None, fd: 3 }];
     Attribution::Owned {

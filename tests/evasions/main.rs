@@ -92,11 +92,11 @@ found! {
     a_socket_behind_as_many_descriptors_as_there_may_be_is_found: "many",
 }
 
-/// In a pid namespace of its own: this machine's pid 1 may be one that nobody may read, and then it is to blame.
+/// Without notices: a SYN would tell of it before it is sent on its way. In a pid namespace of its own: this machine's pid 1 may be one that nobody may read, and then it is to blame.
 fn told_of_one_in_flight(lab: &Lab, watcher: &str) -> Value {
     let (hider, _server) = (build(lab), lab.listen("127.0.0.1:22"));
     let script = format!(
-        "{watcher} \"$1\" watch --config \"$2\" --duration 3s & sleep 1; \
+        "{watcher} \"$1\" watch --config \"$2\" --events none --duration 3s & sleep 1; \
          sleep 2 | \"$3\" flight 127.0.0.1 22 >&2; wait $!; wait"
     );
     let mut unshare = lab.command("unshare");

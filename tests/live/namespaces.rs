@@ -22,13 +22,16 @@ const SYS_PTRACE: [&str; 2] = ["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_pt
 /// A server and, at a word on standard input, its clients: all in one process that says where it lives.
 const HOST: &str = "
 import os, socket, sys
-server, held = socket.create_server(('127.0.0.1', 22), backlog=100), []
+server, held = socket.create_server(('', 22), backlog=100), []
 print(os.stat('/proc/self/ns/net').st_ino, os.getpid(), flush=True)
 for line in sys.stdin:
     if line == 'connect\\n':
         client = socket.create_connection(('127.0.0.1', 22))
         held.append((client, server.accept()[0]))
         print(client.getsockname()[1], flush=True)
+    elif line.startswith('visit '):
+        socket.create_connection((line.split()[1], 22)).close()
+        print('visited', flush=True)
     else:
         client, accepted = held.pop()
         client.close()
@@ -296,6 +299,33 @@ fn a_namespace_outlives_the_process_that_it_was_found_by() {
     watch.stop();
     kill_process(outside(place), Signal::KILL).unwrap();
     stays.wait().unwrap();
+}
+
+#[test]
+fn what_is_only_forwarded_is_not_told() {
+    let lab = lab!("python3");
+    let pids = Pids::new(&lab);
+    let mut hosts = [Host::new(&pids), Host::new(&pids)];
+    for (host, number) in hosts.iter().zip(["1", "2"]) {
+        let place = host.outside();
+        lab.run(&format!(
+            "ip link add wire{number} type veth peer name wire netns {place}
+             ip address add 10.{number}.0.1/24 dev wire{number}; ip link set wire{number} up
+             nsenter --net --target {place} sh -ec 'ip address add 10.{number}.0.2/24 dev wire; ip link set wire up
+                 ip route add default via 10.{number}.0.1'"
+        ));
+    }
+    lab.run("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    for events in ["auto", "syn", "destroy", "none"] {
+        let watch = pids.watch(&lab, &[], &["--netns", "own", "--events", events]);
+        for _ in 0..5 {
+            assert_eq!(hosts[0].say("visit 10.2.0.2"), "visited");
+        }
+        // Longer than a SYN is waited for.
+        std::thread::sleep(Duration::from_millis(800));
+        let records = watch.stop().records;
+        assert_eq!(with_action(&records, "connection-opened"), [json!(null); 0], "{events}");
+    }
 }
 
 #[test]

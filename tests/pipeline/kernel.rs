@@ -113,6 +113,25 @@ impl Kernel {
         fs::write(self.path("loadavg"), format!("0.00 0.00 0.00 1/9 {pid}\n")).unwrap();
     }
 
+    /// Moves a process to another network namespace.
+    pub fn move_to(&self, pid: u32, netns: u64) {
+        let ns = self.path(&format!("{pid}/ns"));
+        let _ = fs::remove_dir_all(&ns);
+        fs::create_dir_all(&ns).unwrap();
+        std::os::unix::fs::symlink(format!("net:[{netns}]"), ns.join("net")).unwrap();
+    }
+
+    /// What the namespace of a process shows through it, after so many opens.
+    pub fn show(&self, pid: u32, rows: &[Row], opens: u64) {
+        fs::create_dir_all(self.path(&format!("{pid}/net"))).unwrap();
+        let rows: Vec<&Row> = rows.iter().collect();
+        for (name, text) in
+            [("snmp", counters([opens, 0, 0, 0, 1])), ("tcp", table(&rows)), ("tcp6", table(&[]))]
+        {
+            fs::write(self.path(&format!("{pid}/net/{name}")), text).unwrap();
+        }
+    }
+
     pub fn exit(&mut self, pid: u32) {
         fs::remove_dir_all(self.path(&pid.to_string())).unwrap();
         self.holders.retain(|_, (holder, _)| *holder != pid);
@@ -223,16 +242,18 @@ impl Kernel {
 
     /// Makes the files say what the fields say.
     pub fn write(&self) {
-        let [active, passive, fails, resets, level] = self.counters;
-        let snmp = format!(
-            "Tcp: RtoAlgorithm ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab\n\
-             Tcp: 1 {active} {passive} {fails} {resets} {level}\n"
-        );
-        fs::write(self.path("self/net/snmp"), snmp).unwrap();
+        fs::write(self.path("self/net/snmp"), counters(self.counters)).unwrap();
         let (four, six): (Vec<&Row>, Vec<&Row>) = self.rows.iter().partition(|row| row.local.is_ipv4());
         fs::write(self.path("self/net/tcp"), table(&four)).unwrap();
         fs::write(self.path("self/net/tcp6"), table(&six)).unwrap();
     }
+}
+
+fn counters([active, passive, fails, resets, level]: [u64; 5]) -> String {
+    format!(
+        "Tcp: RtoAlgorithm ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab\n\
+         Tcp: 1 {active} {passive} {fails} {resets} {level}\n"
+    )
 }
 
 fn table(rows: &[&Row]) -> String {

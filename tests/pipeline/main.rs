@@ -15,6 +15,8 @@ mod kernel;
 mod gate;
 /// Ancestors that have ended.
 mod memory;
+/// Other network namespaces.
+mod namespaces;
 /// Trees over time, and the words they must lead to.
 mod scenarios;
 /// The search for an owner.

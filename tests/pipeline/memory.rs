@@ -44,7 +44,7 @@ fn stat_with_parent(kernel: &Kernel, parent: u32) -> String {
 /// Pid, name and whether it is remembered, of the owner's ancestors.
 fn chain(attributor: &mut Attributor, kernel: &Kernel) -> (Vec<(u32, String, bool)>, Option<ChainCut>) {
     attributor.begin_tick();
-    let found = Found::Holders(vec![Holder { pid: 300, tid: None, fd: 3 }]);
+    let found = Found::Holders(vec![Holder { pid: 300, tid: None, fd: 3 }], None);
     let (attribution, _) =
         attributor.attribute(&kernel.proc(), Inode::new(1).unwrap(), &found, Duration::ZERO);
     let Attribution::Owned { lineage, .. } = attribution else { panic!("{attribution:?}") };
@@ -177,7 +177,7 @@ fn who_was_kept_under_a_number_later_is_no_parent_of_who_slept_since_before() {
     kernel.hold(400, 2);
     for _ in 0..3 {
         attributor.begin_tick();
-        let found = Found::Holders(vec![Holder { pid: 400, tid: None, fd: 4 }]);
+        let found = Found::Holders(vec![Holder { pid: 400, tid: None, fd: 4 }], None);
         attributor.attribute(&kernel.proc(), Inode::new(2).unwrap(), &found, Duration::ZERO);
     }
     assert_eq!(chain(&mut attributor, &kernel), told(&[(200, "sh", false), (1, "systemd", false)]));

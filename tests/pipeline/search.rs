@@ -17,7 +17,7 @@ fn find(search: &mut Search, kernel: &Kernel, inode: u64, looks: u64) -> Option<
     let wanted = Wanted { inode, uid: rustix::process::geteuid().as_raw() };
     let found = search.run(&kernel.proc(), &[wanted], &clock, Duration::from_millis(looks));
     match found.into_iter().find(|(found, _)| *found == inode) {
-        Some((_, Found::Holders(holders))) => Some(holders[0].pid),
+        Some((_, Found::Holders(holders, _))) => Some(holders[0].pid),
         _ => None,
     }
 }
@@ -116,16 +116,19 @@ fn a_socket_in_a_ring_is_believed_only_where_the_kernel_writes_whole_paths() {
     let ring = "anon_inode:[io_uring]";
     let found = outcome(&with_descriptor(ring, info, "6.18.44-x\n"), 9);
     assert!(
-        matches!(&found, Found::Holders(holders) if (holders[0].pid, holders[0].fd) == (300, 7)),
+        matches!(&found, Found::Holders(holders, _) if (holders[0].pid, holders[0].fd) == (300, 7)),
         "{found:?}"
     );
     // There a file that is named so would stand there in the same way.
-    assert_eq!(outcome(&with_descriptor(ring, info, "6.1.0-18-amd64\n"), 9), Found::Nobody(Reason::NoHolder));
+    assert!(matches!(
+        outcome(&with_descriptor(ring, info, "6.1.0-18-amd64\n"), 9),
+        Found::Nobody(Reason::NoHolder)
+    ));
 }
 
 #[test]
 fn nobodys_socket_may_be_in_flight_where_anything_is() {
     let told = |info| outcome(&with_descriptor("socket:[5]", info, "6.18.0\n"), 9);
-    assert_eq!(told("pos:\t0\nino:\t5\nscm_fds: 2\n"), Found::Nobody(Reason::InFlight));
-    assert_eq!(told("pos:\t0\nino:\t5\nscm_fds: 0\n"), Found::Nobody(Reason::NoHolder));
+    assert!(matches!(told("pos:\t0\nino:\t5\nscm_fds: 2\n"), Found::Nobody(Reason::InFlight)));
+    assert!(matches!(told("pos:\t0\nino:\t5\nscm_fds: 0\n"), Found::Nobody(Reason::NoHolder)));
 }
