@@ -19,7 +19,7 @@ use crate::source::{Kind, Observation};
 /// A SYN whose socket could not be looked up waits so long for a notice that tells what became of it.
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
 /// In a flood a SYN may be taken so long after the end of what it began.
-const SYN_LATE: Duration = Duration::from_secs(2);
+const SYN_LATE: Duration = Duration::from_secs(10);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
 /// Ticks between two looks for those that are not expected any more.
@@ -171,8 +171,11 @@ impl Pipeline {
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
-            // A SYN that is repeated.
-            (Some(_), Some(key)) if inode == Some(key.inode) => None,
+            // A SYN that is repeated, or whose place another has taken meanwhile.
+            (Some(_), Some(key)) if inode == Some(key.inode) => {
+                self.overtake(place, at);
+                None
+            }
             (Some(found), known) if inode.is_some() => {
                 if let Some(old) = known {
                     let failures = self.new_failures(proc, space);
@@ -181,9 +184,14 @@ impl Pipeline {
                 space.gate.note_open();
                 Some(found.socket)
             }
+            // Its place is in the table still, and it is over as well.
+            (_, Some(_)) => {
+                self.overtake(place, at);
+                None
+            }
             _ => {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
-                if !is_told && known.is_none() && self.syns.len() < MOST_SYNS {
+                if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     let opens = space.gate.counters().map(|counters| counters.active_opens);
                     self.syns.insert(place, Syn { at, failures, opens });
