@@ -362,6 +362,23 @@ impl Daemon {
         }
     }
 
+    /// Takes what the kernel has told already, as far as a moment allows.
+    fn drain(&mut self) -> Result<(), ReaderGone> {
+        let until = Instant::now() + Duration::from_millis(40);
+        while let Some(events) = self.events.clone() {
+            let batches = events.wait(Duration::ZERO);
+            if batches.is_empty() {
+                break;
+            }
+            self.observe(batches)?;
+            if Instant::now() >= until {
+                self.pipeline.leave_undrained();
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn observe(&mut self, batches: Vec<Vec<Observation>>) -> Result<(), ReaderGone> {
         for batch in batches {
             let at = now();
@@ -441,6 +458,7 @@ impl Daemon {
     }
 
     fn stop(&mut self, reason: String) -> String {
+        let _ = self.drain();
         let at = now();
         if let Ok(events) = self.pipeline.tick(&self.proc, at) {
             self.push(events);

@@ -203,6 +203,9 @@ pub struct Coverage {
     /// True if nothing was missed. Absent where not comparable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agrees: Option<bool>,
+    /// Ends whose remote end the kernel had erased and that are no known connection's: of any port. They count as missed
+    /// unless SYNs told of all that is watched.
+    pub unmatched: u64,
     /// Notices that were lost, by kind.
     pub lost: BTreeMap<&'static str, u64>,
 }

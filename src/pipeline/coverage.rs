@@ -41,6 +41,7 @@ pub(super) struct Collected {
     told_loss: Duration,
     kernel: KernelCounts,
     accounted: i64,
+    unmatched: u64,
     comparable: bool,
 }
 
@@ -53,8 +54,12 @@ pub(super) struct Balance {
     kernel: KernelCounts,
     tallied: Ended,
     alive: u64,
-    /// False once a notice was lost, until the next record.
+    /// Notices without a remote end that were those of known connections.
+    pub matched: u64,
+    told_matched: u64,
+    /// False once a notice was lost, until the next record: of an end; of a SYN.
     pub whole: bool,
+    pub syns_whole: bool,
     cost: Duration,
 }
 
@@ -73,6 +78,7 @@ impl Default for Collected {
             told_loss: Duration::ZERO,
             kernel: KernelCounts::default(),
             accounted: 0,
+            unmatched: 0,
             comparable: true,
         }
     }
@@ -114,6 +120,16 @@ impl Collected {
         *uncounted |= count.is_none();
     }
 
+    /// An end without its remote end may be that of a watched connection, unless SYNs told of all of those.
+    fn add_unmatched(&mut self, before: &Balance, now: Ended) {
+        let ends = now.disconnected.saturating_sub(before.tallied.disconnected);
+        let unmatched = ends.saturating_sub(before.matched - before.told_matched);
+        self.unmatched += unmatched;
+        if !before.syns_whole {
+            self.accounted -= signed(unmatched);
+        }
+    }
+
     /// What became of a namespace that is gone cannot be asked any more.
     pub fn add_gone(&mut self, space: &Namespace) {
         let counted = space.gate.counters().map(|counters| counters.active_opens).unwrap_or(0);
@@ -121,6 +137,7 @@ impl Collected {
         let now = space.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
         self.kernel.active_opens += counted.saturating_sub(kernel.active_opens);
         self.accounted += signed(destroyed(now)) - signed(destroyed(tallied)) - signed(alive);
+        self.add_unmatched(&space.balance, now);
         self.comparable &= space.tally.is_some();
     }
 }
@@ -171,6 +188,11 @@ impl Pipeline {
             let gap = Gap { cause: "events_lost", from, to: at, count: Some(count), detail };
             told.push(Event { at, what: What::Gap(Box::new(gap)) });
         }
+    }
+
+    /// Notices that came are left unread: what they would tell cannot be compared with anything.
+    pub fn leave_undrained(&mut self) {
+        self.spaces.iter_mut().for_each(|space| space.balance.whole = false);
     }
 
     /// What was seen since the last record. Reads the whole table of each namespace where that is affordable.
@@ -226,6 +248,7 @@ impl Pipeline {
             accounted,
             missed_at_most: missed,
             agrees: missed.map(|missed| missed == 0),
+            unmatched: collected.unmatched,
             lost: collected.lost,
         }
     }
@@ -238,6 +261,7 @@ impl Namespace {
             return;
         }
         self.balance.whole = self.on.contains(&Kind::Destroy);
+        self.balance.syns_whole = self.on.contains(&Kind::Syn);
         if !self.balance.is_new {
             self.balance_up(&mut Collected::default(), ephemeral, cputime);
         }
@@ -265,8 +289,19 @@ impl Namespace {
         let cost = cputime().saturating_sub(before);
         collected.accounted += signed(destroyed(tallied)) - signed(destroyed(old.tallied));
         collected.accounted += signed(alive.unwrap_or(0)) - signed(old.alive);
+        collected.add_unmatched(&old, tallied);
         let is_noticed = self.on.contains(&Kind::Destroy);
-        self.balance = Balance { kernel, tallied, alive: alive.unwrap_or(0), whole: is_noticed, cost, ..old };
+        let syns_whole = self.on.contains(&Kind::Syn);
+        self.balance = Balance {
+            kernel,
+            tallied,
+            alive: alive.unwrap_or(0),
+            told_matched: old.matched,
+            whole: is_noticed,
+            syns_whole,
+            cost,
+            ..old
+        };
         is_noticed && old.whole && alive.is_some()
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! Nothing rests on them alone: what they bring early the next snapshot brings too, and what they lose it repairs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
 use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
-use std::sync::Arc;
-
 use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
 use crate::event::{Ending, Event, Gap, What};
 use crate::netlink::{Destroyed, ProcessNotice};
@@ -70,6 +69,7 @@ impl Pipeline {
                         space.on.retain(|on| *on != kind);
                         space.gate.want_read();
                         space.balance.whole &= kind != Kind::Destroy;
+                        space.balance.syns_whole &= kind != Kind::Syn;
                     }
                     let detail = Some(format!("{} notices of net:[{}]: {reason}", kind.name(), netns.0));
                     let gap = Gap { cause: "events_failed", from: at, to: at, count: None, detail };
@@ -110,6 +110,7 @@ impl Pipeline {
             space.drops = drops.unwrap_or(space.drops);
             space.balance.whole = false;
         }
+        space.balance.syns_whole &= kind != Kind::Syn;
         if kind != Kind::Proc {
             space.doubt(at.boot);
         }
@@ -209,16 +210,19 @@ impl Pipeline {
             self.table.get(&key)?.connection.cookie.is_none().then_some(key)
         });
         if let Some(key) = known {
+            space.balance.matched += u64::from(disconnected);
             let after = if disconnected { After::Disconnected } else { self.after(space, &key.tuple) };
             let failures = self.new_failures(proc, space);
             self.close_noticed(&key, *counts, after, failures, at, told);
             return;
         }
         if cookie.is_some_and(|cookie| self.missed_cookies.remove(&cookie).is_some()) {
+            space.balance.matched += u64::from(disconnected);
             return;
         }
         if disconnected {
-            self.take_disconnected(proc, space, tuple.local.port(), at, told);
+            let is_matched = self.take_disconnected(proc, space, tuple.local.port(), at, told);
+            space.balance.matched += u64::from(is_matched);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
@@ -339,7 +343,8 @@ impl Pipeline {
         Some(syn)
     }
 
-    /// The end of a socket of which no more than its local port is told: the SYN that came from there.
+    /// The end of a socket of which no more than its local port is told: the SYN that came from there. False: there was
+    /// none.
     fn take_disconnected(
         &mut self,
         proc: &Proc,
@@ -347,15 +352,15 @@ impl Pipeline {
         port: u16,
         at: Moment,
         told: &mut Vec<Event>,
-    ) {
+    ) -> bool {
         let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
         let overtaken = self.overtaken.keys().find(from).copied();
-        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return };
-        if let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) {
-            let resets = self.new_failures(proc, space).resets;
-            let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
-            self.tell_syn(place, syn, at, told);
-        }
+        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return false };
+        let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) else { return false };
+        let resets = self.new_failures(proc, space).resets;
+        let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
+        self.tell_syn(place, syn, at, told);
+        true
     }
 
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of

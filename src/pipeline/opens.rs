@@ -83,6 +83,11 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let sight = (self.boottime)();
+        let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
+        wanted.extend(inodes.map(|(inode, uid)| Wanted { inode, uid }));
+        // Before anything else: a newborn owner may be gone in a tenth of a millisecond.
+        let first_try = if seen == Seen::Start { self.search_left } else { self.search_left.min(FIRST_TRY) };
+        let mut found = self.search(proc, &wanted, first_try);
         let mut keys = Vec::new();
         for socket in sockets {
             let Some(inode) = socket.inode else { continue };
@@ -91,16 +96,14 @@ impl Pipeline {
             self.table.open(key, connection, socket.device, true);
             self.syns.remove(&(key.netns, key.tuple));
             self.sought.insert(inode, (key, sight));
-            wanted.push(Wanted { inode, uid: socket.uid });
             keys.push(key);
             if super::is_fragile(socket.state) {
                 space.fragile.push(key);
             }
         }
-        let mut found = match seen {
-            Seen::Start => self.search(proc, &wanted, self.search_left),
-            _ => self.search_newborn(proc, space, &wanted, &keys),
-        };
+        if seen != Seen::Start && found.len() < wanted.len() {
+            self.search_on(proc, space, &keys, &mut found);
+        }
         for key in keys {
             self.open(proc, key, found.remove(&key.inode).as_ref(), at, told);
         }
@@ -130,19 +133,15 @@ impl Pipeline {
         }
     }
 
-    /// The most likely owners first. A walk over all processes is for a socket that stands: the short-lived are gone by
-    /// then, and their owner with them.
-    fn search_newborn(
+    /// The most likely owners have been asked. A walk over all processes is for a socket that stands: the short-lived are
+    /// gone by now, and their owner with them.
+    fn search_on(
         &mut self,
         proc: &Proc,
         space: &mut Namespace,
-        wanted: &[Wanted],
         keys: &[Key],
-    ) -> HashMap<Inode, Found> {
-        let mut found = self.search(proc, wanted, self.search_left.min(FIRST_TRY));
-        if found.len() == wanted.len() {
-            return found;
-        }
+        found: &mut HashMap<Inode, Found>,
+    ) {
         for key in keys {
             if found.contains_key(&key.inode) {
                 continue;
@@ -154,7 +153,6 @@ impl Pipeline {
             }
         }
         found.extend(self.search(proc, &[], self.search_left));
-        found
     }
 
     /// Between readings: owners that left and owners whose next search has come. A descriptor that is passed on moves no

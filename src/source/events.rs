@@ -22,7 +22,7 @@ use crate::connection::{Netns, Tuple};
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
 /// At most so many notices in one delivery.
-pub const BATCH: usize = 256;
+pub const BATCH: usize = 64;
 /// Under which epoll knows the bell.
 const BELL: u64 = 0;
 /// Bytes of a thread's stack.
@@ -153,7 +153,7 @@ impl Events {
         Bell(Arc::clone(&self.bell))
     }
 
-    /// Waits until something is told, the bell rings, or the patience is over: batches of one to 257 observations, in the
+    /// Waits until something is told, the bell rings, or the patience is over: batches of one to 65 observations, in the
     /// order in which they are to be taken. Empty where there is nothing to tell.
     pub fn wait(&self, patience: Duration) -> Vec<Vec<Observation>> {
         let patience = Timespec::try_from(patience).ok();
