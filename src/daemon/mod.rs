@@ -151,7 +151,9 @@ pub fn run(
 /// # Errors
 /// As `run`.
 pub fn once(settings: Settings, format: Format, destination: Destination) -> Result<(), DaemonError> {
-    let mut daemon = set_up_parts(settings, format, destination, Duration::from_secs(60))?.0;
+    let events = Events::new(Vec::new(), Arc::new(Watched::new(&[]))).map_err(DaemonError::System)?;
+    let (mut daemon, view) = set_up_parts(settings, format, destination, Duration::from_secs(60))?;
+    daemon.attach(Rc::new(events), view);
     let at = now();
     for event in daemon.pipeline.tick_ungated(&daemon.proc, at).map_err(DaemonError::Proc)? {
         if matches!(event.what, What::Opened(_)) {

@@ -121,7 +121,10 @@ fn close(connection: &Connection, ending: &Ending) -> String {
         None => reason,
     };
     let note = match ending.bytes {
-        Some(Bytes { sent: Some(sent), received, .. }) => format!("{note}, {}", volume(sent, received)),
+        Some(Bytes { sent: Some(sent), received, exact: true }) => {
+            format!("{note}, {}", volume(sent, received))
+        }
+        Some(Bytes { sent: Some(sent), received, .. }) => format!("{note}, about {}", volume(sent, received)),
         _ => note,
     };
     columns("close ", connection, Some(&note))
@@ -232,7 +235,11 @@ fn chain(attribution: &Attribution, most: usize) -> String {
 fn lost(gap: &Gap) -> String {
     let mut line = format!("gap    {}", gap.cause.replace('_', " "));
     if let Some(count) = gap.count {
-        let what = if gap.cause == "read_failed" { "failed poll" } else { "lost record" };
+        let what = match gap.cause {
+            "read_failed" => "failed poll",
+            "events_lost" => "lost notice",
+            _ => "lost record",
+        };
         let _ = write!(line, ": {}", counted(count, what));
     }
     if gap.to > gap.from {

@@ -182,6 +182,8 @@ pub struct Coverage {
     pub live: u64,
     /// Namespaces that are watched at the end of it.
     pub namespaces: u64,
+    /// How often one was met, so far, that is not followed because there are too many.
+    pub namespaces_left_out: u64,
     /// Opens by how they were first seen.
     pub seen: BTreeMap<&'static str, u64>,
     /// Opens whose owner was not known when they were told, by reason.

@@ -93,6 +93,7 @@ impl Renderer {
         let mut parent = self.link(process, opened, cut);
         if let Some(map) = parent.as_object_mut() {
             map.remove("user");
+            map.remove("remembered");
         }
         if cut < Cut::Ancestors {
             let args: Vec<_> = kept_args(&process.args, Cut::Arguments);

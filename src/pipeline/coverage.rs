@@ -132,13 +132,14 @@ impl Collected {
 
     /// What became of a namespace that is gone cannot be asked any more.
     pub fn add_gone(&mut self, space: &Namespace) {
-        let counted = space.gate.counters().map(|counters| counters.active_opens).unwrap_or(0);
-        let Balance { kernel, tallied, alive, .. } = space.balance;
+        let counters = space.gate.counters().unwrap_or_default();
+        let Balance { kernel, tallied, alive, whole, .. } = space.balance;
         let now = space.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
-        self.kernel.active_opens += counted.saturating_sub(kernel.active_opens);
+        self.kernel.active_opens += counters.active_opens.saturating_sub(kernel.active_opens);
+        self.kernel.attempt_fails += counters.attempt_fails.saturating_sub(kernel.attempt_fails);
         self.accounted += signed(destroyed(now)) - signed(destroyed(tallied)) - signed(alive);
         self.add_unmatched(&space.balance, now);
-        self.comparable &= space.tally.is_some();
+        self.comparable &= whole && space.on.contains(&Kind::Destroy);
     }
 }
 
@@ -185,7 +186,7 @@ impl Pipeline {
         for (kind, (from, count, uncounted)) in std::mem::take(&mut self.coverage.untold) {
             let more = if uncounted { ", and more that nobody counted" } else { "" };
             let detail = Some(format!("{} notices{more}; the tables are read instead", kind.name()));
-            let gap = Gap { cause: "events_lost", from, to: at, count: Some(count), detail };
+            let gap = Gap { cause: "events_lost", from, to: at, count: (count > 0).then_some(count), detail };
             told.push(Event { at, what: What::Gap(Box::new(gap)) });
         }
     }
@@ -239,6 +240,7 @@ impl Pipeline {
             closes: now.closes - before.closes,
             live: now.live,
             namespaces: self.spaces.len() as u64,
+            namespaces_left_out: self.namespaces.left_out(),
             seen: collected.seen,
             unattributed: collected.unattributed,
             attribution_latency_us: percentiles(&collected.latency),

@@ -59,6 +59,8 @@ pub struct Pipeline {
     events: Option<Rc<Events>>,
     /// True if notices of ends are on in our own namespace.
     hears_ends: bool,
+    /// True once it has been told that they are off in others.
+    told_off: bool,
     prefer: Option<Source>,
     ephemeral: (u16, u16),
     /// The kernel gives an attempt up after so many repetitions of its SYN.
@@ -129,6 +131,7 @@ impl Pipeline {
             follows_all: false,
             events: None,
             hears_ends: false,
+            told_off: false,
             prefer: None,
             ephemeral: proc.ephemeral_ports(),
             most_repeats: proc.syn_retries(),
@@ -213,8 +216,9 @@ impl Pipeline {
             let (before, after) = others.split_at_mut(offset);
             let count = if first { usize::MAX } else { turn };
             for space in after.iter_mut().chain(before).take(count) {
-                if let Err(error) = self.tick_space(proc, space, at, told) {
-                    self.note_unreadable(proc, space, &error, at, told);
+                match self.tick_space(proc, space, at, told) {
+                    Ok(()) => space.failing = false,
+                    Err(error) => self.note_unreadable(proc, space, &error, at, told),
                 }
             }
         }

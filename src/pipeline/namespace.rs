@@ -39,14 +39,16 @@ pub(super) struct Namespace {
     pub balance: Balance,
     /// True while it cannot be read and that has been told.
     pub failing: bool,
+    /// Kinds of notices that are off in it, and why.
+    off: Vec<(Kind, String)>,
 }
 
 impl Namespace {
     pub fn new(netns: Netns, is_own: bool, entered: Option<Entered>) -> Self {
-        let (diag, on, tally, destroy_inode) = match entered {
-            None => (None, Vec::new(), None, None),
-            Some(Entered { diag, on, tally, destroy_inode, .. }) => {
-                (diag.ok(), on, Some(tally), destroy_inode)
+        let (diag, on, tally, destroy_inode, off) = match entered {
+            None => (None, Vec::new(), None, None, Vec::new()),
+            Some(Entered { diag, on, tally, destroy_inode, off }) => {
+                (diag.ok(), on, Some(tally), destroy_inode, off)
             }
         };
         Self {
@@ -63,6 +65,7 @@ impl Namespace {
             doubtful_until: Duration::ZERO,
             balance: Balance::default(),
             failing: false,
+            off,
         }
     }
 
@@ -109,7 +112,9 @@ impl Pipeline {
         }
         let choice = self.choose_source(proc, &mut own, unavailable);
         self.spaces = vec![own];
-        self.find_namespaces(proc, at, &mut Vec::new());
+        let mut told = Vec::new();
+        self.find_namespaces(proc, at, &mut told);
+        self.untold.extend(told);
         (choice, off)
     }
 
@@ -184,6 +189,7 @@ impl Pipeline {
     fn take_changes(&mut self, proc: &Proc, changes: Changes, at: Moment, told: &mut Vec<Event>) {
         for netns in changes.appeared {
             let mut namespace = self.enter(proc, netns);
+            self.tell_off(&namespace, at, told);
             // Not when its turn comes: it may not live so long.
             if !namespace.standing
                 && let Err(error) = self.tick_space(proc, &mut namespace, at, told)
@@ -195,6 +201,20 @@ impl Pipeline {
         for netns in changes.gone {
             self.leave(proc, netns, at, told);
         }
+    }
+
+    /// Once, of all namespaces together, why notices that are on in our own are not in others.
+    fn tell_off(&mut self, space: &Namespace, at: Moment, told: &mut Vec<Event>) {
+        let Some((_, why)) = space.off.first().filter(|_| !self.told_off) else { return };
+        self.told_off = true;
+        let kinds: Vec<_> = space.off.iter().map(|(kind, _)| kind.name()).collect();
+        let kinds = kinds.join(" and ");
+        let detail = format!(
+            "{kinds} notices are off in net:[{}], and in other namespaces for the same reason: {why}",
+            space.netns.0
+        );
+        let gap = Gap { cause: "events_off", from: at, to: at, count: None, detail: Some(detail) };
+        told.push(Event { at, what: What::Gap(Box::new(gap)) });
     }
 
     /// Opens its sources inside where that is permitted; else it is read through a member's `/proc/PID/net`.

@@ -1,6 +1,7 @@
 //! What the kernel's notices mean: connections that are seen while they begin, and ends that are told as they happen.
 //!
-//! Nothing rests on them alone: what they bring early the next snapshot brings too, and what they lose it repairs.
+//! What they bring early of a connection that lasts the next snapshot brings too, and what they lose it repairs. Of those
+//! that are over sooner nothing else tells; what was lost of them is counted (`coverage`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -269,7 +270,9 @@ impl Pipeline {
         let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
         let cookie = ended.cookie;
         let connection = self.passing(place, seen, syn.map_or(at, |syn| syn.at), at);
-        let connection = Connection { cookie, ..connection };
+        // An attempt is over without having been anything else.
+        let state = if established { TcpState::TimeWait } else { TcpState::SynSent };
+        let connection = Connection { cookie, state, ..connection };
         let after = self.after(space, &ended.tuple);
         let failures = self.new_failures(proc, space);
         let (reason, success) = match established {
@@ -399,7 +402,7 @@ impl Pipeline {
             inode: None,
             cookie: None,
             tuple,
-            state: if seen == Seen::Syn { TcpState::SynSent } else { TcpState::TimeWait },
+            state: TcpState::SynSent,
             uid: None,
             user: None,
             seen,

@@ -216,6 +216,9 @@ impl Sink {
             Destination::File(file) => file.path().display().to_string(),
             Destination::Stdout(_) => return,
         };
+        // They stand before what waits, and so does their time.
+        let now =
+            self.waiting.front().map_or(now, |first| if first.at.boot < now.boot { first.at } else { now });
         for incident in incidents.iter().rev() {
             let path = path.clone();
             let what = match incident {

@@ -96,6 +96,10 @@ impl Gate {
 
     /// Takes this tick's counters. `at`: time since boot.
     pub fn judge(&mut self, now: Counters, at: Duration, opens: Opens) -> Verdict {
+        // They never fall: these are another namespace's, which was given the number of one that is gone.
+        if self.last.is_some_and(|last| now.active_opens < last.active_opens) {
+            (self.last, self.at_read) = (None, None);
+        }
         self.before = self.last;
         let Some(last) = self.last.replace(now) else {
             self.read_wanted = true;
@@ -307,6 +311,17 @@ mod tests {
         gate.has_read(Duration::ZERO, Duration::from_secs(9), false);
         assert_eq!(gate.judge(counters, MS * 119_999, Opens::Counted), Verdict::Quiet);
         assert_eq!(gate.judge(counters, MS * 120_000, Opens::Counted), Verdict::Read);
+    }
+
+    #[test]
+    fn counters_that_fall_are_anothers_and_tell_of_no_failure() {
+        let (mut gate, mut counters) = after_a_read();
+        counters.active_opens = 9;
+        gate.judge(counters, MS * 50, Opens::Counted);
+        gate.has_read(MS * 50, COST, false);
+        let another = Counters { attempt_fails: 3, ..Counters::default() };
+        assert_eq!(gate.judge(another, MS * 100, Opens::Counted), Verdict::Read);
+        assert_eq!(gate.failures(another), Failures::default());
     }
 
     #[test]
