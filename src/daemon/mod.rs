@@ -174,7 +174,7 @@ fn set_up(
     let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
     let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
     let started = daemon.attach(events, view);
-    daemon.sink.push(&Event { at: now(), what: What::Started(Box::new(started)) });
+    daemon.push(vec![Event { at: now(), what: What::Started(Box::new(started)) }]);
     Ok(daemon)
 }
 
@@ -399,7 +399,7 @@ impl Daemon {
         let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
         if behind > STALL.max(self.schedule.interval * 10) {
             let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
-            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
+            self.push(vec![Event { at, what: What::Gap(Box::new(gap)) }]);
         }
     }
 
@@ -418,7 +418,7 @@ impl Daemon {
         if let Some((from, count, text)) = self.failing.take() {
             log::warn!("polls work again");
             let gap = Gap { cause: "read_failed", from, to: at, count: Some(count), detail: Some(text) };
-            self.sink.push(&Event { at, what: What::Gap(Box::new(gap)) });
+            self.push(vec![Event { at, what: What::Gap(Box::new(gap)) }]);
         }
     }
 
@@ -437,7 +437,7 @@ impl Daemon {
                 Err(chain(&error))
             }
         };
-        self.sink.push(&Event { at, what: What::Reloaded { outcome } });
+        self.push(vec![Event { at, what: What::Reloaded { outcome } }]);
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         self.sink.flush(at)
     }
@@ -452,7 +452,7 @@ impl Daemon {
         if changed.iter().any(|name| SELECTION.contains(&name.as_str())) {
             let masker = Masker::new(&new.mask);
             let ended = self.pipeline.select(new.select.clone(), masker, at);
-            ended.iter().for_each(|event| self.sink.push(event));
+            self.push(ended);
         }
         self.schedule.interval = new.interval.0;
         self.settings.take_reloaded(new);
