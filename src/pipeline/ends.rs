@@ -17,8 +17,9 @@ use crate::proc::{Proc, Sight};
 use crate::source::gate::Failures;
 use crate::table::{ABSENT_READS, Delta};
 
-/// So long an end that is known otherwise waits for its notice.
+/// So long an end that is known otherwise waits for its notice, and so long if nobody holds the socket any more.
 const NOTICE_GRACE: Duration = Duration::from_millis(100);
+const LATE_NOTICE: Duration = Duration::from_secs(1);
 /// An attempt that fails before its first repetition could have been due was answered.
 const FIRST_REPEAT: Duration = Duration::from_secs(1);
 
@@ -144,11 +145,15 @@ impl Pipeline {
         }
     }
 
-    /// Ends whose notice did not come.
-    pub(super) fn tell_waited(&mut self, at: Moment, told: &mut Vec<Event>) {
-        let due = |waiting: &Waiting| waiting.since.boot + NOTICE_GRACE <= at.boot;
-        let mut keys: Vec<Key> =
-            self.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(key, _)| *key).collect();
+    /// Ends whose notice did not come. Of a socket that is still held it comes when that is let go of, and nobody knows
+    /// when that is; else it is on its way, which takes long where processors are few.
+    pub(super) fn tell_waited(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        let waited = |waiting: &Waiting| at.boot.saturating_sub(waiting.since.boot);
+        let due = |(key, waiting): &(&Key, &Waiting)| {
+            waited(waiting) >= LATE_NOTICE
+                || waited(waiting) >= NOTICE_GRACE && self.holds.look(proc, key) != Sight::Gone
+        };
+        let mut keys: Vec<Key> = self.waiting.iter().filter(due).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         for key in keys {
             if let Some(Waiting { by, failures, since }) = self.waiting.get(&key).copied() {

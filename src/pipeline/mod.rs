@@ -178,7 +178,7 @@ impl Pipeline {
         if self.totals.reads == reads && self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }
-        self.tell_waited(at, &mut told);
+        self.tell_waited(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);
