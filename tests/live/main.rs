@@ -28,6 +28,7 @@ mod privilege;
 mod reload;
 mod run;
 mod selection;
+mod sources;
 mod ssh;
 mod states;
 mod text;
