@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::lab;
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::{actions, assert_fields, with_action};
-use crate::support::watch::{PORTREEVE, Watch};
+use crate::support::watch::{PORTREEVE, Stopped, Watch};
 use crate::support::{not_run, output, wait_for};
 
 const SSH: &str = "127.0.0.1:22";
@@ -52,7 +52,17 @@ fn strained(lab: &Lab, options: &[&str], arguments: &[&str]) -> Watch {
 
 /// Connections that live for long enough to be polled, one after another; each is told once, and so is its end.
 #[track_caller]
-fn assert_tells(lab: &Lab, mut watch: Watch, count: usize) -> Vec<Value> {
+fn assert_tells(lab: &Lab, watch: Watch, count: usize) -> Vec<Value> {
+    assert_tells_until(lab, watch, count, Watch::stop)
+}
+
+#[track_caller]
+fn assert_tells_until(
+    lab: &Lab,
+    mut watch: Watch,
+    count: usize,
+    end: impl FnOnce(Watch) -> Stopped,
+) -> Vec<Value> {
     let listener = lab.listen(SSH);
     for number in 1..=count {
         let mut client = lab.connect(SSH);
@@ -66,7 +76,7 @@ fn assert_tells(lab: &Lab, mut watch: Watch, count: usize) -> Vec<Value> {
         drop(server);
         watch.wait_actions("connection-closed", number);
     }
-    let stopped = watch.stop();
+    let stopped = end(watch);
     assert_eq!(actions(&stopped.records).len(), 2 * count, "{:#?}", actions(&stopped.records));
     for close in with_action(&stopped.records, "connection-closed") {
         assert_fields(&close, &json!({ "event.outcome": "success", "portreeve.close.reason": "closed" }));
@@ -132,14 +142,20 @@ fn where_netlink_is_forbidden_the_files_are_read_and_it_is_said_why() {
 #[test]
 fn where_netlink_stops_answering_the_files_are_read_and_nothing_is_lost_or_invented() {
     let lab = lab!("strace");
-    for (call, error) in [("sendto", "EPERM"), ("sendto", "ECONNREFUSED"), ("recvfrom", "ENOMEM")] {
-        for events in ["none", "destroy", "auto"] {
+    for (call, error, all) in [
+        ("sendto", "EPERM", &["none", "auto"][..]),
+        ("sendto", "ECONNREFUSED", &["destroy"]),
+        ("recvfrom", "ENOMEM", &["auto"]),
+    ] {
+        for events in all {
             let inject = format!("inject={call}:error={error}:when=12+");
             let trace = format!("trace={call}");
             let options = ["-e", &trace, "-e", &inject];
-            let watch = strained(&lab, &options, &["--source", "netlink", "--events", events]);
+            // A signal is handed on by the same system calls.
+            let arguments = ["--source", "netlink", "--events", events, "--duration", "4s"];
+            let watch = strained(&lab, &options, &arguments);
             assert_eq!(started(&watch)["source"], "netlink");
-            let records = assert_tells(&lab, watch, 4);
+            let records = assert_tells_until(&lab, watch, 4, Watch::wait_end);
             let failed = gaps(&records, "source_failed");
             println!("{call} {error}, {events}: {failed:?} {:?}", gaps(&records, "events_failed"));
             assert_eq!(failed.len(), 1, "{call} {error}, {events}");

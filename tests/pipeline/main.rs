@@ -8,6 +8,8 @@
     reason = "a test may fail by panic, and makes files"
 )]
 
+/// What was seen beside what the kernel counted, minute by minute.
+mod coverage;
 /// A `/proc` that behaves.
 mod kernel;
 
