@@ -193,6 +193,8 @@ pub struct Snapshot {
     pub listeners: Vec<Socket>,
     /// False if a row could not be parsed: then nothing may be concluded from a row that is absent.
     pub complete: bool,
+    /// Rows that nobody holds beyond as many as are kept.
+    pub ends_left_out: u64,
     /// True if what is new in it stood before: the first of a watch, or of a wider selection.
     pub standing: bool,
     /// True if notices tell of every end: a row that is nothing but an end is not news.

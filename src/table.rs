@@ -186,6 +186,12 @@ impl Table {
         established
     }
 
+    /// True if the end of a connection between these ends was told lately.
+    #[must_use]
+    pub fn knows_end(&self, netns: Netns, tuple: Tuple) -> bool {
+        self.tails.knows(&(netns, tuple))
+    }
+
     /// Remembers the end of a connection that was never open here, so that its TIME_WAIT is not taken for another.
     pub fn remember_end(&mut self, netns: Netns, tuple: Tuple, at: Moment) {
         self.tails.insert(&(netns, tuple), at.boot + TAIL_KEPT, false);

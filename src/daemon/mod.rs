@@ -465,8 +465,8 @@ impl Daemon {
         if let Ok(events) = self.pipeline.tick(&self.proc, at) {
             self.push(events);
         }
-        let coverage = self.pipeline.cover(at);
-        self.push(vec![coverage]);
+        let covered = self.pipeline.cover(at);
+        self.push(covered);
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.sink.lost());
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };

@@ -238,6 +238,7 @@ fn lost(gap: &Gap) -> String {
         let what = match gap.cause {
             "read_failed" => "failed poll",
             "events_lost" => "lost notice",
+            "opens_missed" => "missed open",
             _ => "lost record",
         };
         let _ = write!(line, ": {}", counted(count, what));

@@ -250,6 +250,8 @@ pub struct Totals {
     pub standing_ends: u64,
     /// Ends that may be those of connections that were told.
     pub doubtful_ends: u64,
+    /// Rows of ends in one reading beyond as many as are kept: the most there were.
+    pub ends_left_out: u64,
     /// Exact lookups of single sockets.
     pub lookups: u64,
     /// Connections opened.

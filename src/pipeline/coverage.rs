@@ -93,11 +93,13 @@ fn histogram() -> Histogram<u32> {
 }
 
 impl Collected {
-    pub fn tick(&mut self, at: Moment) {
+    /// A tick begins; answers how long ago the one before it did.
+    pub fn tick(&mut self, at: Moment) -> Option<Duration> {
         self.from.get_or_insert(at);
-        if let Some(last) = self.last_tick.replace(at.boot) {
-            self.intervals.saturating_record(micros(at.boot.saturating_sub(last)));
-        }
+        let last = self.last_tick.replace(at.boot)?;
+        let interval = at.boot.saturating_sub(last);
+        self.intervals.saturating_record(micros(interval));
+        Some(interval)
     }
 
     pub fn opened(&mut self, connection: &Connection) {
@@ -172,8 +174,7 @@ impl Pipeline {
     pub(super) fn tell_coverage_if_due(&mut self, at: Moment, told: &mut Vec<Event>) {
         self.tell_losses(at, told);
         if self.coverage.from.is_some_and(|from| from.boot + EVERY <= at.boot) {
-            let event = self.cover(at);
-            told.push(event);
+            told.extend(self.cover(at));
         }
     }
 
@@ -196,8 +197,8 @@ impl Pipeline {
         self.spaces.iter_mut().for_each(|space| space.balance.whole = false);
     }
 
-    /// What was seen since the last record. Reads the whole table of each namespace where that is affordable.
-    pub fn cover(&mut self, at: Moment) -> Event {
+    /// What was seen since the last record, and a gap if more was missed than failed. Reads the whole table of each namespace where that is affordable.
+    pub fn cover(&mut self, at: Moment) -> Vec<Event> {
         let mut spaces = std::mem::take(&mut self.spaces);
         let mut collected = std::mem::take(&mut self.coverage);
         for space in &mut spaces {
@@ -215,7 +216,9 @@ impl Pipeline {
         self.totals.active_opens += coverage.kernel.active_opens;
         self.totals.missed_at_most += coverage.missed_at_most.unwrap_or(0);
         self.totals.incomparable += u64::from(!coverage.comparable);
-        Event { at, what: What::Coverage(Box::new(coverage)) }
+        let mut told: Vec<Event> = missed(&coverage, at).into_iter().collect();
+        told.push(Event { at, what: What::Coverage(Box::new(coverage)) });
+        told
     }
 
     fn coverage_of(&self, collected: Collected, now: &Totals, at: Moment) -> Coverage {
@@ -254,6 +257,15 @@ impl Pipeline {
             lost: collected.lost,
         }
     }
+}
+
+/// Opens that nothing told of, unless attempts that failed explain them.
+fn missed(coverage: &Coverage, at: Moment) -> Option<Event> {
+    let missed = coverage.missed_at_most?.checked_sub(coverage.kernel.attempt_fails).filter(|n| *n > 0)?;
+    let from = coverage.span.map_or(at, |(from, _)| from);
+    let detail = Some("outbound opens, of any port, that the kernel counted and nothing told of".to_owned());
+    let gap = Gap { cause: "opens_missed", from, to: at, count: Some(missed), detail };
+    Some(Event { at, what: What::Gap(Box::new(gap)) })
 }
 
 impl Namespace {

@@ -173,8 +173,9 @@ impl Pipeline {
     pub fn tick(&mut self, proc: &Proc, at: Moment) -> Result<Vec<Event>, ProcError> {
         let mut told = std::mem::take(&mut self.untold);
         self.totals.polls += 1;
-        self.search_left = self.search_time;
-        self.coverage.tick(at);
+        // A tick that comes late leaves the search what keeps the next one in time.
+        let is_late = self.coverage.tick(at).is_some_and(|interval| interval > self.search_time * 3);
+        self.search_left = if is_late { self.search_time / 5 } else { self.search_time };
         self.find_namespaces(proc, at, &mut told);
         let reads = self.totals.reads;
         let outcome = self.tick_spaces(proc, at, &mut told);
@@ -256,7 +257,7 @@ impl Pipeline {
             select: &self.select,
             server_ports: &self.server_ports,
             ephemeral: self.ephemeral,
-            noticed: space.is_noticed(at.boot) && !space.standing,
+            noticed: space.leaves_ends(at.boot),
         };
         let outcome = space.tables.read(proc, net, &wanted);
         let cost = (self.cputime)().saturating_sub(before);
@@ -301,6 +302,7 @@ impl Pipeline {
         let delta = self.table.take(snapshot, at);
         self.totals.standing_ends += delta.standing_ends;
         self.totals.doubtful_ends += delta.doubtful_ends;
+        self.totals.ends_left_out = self.totals.ends_left_out.max(snapshot.ends_left_out);
         self.totals.duplicate_rows += delta.duplicates;
         let unconfirmed = self.tell_ends(proc, space, &delta, failures, at, told);
         self.tell_established(&delta.established, at, told);

@@ -18,6 +18,9 @@ use crate::source::{Events, Kind, Tally};
 /// The kernel keeps TIME_WAIT this long, and a bit: after a notice was lost, what it would have told shows there.
 const AFTER_LOSS: Duration = Duration::from_secs(62);
 
+/// And so often it is asked for then.
+const ENDS_EVERY: Duration = Duration::from_secs(1);
+
 /// What is known of a namespace from tick to tick.
 pub(super) struct Namespace {
     pub netns: Netns,
@@ -36,6 +39,8 @@ pub(super) struct Namespace {
     pub drops: u64,
     /// Until then what was lost shows in TIME_WAIT.
     doubtful_until: Duration,
+    /// When TIME_WAIT is asked for again meanwhile.
+    ends_due: Duration,
     pub balance: Balance,
     /// True while it cannot be read and that has been told.
     pub failing: bool,
@@ -63,6 +68,7 @@ impl Namespace {
             destroy_inode,
             drops: 0,
             doubtful_until: Duration::ZERO,
+            ends_due: Duration::ZERO,
             balance: Balance::default(),
             failing: false,
             off,
@@ -72,6 +78,24 @@ impl Namespace {
     /// True if notices tell of every end.
     pub fn is_noticed(&self, at: Duration) -> bool {
         self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
+    }
+
+    /// True while what was lost may show in TIME_WAIT.
+    pub fn is_doubtful(&self, at: Duration) -> bool {
+        at < self.doubtful_until
+    }
+
+    /// True if a reading at this moment need not ask for TIME_WAIT: notices tell of every end, or those that were lost
+    /// have been looked for a moment ago. A flood leaves hundreds of thousands, which cost a tenth of a second to read.
+    pub fn leaves_ends(&mut self, at: Duration) -> bool {
+        if !self.on.contains(&Kind::Destroy) || self.standing {
+            return false;
+        }
+        if self.is_doubtful(at) && at >= self.ends_due {
+            self.ends_due = at + ENDS_EVERY;
+            return false;
+        }
+        true
     }
 
     /// How opens to watched ports are learned of.

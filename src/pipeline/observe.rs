@@ -192,6 +192,8 @@ impl Pipeline {
             }
             _ => {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
+                // While much is lost, what was told of these ends is taken for what this began.
+                let is_told = is_told || space.is_doubtful(now) && self.table.knows_end(place.0, place.1);
                 if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     let opens = space.gate.counters().map(|counters| counters.active_opens);
@@ -233,6 +235,7 @@ impl Pipeline {
             let is_matched = self.take_disconnected(proc, space, tuple.local.port(), at, told);
             space.balance.matched += u64::from(is_matched);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
+            && !(space.is_doubtful(at.boot) && self.table.knows_end(space.netns, *tuple))
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
         {
@@ -287,7 +290,6 @@ impl Pipeline {
         };
         let bytes = bytes_of(ended.counts.filter(|_| established), None, connection.state, after);
         let ending = Ending { reason, success, last_seen: None, gone_by: at, exact: true, bytes };
-        self.table.remember_end(space.netns, ended.tuple, at);
         self.tell_pair(connection, ending, at, told);
     }
 
@@ -431,6 +433,7 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let connection = Arc::new(connection);
+        self.table.remember_end(connection.netns, connection.tuple, at);
         if !ending.exact {
             // What is left of a socket bears another cookie.
             self.expect_notice((connection.netns, connection.tuple), None, at);

@@ -12,6 +12,7 @@ use crate::connection::{CloseReason, Connection, Inode, Key, Moment, Seen, Snaps
 use crate::event::{Ending, Event, What};
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, Reason};
+use crate::source::Kind;
 use crate::source::selection::Known;
 use crate::table::Delta;
 
@@ -19,6 +20,8 @@ use crate::table::Delta;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// ... up to this, and then no more.
 const LAST_RETRY: Duration = Duration::from_secs(64);
+/// As many SYNs are expected that come behind what they began.
+const MOST_EXPECTED: usize = 65_536;
 /// So long the most likely owners are searched for before it is asked whether the socket stands.
 const FIRST_TRY: Duration = Duration::from_millis(3);
 /// So long may the first reading search for owners.
@@ -94,7 +97,9 @@ impl Pipeline {
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
             let connection = self.new_connection(key, socket, seen, at);
             self.table.open(key, connection, socket.device, true);
-            self.syns.remove(&(key.netns, key.tuple));
+            if self.syns.remove(&(key.netns, key.tuple)).is_none() {
+                self.expect_syn(space, &key, seen, at);
+            }
             self.sought.insert(inode, (key, sight));
             keys.push(key);
             if super::is_fragile(socket.state) {
@@ -110,6 +115,13 @@ impl Pipeline {
         self.tell_found(proc, found, at, told);
         if !space.on.is_empty() {
             self.learn_cookies(space, sockets, at, told);
+        }
+    }
+
+    /// The SYN of a connection that a table has told of may still come.
+    fn expect_syn(&mut self, space: &Namespace, key: &Key, seen: Seen, at: Moment) {
+        if seen == Seen::Poll && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_EXPECTED {
+            self.told_by_end.insert((key.netns, key.tuple), at);
         }
     }
 

@@ -40,6 +40,9 @@ impl Source {
     }
 }
 
+/// As many rows that nobody holds are kept of one reading: a flood leaves hundreds of thousands in TIME_WAIT.
+const MOST_ENDS: usize = 65_536;
+
 /// What a snapshot is reduced to.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -145,7 +148,8 @@ impl Tables {
         net: Net<'_>,
         wanted: &Wanted<'_>,
     ) -> Result<(Snapshot, TableRead), PollError> {
-        let mut gather = Gather { netns: self.netns, wanted, rows: Vec::new(), listening: Vec::new() };
+        let mut gather =
+            Gather { netns: self.netns, wanted, rows: Vec::new(), listening: Vec::new(), ends: 0 };
         match (source, &mut self.diag) {
             (Source::Procfs, _) => {
                 let read = proc.read_tcp(net, |socket| gather.add(socket)).map_err(PollError::Proc)?;
@@ -200,6 +204,7 @@ struct Gather<'a> {
     wanted: &'a Wanted<'a>,
     rows: Vec<Socket>,
     listening: Vec<Socket>,
+    ends: usize,
 }
 
 impl Gather<'_> {
@@ -207,13 +212,16 @@ impl Gather<'_> {
         if socket.state == TcpState::Listen {
             self.listening.push(socket);
         } else if self.wanted.selects(&socket) || self.wanted.is_servers(&socket) {
-            self.rows.push(socket);
+            self.ends += usize::from(socket.inode.is_none());
+            if socket.inode.is_some() || self.ends <= MOST_ENDS {
+                self.rows.push(socket);
+            }
         }
     }
 
     /// Which end we are can be told only now: a listener may stand behind the rows that it explains.
     fn finish(self, complete: bool) -> Snapshot {
-        let Self { netns, wanted, mut rows, listening } = self;
+        let Self { netns, wanted, mut rows, listening, ends } = self;
         let mut listeners = Listeners::default();
         listening.iter().for_each(|socket| listeners.add(socket.tuple.local));
         let theirs = |socket: &mut Socket| !is_outbound(socket, &listeners, wanted.ephemeral);
@@ -225,6 +233,7 @@ impl Gather<'_> {
             inbound,
             listeners: listening,
             complete,
+            ends_left_out: ends.saturating_sub(MOST_ENDS) as u64,
             standing: false,
             noticed: wanted.noticed,
         }

@@ -51,7 +51,7 @@ fn run(ports: &str) -> Vec<Coverage> {
         kernel.write();
         told.extend(pipeline.tick(&proc, moment(millis)).unwrap());
     }
-    told.push(pipeline.cover(moment(150_000)));
+    told.extend(pipeline.cover(moment(150_000)));
     told.iter().filter_map(coverage).cloned().collect()
 }
 
