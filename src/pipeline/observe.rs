@@ -169,7 +169,15 @@ impl Pipeline {
             space.gate.want_read();
         }
         self.totals.lookups += 1;
-        let found = space.tables.diag().and_then(|diag| diag.find(&tuple, device, None).ok()).flatten();
+        let found = match space.tables.diag().map(|diag| diag.find(&tuple, device, None)) {
+            Some(Ok(found)) => found,
+            None => None,
+            Some(Err(_)) => {
+                // It is not known whether its socket stands: the table tells.
+                space.gate.want_read();
+                return None;
+            }
+        };
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
             // A SYN that is repeated, or whose place another has taken meanwhile.

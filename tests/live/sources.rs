@@ -70,7 +70,7 @@ fn assert_tells_until(
         server.write_all(&[7; 500]).unwrap();
         client.read_exact(&mut [0; 500]).unwrap();
         sleep_ms(150);
-        assert_eq!(with_action(&watch.records(), "connection-opened").len(), number);
+        watch.wait_actions("connection-opened", number);
         assert_eq!(with_action(&watch.records(), "connection-closed").len(), number - 1, "while it stands");
         drop(client);
         drop(server);
