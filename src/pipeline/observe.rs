@@ -180,9 +180,12 @@ impl Pipeline {
         };
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
-            // A SYN that is repeated, or whose place another has taken meanwhile.
+            // That of a connection that a table told, one that is repeated, or one whose place another has taken meanwhile.
             (Some(_), Some(key)) if inode == Some(key.inode) => {
-                self.overtake(place, at);
+                let waits = self.table.get(&key).is_some_and(|e| e.connection.state == TcpState::SynSent);
+                if self.told_by_end.remove(&place).is_none() && !waits {
+                    self.overtake(place, at);
+                }
                 None
             }
             (Some(found), known) if inode.is_some() => {
@@ -195,7 +198,9 @@ impl Pipeline {
             }
             // Its place is in the table still, and it is over as well.
             (_, Some(_)) => {
-                self.overtake(place, at);
+                if self.told_by_end.remove(&place).is_none() {
+                    self.overtake(place, at);
+                }
                 None
             }
             _ => {
