@@ -345,20 +345,17 @@ impl Daemon {
         end: Option<Instant>,
     ) -> Result<Option<Signal>, ReaderGone> {
         let due = end.map_or(self.schedule.due, |end| end.min(self.schedule.due));
-        let patience = due + self.schedule.interval / 4;
         loop {
             let now = Instant::now();
             let left = due.saturating_duration_since(now);
             let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
             let batches = self.events.as_ref().map(|events| events.wait(nap)).unwrap_or_default();
-            let told_nothing = batches.is_empty();
             self.observe(batches)?;
             if let Ok(signal) = signals.try_recv() {
                 return Ok(Some(signal));
             }
-            // What came before the tick is taken before it, but a flood does not hold it up.
-            let now = Instant::now();
-            if now >= patience || told_nothing && now >= due {
+            // Of what came before the tick one round is taken before it: a flood does not hold it up.
+            if Instant::now() >= due {
                 return Ok(None);
             }
         }

@@ -125,8 +125,11 @@ impl Collected {
     /// An end without its remote end may be that of a watched connection, unless SYNs told of all of those.
     fn add_unmatched(&mut self, before: &Balance, now: Ended) {
         let ends = now.disconnected.saturating_sub(before.tallied.disconnected);
-        let unmatched = ends.saturating_sub(before.matched - before.told_matched);
+        let matched = before.matched - before.told_matched;
+        let unmatched = ends.saturating_sub(matched);
         self.unmatched += unmatched;
+        // Those of clients that chose a port outside the kernel's range are counted as accepted.
+        self.accounted += signed(matched.saturating_sub(ends));
         if !before.syns_whole {
             self.accounted -= signed(unmatched);
         }

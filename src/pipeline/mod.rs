@@ -34,6 +34,9 @@ use namespace::Namespace;
 /// As many other namespaces' counters are read in one tick, 20 µs each; where there are more, each has its turn.
 const MOST_SPACES: usize = 16;
 
+/// More sockets than this whose owner is sought, and no time left for it, are a flood.
+const FLOOD: usize = 64;
+
 /// What the stages are given because they may not have it: clocks, randomness, name services.
 pub struct Outside {
     /// A UUIDv7 later than all before.
@@ -175,7 +178,9 @@ impl Pipeline {
         self.totals.polls += 1;
         // A tick that comes late leaves the search what keeps the next one in time.
         let is_late = self.coverage.tick(at).is_some_and(|interval| interval > self.search_time * 3);
-        self.search_left = if is_late { self.search_time / 5 } else { self.search_time };
+        // So does one that finds more sought than the last could search for: in a flood most of them are gone anyway.
+        let is_flooded = self.search_left.is_zero() && self.sought.len() > FLOOD;
+        self.search_left = if is_late || is_flooded { self.search_time / 5 } else { self.search_time };
         self.find_namespaces(proc, at, &mut told);
         let reads = self.totals.reads;
         let outcome = self.tick_spaces(proc, at, &mut told);
@@ -236,6 +241,7 @@ impl Pipeline {
     ) -> Result<(), ProcError> {
         let Some(net) = self.net_of(space) else { return Ok(()) };
         let counters = proc.read_counters(net)?;
+        space.failures.set(None);
         let verdict = space.gate.judge(counters, at.boot, space.opens(at.boot));
         if self.must_read(proc, space, verdict, at, told) {
             self.read(proc, space, at, told)?;

@@ -1,5 +1,6 @@
 //! One network namespace: how its table is read, when, and what its counters said.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::connection::{Key, Moment, Netns};
 use crate::event::{Event, Gap, What};
 use crate::proc::{Net, Proc, ProcError};
 use crate::source::events::Entered;
-use crate::source::gate::{Gate, Opens};
+use crate::source::gate::{Failures, Gate, Opens};
 use crate::source::namespaces::Changes;
 use crate::source::poll::{Choice, Source, Tables, Wanted, choose};
 use crate::source::{Events, Kind, Tally};
@@ -42,6 +43,8 @@ pub(super) struct Namespace {
     /// When TIME_WAIT is asked for again meanwhile.
     ends_due: Duration,
     pub balance: Balance,
+    /// Failures since the last tick, as they were read for this batch of notices.
+    pub failures: Cell<Option<Failures>>,
     /// True while it cannot be read and that has been told.
     pub failing: bool,
     /// Kinds of notices that are off in it, and why.
@@ -70,6 +73,7 @@ impl Namespace {
             doubtful_until: Duration::ZERO,
             ends_due: Duration::ZERO,
             balance: Balance::default(),
+            failures: Cell::new(None),
             failing: false,
             off,
         }

@@ -50,6 +50,7 @@ impl Pipeline {
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
         let mut told = Vec::new();
         let mut spaces = std::mem::take(&mut self.spaces);
+        spaces.iter().for_each(|space| space.failures.set(None));
         let strays = self.syns.len();
         // A notice of an end that came together with the SYN finds the connection opened.
         let (syns, others): (Vec<_>, Vec<_>) =
