@@ -186,10 +186,11 @@ impl Table {
         established
     }
 
-    /// True if the end of a connection between these ends was told lately.
+    /// True if the end of a connection between these ends was told lately, or may have been: more ended than are
+    /// remembered.
     #[must_use]
-    pub fn knows_end(&self, netns: Netns, tuple: Tuple) -> bool {
-        self.tails.knows(&(netns, tuple))
+    pub fn may_know_end(&self, netns: Netns, tuple: Tuple, at: Moment) -> bool {
+        at.boot < self.tails.doubtful_until || self.tails.knows(&(netns, tuple))
     }
 
     /// Remembers the end of a connection that was never open here, so that its TIME_WAIT is not taken for another.

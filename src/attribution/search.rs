@@ -44,6 +44,9 @@ const MANY: usize = 2_048;
 /// When pids start again at the bottom, the kernel keeps those below for what started first (`RESERVED_PIDS`).
 const RESERVED: u32 = 300;
 
+/// As many holders of one search are kept held.
+const MOST_MET: usize = 64;
+
 /// As many ancestors are asked at once.
 const MOST_ABOVE: usize = 32;
 
@@ -239,7 +242,9 @@ impl Quest<'_> {
     pub(super) fn answer(&mut self, held: &Held, holder: Holder, inode: Inode) {
         if self.wanted.remove(&inode).is_some() {
             let holder = of_process(self.proc, held, holder, inode);
-            let met = if holder.pid == held.pid { held.duplicate().map(Rc::new) } else { None };
+            // A start asks for tens of thousands at once, and nobody is in a hurry then: no descriptor for each.
+            let is_met = holder.pid == held.pid && self.found.len() < MOST_MET;
+            let met = if is_met { held.duplicate().map(Rc::new) } else { None };
             let holders = with_ancestors(self.proc, held, holder, inode);
             self.found.insert(inode, Found::Holders(holders, met));
         }

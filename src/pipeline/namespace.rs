@@ -19,8 +19,8 @@ use crate::source::{Events, Kind, Tally};
 /// The kernel keeps TIME_WAIT this long, and a bit: after a notice was lost, what it would have told shows there.
 const AFTER_LOSS: Duration = Duration::from_secs(62);
 
-/// And so often it is asked for then.
-const ENDS_EVERY: Duration = Duration::from_secs(1);
+/// And so often it is asked for then: it stands for a minute.
+const ENDS_EVERY: Duration = Duration::from_secs(10);
 
 /// What is known of a namespace from tick to tick.
 pub(super) struct Namespace {
@@ -90,7 +90,7 @@ impl Namespace {
     }
 
     /// True if a reading at this moment need not ask for TIME_WAIT: notices tell of every end, or those that were lost
-    /// have been looked for a moment ago. A flood leaves hundreds of thousands, which cost a tenth of a second to read.
+    /// have been looked for a moment ago. A flood leaves hundreds of thousands, which cost a quarter of a second to read.
     pub fn leaves_ends(&mut self, at: Duration) -> bool {
         if !self.on.contains(&Kind::Destroy) || self.standing {
             return false;

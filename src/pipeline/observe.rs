@@ -207,7 +207,7 @@ impl Pipeline {
             _ => {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
                 // While much is lost, what was told of these ends is taken for what this began.
-                let is_told = is_told || space.is_doubtful(now) && self.table.knows_end(place.0, place.1);
+                let is_told = is_told || self.may_be_told(space, tuple, at);
                 if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     let opens = space.gate.counters().map(|counters| counters.active_opens);
@@ -249,12 +249,19 @@ impl Pipeline {
             let is_matched = self.take_disconnected(proc, space, tuple.local.port(), at, told);
             space.balance.matched += u64::from(is_matched);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
-            && !(space.is_doubtful(at.boot) && self.table.knows_end(space.netns, *tuple))
             && self.select.wants(tuple)
             && !self.table.is_inbound(space.netns, *tuple)
+            && !self.may_be_told(space, *tuple, at)
         {
             self.tell_unseen(proc, space, ended, at, told);
         }
+    }
+
+    /// While much is lost, what was told of these ends may have been this connection: it is counted then.
+    fn may_be_told(&mut self, space: &Namespace, tuple: Tuple, at: Moment) -> bool {
+        let may_be = space.is_doubtful(at.boot) && self.table.may_know_end(space.netns, tuple, at);
+        self.totals.doubtful_ends += u64::from(may_be);
+        may_be
     }
 
     /// What is left of a socket that was destroyed.

@@ -35,8 +35,8 @@ const NEW_SHARE: u32 = 200;
 const LISTING_SHARE: u32 = 100;
 /// How many are asked between two looks at the clock.
 const ASKED_AT_ONCE: u32 = 16;
-/// A listing of all processes comes every 1,000 times its own cost: 1/1,000 of a core ...
-const LISTING_FACTOR: u32 = 1_000;
+/// A listing of all processes comes every 5,000 times its own cost: 1/5,000 of a core ...
+const LISTING_FACTOR: u32 = 5_000;
 /// ... or 1/200 where something is known to have been passed over.
 const HURRIED_FACTOR: u32 = 200;
 /// And never more often than this ...

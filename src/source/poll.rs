@@ -3,13 +3,14 @@
 //!
 //! Refuses to conclude anything from what is absent; says only whether the read was complete.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use super::Selection;
 use super::direction::{Listeners, is_outbound};
-use crate::connection::{Inode, Netns, Snapshot, Socket, TcpState, Tuple};
+use crate::connection::{Netns, Snapshot, Socket, TcpState};
 use crate::netlink::{Clause, Diag, Filter, NetlinkError, states};
 use crate::proc::{Net, Proc, ProcError, TableRead};
 
@@ -277,10 +278,12 @@ pub fn choose(
     wanted: &Wanted<'_>,
     cputime: &dyn Fn() -> Duration,
 ) -> Choice {
+    let hasher = RandomState::new();
     let mut timed = |source| {
         let before = cputime();
-        let outcome = tables.read_from(source, proc, net, wanted).map(|(snapshot, _)| lasting(&snapshot));
-        outcome.map(|rows| (rows, cputime().saturating_sub(before)))
+        let outcome = tables.read_from(source, proc, net, wanted).map(|(snapshot, _)| snapshot);
+        let cost = cputime().saturating_sub(before);
+        outcome.map(|snapshot| (lasting(&snapshot, &hasher), cost))
     };
     let (by_proc, by_netlink) = (timed(Source::Procfs), timed(Source::Netlink));
     let (source, reason, differ) = match (&by_proc, &by_netlink) {
@@ -300,31 +303,45 @@ pub fn choose(
     if differ && let (Ok((one, _)), Ok((other, _))) = (by_proc, by_netlink) {
         let again = (timed(Source::Procfs), timed(Source::Netlink));
         if let (Ok((one_again, _)), Ok((other_again, _))) = again {
-            differences.extend(confirmed("procfs", [&one, &one_again], [&other, &other_again]));
-            differences.extend(confirmed("netlink", [&other, &other_again], [&one, &one_again]));
+            let here = only([&one, &one_again], [&other, &other_again]);
+            let there = only([&other, &other_again], [&one, &one_again]);
+            for (source, rows) in [(Source::Procfs, here), (Source::Netlink, there)] {
+                let named = tables.read_from(source, proc, net, wanted);
+                differences.extend(
+                    named.into_iter().flat_map(|(snapshot, _)| name(source, &snapshot, &rows, &hasher)),
+                );
+            }
         }
     }
     tables.prefer(source);
     Choice { reason, differences }
 }
 
-/// Rows by what makes them themselves; ends come and go too fast to be compared.
-fn lasting(snapshot: &Snapshot) -> BTreeMap<(Tuple, Option<Inode>), u32> {
-    let all = snapshot.outbound.iter().chain(&snapshot.inbound).chain(&snapshot.listeners);
-    let lasting = all.filter(|socket| socket.inode.is_some());
-    lasting.map(|socket| ((socket.tuple, socket.inode), socket.uid)).collect()
+/// Rows by a hash of what makes them themselves; ends come and go too fast to be compared.
+fn lasting(snapshot: &Snapshot, hasher: &RandomState) -> HashSet<u64> {
+    rows(snapshot).filter(|socket| socket.inode.is_some()).map(|socket| hash(socket, hasher)).collect()
 }
 
-type Rows = BTreeMap<(Tuple, Option<Inode>), u32>;
+fn rows(snapshot: &Snapshot) -> impl Iterator<Item = &Socket> {
+    snapshot.outbound.iter().chain(&snapshot.inbound).chain(&snapshot.listeners)
+}
 
-fn confirmed(name: &str, here: [&Rows; 2], there: [&Rows; 2]) -> Vec<String> {
-    let only = |key: &&(Tuple, Option<Inode>)| {
-        here.iter().all(|rows| rows.contains_key(key)) && there.iter().all(|rows| !rows.contains_key(key))
+fn hash(socket: &Socket, hasher: &RandomState) -> u64 {
+    hasher.hash_one((socket.tuple, socket.inode))
+}
+
+/// Rows that were there both times, and not here either time.
+fn only(there: [&HashSet<u64>; 2], here: [&HashSet<u64>; 2]) -> HashSet<u64> {
+    let [first, again] = there;
+    let both = first.iter().filter(|row| again.contains(row));
+    both.filter(|row| here.iter().all(|rows| !rows.contains(row))).copied().collect()
+}
+
+fn name(source: Source, snapshot: &Snapshot, those: &HashSet<u64>, hasher: &RandomState) -> Vec<String> {
+    let tell = |socket: &Socket| {
+        format!("only {} shows the socket {} - {}", source.name(), socket.tuple.local, socket.tuple.remote)
     };
-    let tell = |(tuple, _): &(Tuple, Option<Inode>)| {
-        format!("only {name} shows the socket {} - {}", tuple.local, tuple.remote)
-    };
-    here.first().map(|rows| rows.keys().filter(only).map(tell).collect()).unwrap_or_default()
+    rows(snapshot).filter(|socket| those.contains(&hash(socket, hasher))).map(tell).collect()
 }
 
 fn in_ms(time: Duration) -> String {

@@ -273,7 +273,7 @@ fn the_listing_comes_by_its_cost() {
     let seconds = Duration::from_secs;
     assert!(!listing.is_due(Duration::from_millis(999)) && listing.is_due(seconds(1)));
     listing.cost = Duration::from_millis(12);
-    assert!(!listing.is_due(seconds(11)) && listing.is_due(seconds(12)));
+    assert!(!listing.is_due(seconds(59)) && listing.is_due(seconds(60)));
     listing.wanted_soon = true;
     assert!(!listing.is_due(seconds(2)) && listing.is_due(Duration::from_millis(2_400)));
     listing.cost = seconds(9);
