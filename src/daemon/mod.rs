@@ -114,8 +114,8 @@ struct Daemon {
     late: u64,
     /// As many of them have been told in a coverage record.
     late_told: u64,
-    /// Where the loop waits. `None`: it does not.
-    events: Option<Rc<Events>>,
+    /// Where the loop waits.
+    events: Rc<Events>,
     /// Moment of the last record.
     told: Moment,
 }
@@ -152,8 +152,9 @@ pub fn run(
 /// As `run`.
 pub fn once(settings: Settings, format: Format, destination: Destination) -> Result<(), DaemonError> {
     let events = Events::new(Vec::new(), Arc::new(Watched::new(&[]))).map_err(DaemonError::System)?;
-    let (mut daemon, view) = set_up_parts(settings, format, destination, Duration::from_secs(60))?;
-    daemon.attach(Rc::new(events), view);
+    let events = Rc::new(events);
+    let (mut daemon, view) = set_up_parts(settings, format, destination, events, Duration::from_secs(60))?;
+    daemon.attach(view);
     let at = now();
     for event in daemon.pipeline.tick_ungated(&daemon.proc, at).map_err(DaemonError::Proc)? {
         if matches!(event.what, What::Opened(_)) {
@@ -172,8 +173,8 @@ fn set_up(
 ) -> Result<Daemon, DaemonError> {
     // A search may take half of a tick's time, so that the pace is kept.
     let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
-    let (mut daemon, view) = set_up_parts(settings, format, destination, search_time)?;
-    let started = daemon.attach(events, view);
+    let (mut daemon, view) = set_up_parts(settings, format, destination, events, search_time)?;
+    let started = daemon.attach(view);
     daemon.push(vec![Event { at: now(), what: What::Started(Box::new(started)) }]);
     Ok(daemon)
 }
@@ -182,6 +183,7 @@ fn set_up_parts(
     settings: Settings,
     format: Format,
     destination: Destination,
+    events: Rc<Events>,
     search_time: Duration,
 ) -> Result<(Daemon, View), DaemonError> {
     let proc = Proc::new("/proc").map_err(DaemonError::Proc)?.with_own_socket_mount();
@@ -214,7 +216,7 @@ fn set_up_parts(
             last_tick: None,
             late: 0,
             late_told: 0,
-            events: None,
+            events,
             told: now(),
         },
         view,
@@ -234,15 +236,15 @@ fn descriptors() -> usize {
 
 impl Daemon {
     /// Gives the pipeline its sources; answers what the first record tells.
-    fn attach(&mut self, events: Rc<Events>, view: View) -> Started {
+    fn attach(&mut self, view: View) -> Started {
         let prefer = match self.settings.source {
             SourceChoice::Auto => None,
             SourceChoice::Procfs => Some(Source::Procfs),
             SourceChoice::Netlink => Some(Source::Netlink),
         };
         let all = self.settings.netns == NetnsChoice::All;
-        self.events = Some(Rc::clone(&events));
-        let (choice, off) = self.pipeline.attach(&self.proc, Some(events), prefer, all, now());
+        let (choice, off) =
+            self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
         let wanted = self.settings.events.kinds();
         let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
             Some((_, why)) => format!("off: {why}"),
@@ -349,7 +351,7 @@ impl Daemon {
             let now = Instant::now();
             let left = due.saturating_duration_since(now);
             let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
-            let batches = self.events.as_ref().map(|events| events.wait(nap)).unwrap_or_default();
+            let batches = self.events.wait(nap);
             self.observe(batches)?;
             if let Ok(signal) = signals.try_recv() {
                 return Ok(Some(signal));
@@ -364,8 +366,8 @@ impl Daemon {
     /// Takes what the kernel has told already, as far as a moment allows.
     fn drain(&mut self) -> Result<(), ReaderGone> {
         let until = Instant::now() + Duration::from_millis(40);
-        while let Some(events) = self.events.clone() {
-            let batches = events.wait(Duration::ZERO);
+        loop {
+            let batches = self.events.wait(Duration::ZERO);
             if batches.is_empty() {
                 break;
             }

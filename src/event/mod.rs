@@ -28,6 +28,15 @@ pub struct Event {
     pub what: What,
 }
 
+impl Event {
+    /// Something was, or may have been, lost at this moment; nobody knows how many.
+    #[must_use]
+    pub fn gap(at: Moment, cause: &'static str, detail: String) -> Self {
+        let gap = Gap { cause, from: at, to: at, count: None, detail: Some(detail) };
+        Self { at, what: What::Gap(Box::new(gap)) }
+    }
+}
+
 /// What a record can tell.
 #[derive(Debug, Clone)]
 pub enum What {

@@ -14,6 +14,7 @@ use super::namespace::Namespace;
 use crate::connection::{Connection, Moment, TcpState};
 use crate::event::{Coverage, Event, Gap, KernelCounts, Percentiles, Totals, What};
 use crate::netlink::{Diag, states};
+use crate::proc::Counters;
 use crate::process::Attribution;
 use crate::source::Kind;
 use crate::source::direction::{Listeners, is_outbound};
@@ -137,14 +138,18 @@ impl Collected {
 
     /// What became of a namespace that is gone cannot be asked any more.
     pub fn add_gone(&mut self, space: &Namespace) {
-        let counters = space.gate.counters().unwrap_or_default();
-        let Balance { kernel, tallied, alive, whole, .. } = space.balance;
-        let now = space.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
-        self.kernel.active_opens += counters.active_opens.saturating_sub(kernel.active_opens);
-        self.kernel.attempt_fails += counters.attempt_fails.saturating_sub(kernel.attempt_fails);
-        self.accounted += signed(destroyed(now)) - signed(destroyed(tallied)) - signed(alive);
-        self.add_unmatched(&space.balance, now);
-        self.comparable &= whole && space.on.contains(&Kind::Destroy);
+        let (kernel, tallied) = space.counted();
+        self.add(&space.balance, kernel, tallied, 0);
+        self.comparable &= space.balance.whole && space.on.contains(&Kind::Destroy);
+    }
+
+    /// What happened in a namespace since `before`, of which so many are alive now.
+    fn add(&mut self, before: &Balance, kernel: KernelCounts, tallied: Ended, alive: u64) {
+        self.kernel.active_opens += kernel.active_opens.saturating_sub(before.kernel.active_opens);
+        self.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(before.kernel.attempt_fails);
+        self.accounted += signed(destroyed(tallied)) - signed(destroyed(before.tallied));
+        self.accounted += signed(alive) - signed(before.alive);
+        self.add_unmatched(before, tallied);
     }
 }
 
@@ -200,7 +205,8 @@ impl Pipeline {
         self.spaces.iter_mut().for_each(|space| space.balance.whole = false);
     }
 
-    /// What was seen since the last record, and a gap if more was missed than failed. Reads the whole table of each namespace where that is affordable.
+    /// What was seen since the last record, and a gap if more was missed than failed. Reads the whole table of each
+    /// namespace where that is affordable.
     pub fn cover(&mut self, at: Moment) -> Vec<Event> {
         let mut spaces = std::mem::take(&mut self.spaces);
         let mut collected = std::mem::take(&mut self.coverage);
@@ -284,6 +290,13 @@ impl Namespace {
         }
     }
 
+    /// What the kernel's counters and its notices of ends say now.
+    fn counted(&self) -> (KernelCounts, Ended) {
+        let Counters { active_opens, attempt_fails, .. } = self.gate.counters().unwrap_or_default();
+        let tallied = self.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
+        (KernelCounts { active_opens, attempt_fails }, tallied)
+    }
+
     /// Adds what happened since the last call; true if all of it is known.
     fn balance_up(
         &mut self,
@@ -291,22 +304,15 @@ impl Namespace {
         ephemeral: (u16, u16),
         cputime: &dyn Fn() -> Duration,
     ) -> bool {
-        let counters = self.gate.counters().unwrap_or_default();
-        let kernel =
-            KernelCounts { active_opens: counters.active_opens, attempt_fails: counters.attempt_fails };
-        let tallied = self.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
+        let (kernel, tallied) = self.counted();
         let old = self.balance;
-        collected.kernel.active_opens += kernel.active_opens.saturating_sub(old.kernel.active_opens);
-        collected.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(old.kernel.attempt_fails);
         let before = cputime();
         let alive = match self.tables.diag().filter(|_| old.cost < TOO_DEAR) {
             Some(diag) => count_alive(diag, ephemeral),
             None => None,
         };
         let cost = cputime().saturating_sub(before);
-        collected.accounted += signed(destroyed(tallied)) - signed(destroyed(old.tallied));
-        collected.accounted += signed(alive.unwrap_or(0)) - signed(old.alive);
-        collected.add_unmatched(&old, tallied);
+        collected.add(&old, kernel, tallied, alive.unwrap_or(0));
         let is_noticed = self.on.contains(&Kind::Destroy);
         let syns_whole = self.on.contains(&Kind::Syn);
         self.balance = Balance {

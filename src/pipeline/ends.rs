@@ -163,7 +163,7 @@ impl Pipeline {
     }
 
     /// All that was open in a namespace which is gone.
-    pub(super) fn tell_vanished(&mut self, _proc: &Proc, netns: Netns, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn tell_vanished(&mut self, netns: Netns, at: Moment, told: &mut Vec<Event>) {
         let mut keys: Vec<Key> =
             self.table.iter().map(|(key, _)| key).filter(|key| key.netns == netns).collect();
         keys.sort_unstable();
@@ -191,8 +191,7 @@ impl Pipeline {
         told
     }
 
-    /// The kernel's notice of the end of an open connection. `orderly`: our end is in TIME_WAIT, or was told to be over
-    /// by the other end's FIN.
+    /// The kernel's notice of the end of an open connection.
     pub(super) fn close_noticed(
         &mut self,
         key: &Key,

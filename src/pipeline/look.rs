@@ -84,7 +84,6 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) -> bool {
-        let mut failures = None;
         for key in keys {
             if self.waiting.contains_key(key) || self.table.get(key).is_none() {
                 continue;
@@ -92,7 +91,7 @@ impl Pipeline {
             let Some(found) = self.find(space, key) else { return true };
             let failures = match &found {
                 Some(sight) if sight.socket.inode.is_some() => Default::default(),
-                _ => *failures.get_or_insert_with(|| self.new_failures(proc, space)),
+                _ => self.new_failures(proc, space),
             };
             self.take_sight(space, key, found, failures, at, told);
         }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
 use crate::connection::{Cookie, Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
-use crate::event::{Event, Gap, Totals, What};
+use crate::event::{Event, Totals, What};
 use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
 use crate::source::gate::Failures;
@@ -96,7 +96,7 @@ pub struct Pipeline {
     missed_notices: HashMap<(Netns, Tuple), Moment>,
     /// The same, of sockets whose cookie is known.
     missed_cookies: HashMap<Cookie, Moment>,
-    /// Connections that were told by their end alone, and when: their SYN may come behind it.
+    /// Connections that were told by a table or by their end alone, and when: their SYN may come behind it.
     told_by_end: HashMap<(Netns, Tuple), Moment>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
@@ -283,8 +283,7 @@ impl Pipeline {
         if let Some(fallback) = fallback {
             let detail =
                 format!("net:[{}]: {}; read by {} now", space.netns.0, fallback.error, fallback.to.name());
-            let gap = Gap { cause: "source_failed", from: at, to: at, count: None, detail: Some(detail) };
-            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+            told.push(Event::gap(at, "source_failed", detail));
         }
         snapshot.standing = std::mem::take(&mut space.standing);
         self.take(proc, space, &snapshot, failures, cost, at, told);

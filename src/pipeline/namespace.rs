@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Pipeline;
 use super::coverage::Balance;
 use crate::connection::{Key, Moment, Netns};
-use crate::event::{Event, Gap, What};
+use crate::event::Event;
 use crate::proc::{Net, Proc, ProcError};
 use crate::source::events::Entered;
 use crate::source::gate::{Failures, Gate, Opens};
@@ -227,7 +227,7 @@ impl Pipeline {
             self.spaces.push(namespace);
         }
         for netns in changes.gone {
-            self.leave(proc, netns, at, told);
+            self.leave(netns, at, told);
         }
     }
 
@@ -241,8 +241,7 @@ impl Pipeline {
             "{kinds} notices are off in net:[{}], and in other namespaces for the same reason: {why}",
             space.netns.0
         );
-        let gap = Gap { cause: "events_off", from: at, to: at, count: None, detail: Some(detail) };
-        told.push(Event { at, what: What::Gap(Box::new(gap)) });
+        told.push(Event::gap(at, "events_off", detail));
     }
 
     /// Opens its sources inside where that is permitted; else it is read through a member's `/proc/PID/net`.
@@ -261,11 +260,11 @@ impl Pipeline {
         namespace
     }
 
-    fn leave(&mut self, proc: &Proc, netns: Netns, at: Moment, told: &mut Vec<Event>) {
+    fn leave(&mut self, netns: Netns, at: Moment, told: &mut Vec<Event>) {
         if let Some(events) = &self.events {
             events.leave(netns);
         }
-        self.tell_vanished(proc, netns, at, told);
+        self.tell_vanished(netns, at, told);
         self.table.forget_namespace(netns);
         if let Some(place) = self.spaces.iter().position(|space| space.netns == netns) {
             let gone = self.spaces.swap_remove(place);
@@ -284,9 +283,8 @@ impl Pipeline {
     ) {
         if !self.namespaces.lost_member(proc, space.netns) && !error.is_gone() && !space.failing {
             space.failing = true;
-            let detail = Some(format!("net:[{}]: {error}", space.netns.0));
-            let gap = Gap { cause: "netns_unreadable", from: at, to: at, count: None, detail };
-            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+            let detail = format!("net:[{}]: {error}", space.netns.0);
+            told.push(Event::gap(at, "netns_unreadable", detail));
         }
     }
 

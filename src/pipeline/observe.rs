@@ -10,7 +10,7 @@ use super::Pipeline;
 use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
 use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
-use crate::event::{Ending, Event, Gap, What};
+use crate::event::{Ending, Event, What};
 use crate::netlink::{Destroyed, ProcessNotice};
 use crate::proc::Proc;
 use crate::process::{Attribution, Reason};
@@ -62,23 +62,22 @@ impl Pipeline {
                 Observation::Syn { .. } => {}
                 Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
                 Observation::Destroyed { netns, ended } => {
-                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                    if let Some(space) = of(&mut spaces, netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
                     }
                 }
                 Observation::Failed { kind, netns, reason } => {
-                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                    if let Some(space) = of(&mut spaces, netns) {
                         space.on.retain(|on| *on != kind);
                         space.gate.want_read();
                         space.balance.whole &= kind != Kind::Destroy;
                         space.balance.syns_whole &= kind != Kind::Syn;
                     }
-                    let detail = Some(format!("{} notices of net:[{}]: {reason}", kind.name(), netns.0));
-                    let gap = Gap { cause: "events_failed", from: at, to: at, count: None, detail };
-                    told.push(Event { at, what: What::Gap(Box::new(gap)) });
+                    let detail = format!("{} notices of net:[{}]: {reason}", kind.name(), netns.0);
+                    told.push(Event::gap(at, "events_failed", detail));
                 }
                 Observation::Lost { kind, netns, count } => {
-                    if let Some(space) = spaces.iter_mut().find(|space| space.netns == netns) {
+                    if let Some(space) = of(&mut spaces, netns) {
                         self.take_lost(proc, space, kind, count, at);
                     }
                 }
@@ -467,4 +466,9 @@ impl Pipeline {
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
         told.push(Event { at, what: What::Closed { connection, ending } });
     }
+}
+
+/// The namespace of this number, unless it is gone by now.
+fn of(spaces: &mut [Namespace], netns: Netns) -> Option<&mut Namespace> {
+    spaces.iter_mut().find(|space| space.netns == netns)
 }

@@ -1,4 +1,5 @@
-//! What the events thread and the loop share: which ports are meant, and what ended on any port. No locks.
+//! What the event sockets and the pipeline share: which ports are meant, and what ended on any port. No locks: who waits
+//! on the sockets may be another thread than who enters namespaces.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -7,7 +8,7 @@ use crate::netlink::Destroyed;
 
 const WORDS: usize = 65_536 / 64;
 
-/// A set of ports that one thread changes while another asks: 8 KiB.
+/// A set of ports that may be changed while it is asked: 8 KiB.
 #[derive(Debug)]
 struct PortMap(Box<[AtomicU64]>);
 
