@@ -65,7 +65,7 @@ impl fmt::Display for Blind {
             }
             Self::NoOwners(obstacle) => write!(
                 f,
-                "other users' descriptors cannot be read in spite of CAP_SYS_PTRACE, so no connection could be \
+                "other users' processes cannot be read in spite of CAP_SYS_PTRACE, so no connection could be \
                  attributed: {obstacle}"
             ),
         }
@@ -127,7 +127,10 @@ pub fn look(proc: &Proc) -> Result<View, Blind> {
         return Err(Blind::PartOfProc);
     }
     let init = proc.hold(1).and_then(|init| proc.comm_of(&init).map(|_| init));
-    let init = init.map_err(|_| Blind::HiddenProcesses(hiding.into_iter().next()))?;
+    let init = init.map_err(|_| match may_trace() && !proc.is_first_user_namespace() {
+        true => Blind::NoOwners(Obstacle::UserNamespace),
+        false => Blind::HiddenProcesses(hiding.into_iter().next()),
+    })?;
     let owners = if proc.shows(&init) == Shows::Itself {
         Owners::All
     } else if may_trace() {
