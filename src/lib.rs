@@ -31,6 +31,8 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod seal;
+
 // The shell.
 pub mod cli;
 pub mod config;
