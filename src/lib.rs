@@ -33,6 +33,10 @@ pub mod sink;
 
 pub mod seal;
 
+pub mod state;
+
+pub mod ledger;
+
 // The shell.
 pub mod cli;
 pub mod config;
