@@ -104,9 +104,13 @@ impl Sealer {
         let file = file.map_err(|e| explain(path, e))?;
         inspect(path, &file)?;
         let failed = |act, source| SealError::Failed { path: path.to_owned(), act, source };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(refused(path, "another process seals with it", "end that")),
-            outcome => outcome.map_err(|e| failed("lock", e.into()))?,
+        // A file system without locks cannot tell.
+        if let Err(Errno::WOULDBLOCK) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            return Err(refused(
+                path,
+                "another process seals with it",
+                "end that, or another key for this one",
+            ));
         }
         let slots = read(&file).map_err(|e| failed("read", e))?;
         let Some(keys) = Keys::choose(&slots) else {
@@ -122,14 +126,16 @@ impl Sealer {
         Ok(Self { file, keys })
     }
 
-    /// The last seal that was made. It was on disk before it was answered: after a crash it must be told again if no
-    /// log holds it, also where the log has become another stream.
+    /// The last seal that was made. It was on disk before it was answered: after a crash it must be told again if the
+    /// log does not hold it, unless the log has become another stream than it seals.
     #[must_use]
     pub fn pending(&self) -> Option<&Seal> {
         self.keys.state.pending.as_ref()
     }
 
     /// Makes a seal. When it is answered, the next key and the seal are on disk and the key that made it is gone.
+    ///
+    /// The place must be on disk before: a power cut that takes sealed records would look like somebody who did.
     ///
     /// After an error the next call answers the seal that could not be finished, of the place that it was begun
     /// for, because the disk may hold it already: no epoch has two.
