@@ -217,7 +217,9 @@ fn command_of(attribution: &Attribution) -> Option<String> {
         Attribution::Owned { lineage, .. } => Some(command_line(&lineage.process.args)),
         // Quoted and escaped when it was written.
         Attribution::Recorded(recorded) => {
-            recorded.process("command_line").and_then(Value::as_str).map(|text| escape(text.as_bytes()))
+            let told = recorded.process("command_line").and_then(Value::as_str)?;
+            let harmless = told.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            Some(if harmless { told.to_owned() } else { escape(told.as_bytes()) })
         }
         Attribution::Unknown(_) => None,
     }
