@@ -15,10 +15,11 @@ use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
+use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::Style;
-use portreeve::{logger, report, seal};
+use portreeve::{logger, report};
 
 /// sysexits(3).
 const USAGE: u8 = 64;
@@ -121,9 +122,11 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
     let format = format_of(settings, path.is_some());
     let sync = settings.sync;
     let numbered = path.filter(|_| matches!(format, Format::Json));
-    if let (None, Some(_)) = (numbered, &settings.state_dir) {
-        let text = "state-dir: a state is kept of a log in JSON only (mend: --log-file)".to_owned();
-        return Err(Failure { status: CONFIG, text });
+    for (name, path) in [("state-dir", &settings.state_dir), ("seal", &settings.seal)] {
+        if let (false, None, Some(_)) = (once, numbered, path) {
+            let text = format!("{name}: it takes a log file in JSON (mend: --log-file PATH --format json)");
+            return Err(Failure { status: CONFIG, text });
+        }
     }
     let state =
         numbered.map(|log| Folder::open(&state_path(settings, log))).transpose().map_err(|error| {
@@ -131,13 +134,16 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
             fail(status)(&error)
         })?;
     let Some(path) = path else {
-        return Ok(Output { format, destination: Destination::Stdout(Stdout::default()), state, sync });
+        let destination = Destination::Stdout(Stdout::default());
+        return Ok(Output { format, destination, state, sync, sealer: None });
     };
     let file = LogFile::open(path).map_err(|e| Failure {
         status: if e.kind() == std::io::ErrorKind::WouldBlock { TAKEN } else { CANNOT_CREATE },
         text: format!("cannot open the log {}: {e}", path.display()),
     })?;
-    Ok(Output { format, destination: Destination::File(file), state, sync })
+    let sealer =
+        settings.seal.as_deref().map(Sealer::open).transpose().map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    Ok(Output { format, destination: Destination::File(file), state, sync, sealer })
 }
 
 /// Where the state of this log is: as configured, where systemd says, or beside it.
