@@ -31,6 +31,12 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod seal;
+
+pub mod state;
+
+pub mod ledger;
+
 // The shell.
 pub mod cli;
 pub mod config;

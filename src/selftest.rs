@@ -2,12 +2,16 @@
 //!
 //! A watcher that sees nothing and says nothing is worse than none. What cannot be told is a warning, never a refusal.
 
+#![expect(clippy::disallowed_methods, reason = "our own executable is read")]
+
 use std::fmt;
+use std::io::Read;
 
 use rustix::thread::CapabilitySet;
+use sha2::{Digest, Sha256};
 
 use crate::connection::Netns;
-use crate::proc::{Net, Proc, ProcError, Shows};
+use crate::proc::{Held, Net, Proc, ProcError, Shows};
 
 /// Why there is no point in watching.
 #[derive(Debug)]
@@ -131,13 +135,7 @@ pub fn look(proc: &Proc) -> Result<View, Blind> {
         true => Blind::NoOwners(Obstacle::UserNamespace),
         false => Blind::HiddenProcesses(hiding.into_iter().next()),
     })?;
-    let owners = if proc.shows(&init) == Shows::Itself {
-        Owners::All
-    } else if may_trace() {
-        read_owners(proc)
-    } else {
-        Owners::Own
-    };
+    let owners = find_owners(proc, &init);
     let mut view = View {
         netns: proc.own_netns().ok(),
         init_netns: proc.netns_of("1").ok(),
@@ -163,6 +161,33 @@ enum Owners {
 
 fn may_trace() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
+}
+
+fn find_owners(proc: &Proc, init: &Held) -> Owners {
+    if proc.shows(init) == Shows::Itself {
+        Owners::All
+    } else if may_trace() {
+        read_owners(proc)
+    } else {
+        Owners::Own
+    }
+}
+
+/// True if other users' descriptors can be read now.
+#[must_use]
+pub fn sees_all_owners(proc: &Proc) -> bool {
+    proc.hold(1).is_ok_and(|init| find_owners(proc, &init) == Owners::All)
+}
+
+/// Of our own executable: which program wrote a log.
+#[must_use]
+pub fn executable_sha256() -> Option<String> {
+    let (mut file, mut hash) = (std::fs::File::open("/proc/self/exe").ok()?, Sha256::new());
+    let mut piece = vec![0; 64 * 1024];
+    while let Some(read) = file.read(&mut piece).ok()?.checked_sub(1) {
+        hash.update(piece.get(..=read)?);
+    }
+    Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// For who holds the privilege by which all should show themselves.
