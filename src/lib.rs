@@ -45,3 +45,4 @@ pub mod signals;
 
 // Readers of the log.
 pub mod report;
+pub mod verify;

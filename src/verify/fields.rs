@@ -35,7 +35,7 @@ pub mod on {
     pub const NO: u16 = 0;
 }
 
-use on::{ALL, CHANGE, CLOSE, CONN, COVER, FILE, GAP, NO, OPEN, RELOAD, REPAIR, SEAL, START, STEP, STOP};
+use on::{ALL, CHANGE, CLOSE, CONN, COVER, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP};
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::lines::{Lines, Step};
@@ -54,7 +54,9 @@ impl Input {
     }
 
     fn look(&mut self, reader: &mut Reader) -> io::Result<()> {
-        self.is_packed = Packing::of(&self.file)? != Packing::Plain;
+        let mut head = [0; 4];
+        let count = self.file.read_at(&mut head, 0)?;
+        self.is_packed = Packing::infer(head.get(..count).unwrap_or_default()) != Packing::Plain;
         let mut lines = self.lines()?;
         let mut wrong = Vec::new();
         for _ in 0..TRIED {

@@ -97,7 +97,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> io::Result<Outcome> {
     let mut written = Ok(());
     let mut tell = |finding: &Finding| {
         if written.is_ok() {
-            written = tell(finding, &names, options.json, out);
+            written = print(finding, &names, options.json, out);
         }
     };
     let mut found = Findings::new(&mut tell);
@@ -119,7 +119,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> io::Result<Outcome> {
     Ok(Outcome { summary, unreadable })
 }
 
-fn tell(finding: &Finding, names: &[String], json: bool, out: &mut dyn Write) -> io::Result<()> {
+fn print(finding: &Finding, names: &[String], json: bool, out: &mut dyn Write) -> io::Result<()> {
     let Finding { rule, file, line, sequence, text } = finding;
     let file = names.get(*file).map_or("", String::as_str);
     if json {

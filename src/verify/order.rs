@@ -1,8 +1,6 @@
 //! One record after the other: numbers and chains of a stream (V7 to V10, V43, V46).
 //! Knows nothing of what records tell, but for the place that `log-opened` continues.
 
-use std::collections::BTreeMap;
-
 use super::fields::on;
 use super::findings::Findings;
 use super::record::{Record, chain_of, f, quote};
@@ -34,15 +32,6 @@ pub enum Turn {
     Next,
     /// It stood already: it is passed over.
     Again,
-}
-
-/// Chains that records must have, by their numbers.
-#[derive(Debug, Default)]
-pub struct Anchors {
-    /// What must be.
-    pub wanted: BTreeMap<u64, [u8; 64]>,
-    /// Which were found.
-    pub met: Vec<u64>,
 }
 
 impl Order {
@@ -120,19 +109,4 @@ impl Order {
 
 fn slot(n: u64) -> usize {
     usize::try_from(n % (REMEMBERED as u64)).unwrap_or(0)
-}
-
-impl Anchors {
-    /// V46.
-    #[inline]
-    pub fn check(&mut self, record: &Record<'_>, found: &mut Findings<'_>) {
-        if self.wanted.is_empty() {
-            return;
-        }
-        let Some(wanted) = self.wanted.get(&record.n) else { return };
-        if record.text(f::CHAIN) != Some(wanted) {
-            found.add(46, format!("record {} has not the chain of the anchor", record.n));
-        }
-        self.met.push(record.n);
-    }
 }

@@ -1,6 +1,11 @@
 //! Seals: V44. Written from the description in portreeve-events(5) alone.
 //! Knows the secret only where it was given; without it a seal is held against the records that it names.
 
+#![expect(clippy::disallowed_methods, reason = "a reader of the secret")]
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -8,6 +13,7 @@ use super::findings::Findings;
 use super::moment;
 use super::order::Order;
 use super::record::{Record, f};
+use crate::text::escape;
 
 const SECOND: i64 = 1_000_000;
 /// A seal is told every minute; two may pass.
@@ -30,6 +36,16 @@ impl Secret {
     pub fn parse(content: &[u8]) -> Option<Self> {
         let line = content.split(|byte| *byte == b'\n').next()?.trim_ascii();
         moment::parse_hex(&line.to_ascii_lowercase()).map(Self)
+    }
+
+    /// Reads that file.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let name = || escape(path.as_os_str().as_bytes());
+        let content = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", name()))?;
+        Self::parse(&content).ok_or_else(|| format!("{}: its first line is not 64 hexadecimal digits", name()))
     }
 
     fn name(&self) -> [u8; 8] {
