@@ -185,7 +185,6 @@ impl Reader {
             let at = line.iter().position(|byte| !(b' '..=b'~').contains(byte)).unwrap_or(0);
             let byte = line.get(at).copied().unwrap_or(0);
             wrong.push((2, format!("byte {at} of the line is 0x{byte:02x}, which is not printable ASCII")));
-            return None;
         }
         if let Err(flaw) = self.schema.walk(line, &mut self.found) {
             wrong.push((4, syntax(flaw)));
