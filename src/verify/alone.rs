@@ -73,7 +73,10 @@ fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
     if record.action != on::CLOSE {
         let fits = if record.is(f::STATE, "syn_sent") { "unknown" } else { "success" };
         if outcome != fits.as_bytes() {
-            found.add(36, format!("the outcome is {} in the state {}", quote(outcome), record.quote(f::STATE)));
+            found.add(
+                36,
+                format!("the outcome is {} in the state {}", quote(outcome), record.quote(f::STATE)),
+            );
         }
         return;
     }
@@ -100,7 +103,8 @@ fn check_ancestry(record: &Record<'_>, found: &mut Findings<'_>) {
         return;
     }
     if record.text(f::PARENT_PID) != parent {
-        found.add(37, format!("the parent is {} and the first ancestor another", record.quote(f::PARENT_PID)));
+        found
+            .add(37, format!("the parent is {} and the first ancestor another", record.quote(f::PARENT_PID)));
         return;
     }
     let (mut child, mut start) = (record.text(f::PID), record.text(f::PROCESS_START));

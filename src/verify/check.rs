@@ -25,7 +25,7 @@ pub struct Check {
     scout: Reader,
     wrong: Vec<Wrong>,
     log: Log,
-    /// The torn line that was passed over last: where it begins and how long it is.
+    /// The torn line that was passed over last, as its record tells it: where it begins and how long it is.
     torn: Option<(u64, u64)>,
 }
 
@@ -50,7 +50,8 @@ struct Anchor {
 impl Check {
     /// Nothing was read.
     pub fn new(options: &Options) -> Self {
-        let anchor = |(n, chain): &(u64, [u8; 64])| (*n, Anchor { chain: *chain, is_there: false, is_met: false });
+        let anchor =
+            |(n, chain): &(u64, [u8; 64])| (*n, Anchor { chain: *chain, is_there: false, is_met: false });
         let log = Log {
             stream: None,
             earlier: Vec::new(),
@@ -85,17 +86,15 @@ impl Check {
                     found.add(3, format!("the line has more than {} bytes", super::lines::LIMIT));
                 }
                 Step::Unended if is_newest => {
-                    let note = format!("the last line of the newest file has no end: {} bytes", lines.line().len());
+                    let note =
+                        format!("the last line of the newest file has no end: {} bytes", lines.line().len());
                     self.log.summary.notes.push(note);
                 }
                 Step::Unended => {
                     self.log.summary.others += 1;
                     found.add(1, "the file ends within the line, and is not the newest".to_owned());
                 }
-                Step::Line if self.is_torn(lines) => {
-                    self.log.summary.torn += 1;
-                    self.torn = Some((lines.offset, lines.line().len() as u64));
-                }
+                Step::Line if self.is_torn(lines) => self.log.summary.torn += 1,
                 Step::Line => is_first = !self.line(lines.line(), is_first, found) && is_first,
             }
         }
@@ -130,12 +129,19 @@ impl Check {
         for next in lines.following().split(|byte| *byte == b'\n').take(MOST_BETWEEN) {
             let head = next.get(next.len().saturating_sub(640)..).unwrap_or_default();
             // Records of connections are longer, and follow most lines.
-            if next.len() > 2_048 || memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at)) {
+            if next.len() > 2_048
+                || memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at))
+            {
                 return false;
             }
             let Some(record) = self.scout.read(next, &mut Vec::new()) else { return false };
-            if record.action == on::REPAIR && record.number(f::OFFSET) == Some(offset) {
-                return record.number(f::BYTES) == Some(length);
+            if record.action == on::REPAIR {
+                let (told, bytes) = (record.number(f::OFFSET), record.number(f::BYTES));
+                if bytes != Some(length) || told != Some(offset) && !lines.is_joined {
+                    continue;
+                }
+                self.torn = told.zip(bytes);
+                return true;
             }
         }
         false

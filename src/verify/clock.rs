@@ -67,7 +67,10 @@ impl Clock {
         } else if is_earlier {
             let back = self.latest.saturating_sub(record.ts);
             let seconds = back / SECOND;
-            found.add(21, format!("the wall clock is {seconds} s behind an earlier record and nothing told of a step"));
+            found.add(
+                21,
+                format!("the wall clock is {seconds} s behind an earlier record and nothing told of a step"),
+            );
             self.back = self.back.saturating_add(back);
             self.latest = record.ts;
         }
@@ -88,13 +91,17 @@ impl Clock {
         if let (Some(start), Some(end)) = (record.time(from), record.time(to))
             && start.saturating_sub(self.back) > end
         {
-            found.add(23, format!("an interval begins at {} and ends at {}", record.quote(from), record.quote(to)));
+            found.add(
+                23,
+                format!("an interval begins at {} and ends at {}", record.quote(from), record.quote(to)),
+            );
         }
     }
 
     /// V20. Records about the file are told late, with the time of what waits behind them.
     fn check_ids(&self, record: &Record<'_>, found: &mut Findings<'_>) {
-        let is_of_file = matches!(record.action, on::FILE | on::REPAIR) || record.is(f::CAUSE, "log_truncated");
+        let is_of_file =
+            matches!(record.action, on::FILE | on::REPAIR) || record.is(f::CAUSE, "log_truncated");
         if !is_of_file {
             self.check_id(record, f::EVENT_ID, found);
         }

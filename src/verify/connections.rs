@@ -127,7 +127,10 @@ impl Connections {
             return;
         }
         if id <= self.greatest {
-            found.add(19, format!("the id {} is not above that of an earlier open", record.quote(f::CONNECTION)));
+            found.add(
+                19,
+                format!("the id {} is not above that of an earlier open", record.quote(f::CONNECTION)),
+            );
         }
         self.greatest = self.greatest.max(id);
         self.balance += 1;
@@ -257,9 +260,11 @@ impl Connections {
     /// V26: whether a connection without an open may be told of. If not, that is told, or waits for a gap.
     fn is_excused(&self, record: &Record<'_>, id: u128, now: Now, found: &mut Findings<'_>) -> bool {
         let Some(at) = moment::of_uuid(id) else { return false };
-        let is_before = now.begins_at.is_some_and(|begin| at <= begin.saturating_add(now.back).saturating_add(SLACK));
+        let is_before =
+            now.begins_at.is_some_and(|begin| at <= begin.saturating_add(now.back).saturating_add(SLACK));
         let is_within = |(from, to): &(i64, i64)| {
-            from.saturating_sub(now.back + MILLISECOND) <= at && at <= to.saturating_add(now.back + MILLISECOND)
+            from.saturating_sub(now.back + MILLISECOND) <= at
+                && at <= to.saturating_add(now.back + MILLISECOND)
         };
         if !self.was_closed(id) && (is_before || self.lost.iter().any(is_within)) {
             return true;
@@ -320,9 +325,11 @@ fn check_duration(record: &Record<'_>, open: Option<&Open>, now: Now, found: &mu
             }
             let told_late = ts.saturating_sub(start.min(*first)).max(0);
             let slack = if told_late > 0 { SLACK } else { 0 };
-            let most = record.bt.saturating_sub(*bt).saturating_add(told_late).saturating_add(slack + now.back + 1);
+            let most =
+                record.bt.saturating_sub(*bt).saturating_add(told_late).saturating_add(slack + now.back + 1);
             if duration > most {
-                let text = format!("it lasted {duration} us, and from first sight to here passed {most} us at most");
+                let text =
+                    format!("it lasted {duration} us, and from first sight to here passed {most} us at most");
                 found.add(32, text);
             }
         }

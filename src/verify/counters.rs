@@ -83,7 +83,13 @@ impl Counters {
     pub fn begin_run(&mut self, record: &Record<'_>, is_whole: bool) {
         let had_losses = self.lost.opens + self.lost.closes > 0;
         let unheard = self.unheard.filter(|_| !had_losses);
-        *self = Self { from_start: is_whole, is_whole, unheard, covered: (record.bt, record.ts), ..Self::new(false) };
+        *self = Self {
+            from_start: is_whole,
+            is_whole,
+            unheard,
+            covered: (record.bt, record.ts),
+            ..Self::new(false)
+        };
     }
 
     /// A record. `live`: opens less closes so far.
@@ -194,7 +200,14 @@ impl Counters {
     }
 
     /// V38, and the same of a stop.
-    fn check_live(&mut self, record: &Record<'_>, field: usize, live: i64, from: i64, found: &mut Findings<'_>) {
+    fn check_live(
+        &mut self,
+        record: &Record<'_>,
+        field: usize,
+        live: i64,
+        from: i64,
+        found: &mut Findings<'_>,
+    ) {
         let Some(told) = record.number(field).and_then(|told| i64::try_from(told).ok()) else { return };
         // What was open before the set, or was opened in what was lost.
         let unheard = *self.unheard.get_or_insert(told.saturating_sub(live));
@@ -243,7 +256,10 @@ impl Counters {
             let is_open = rule == 41 && self.lost_records > 0;
             let most = if is_open { u64::MAX } else { counted.saturating_add(lost) };
             if !(counted..=most).contains(&told) {
-                found.add(rule, format!("the total of {name} is {told}, and the run's records make {counted}"));
+                found.add(
+                    rule,
+                    format!("the total of {name} is {told}, and the run's records make {counted}"),
+                );
             }
         }
     }

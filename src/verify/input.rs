@@ -45,8 +45,14 @@ impl Input {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let identity = metadata.is_file().then(|| (metadata.dev(), metadata.ino()));
-        let mut input =
-            Self { path: path.to_owned(), file, identity, is_packed: false, first_line: Vec::new(), place: None };
+        let mut input = Self {
+            path: path.to_owned(),
+            file,
+            identity,
+            is_packed: false,
+            first_line: Vec::new(),
+            place: None,
+        };
         if identity.is_some() {
             input.look(reader)?;
         }
@@ -82,7 +88,7 @@ impl Input {
         if self.identity.is_some() {
             file.rewind()?;
         }
-        Ok(Lines::new(unpack(file)?))
+        Ok(Lines::new(unpack(file)?, self.identity.is_none()))
     }
 
     /// A compression under way leaves both: a first line is unique by its chain.
@@ -101,7 +107,8 @@ pub fn in_order(inputs: Vec<Input>) -> Vec<Input> {
             kept.push(input);
         }
     }
-    let copies: Vec<bool> = kept.iter().map(|input| kept.iter().any(|plain| input.is_copy_of(plain))).collect();
+    let copies: Vec<bool> =
+        kept.iter().map(|input| kept.iter().any(|plain| input.is_copy_of(plain))).collect();
     let mut keep = copies.into_iter().map(|is_copy| !is_copy);
     kept.retain(|_| keep.next().unwrap_or(true));
     let begins = |stream: &[u8]| {

@@ -23,6 +23,8 @@ pub struct Lines {
     next_offset: u64,
     /// The line's number, from 1.
     pub number: u64,
+    /// True for a pipe: several files may come through it, one behind the other, and offsets mean nothing then.
+    pub is_joined: bool,
 }
 
 /// What comes next.
@@ -40,7 +42,7 @@ pub enum Step {
 
 impl Lines {
     /// From the first byte.
-    pub fn new(source: Box<dyn Read>) -> Self {
+    pub fn new(source: Box<dyn Read>, is_joined: bool) -> Self {
         Self {
             source,
             buffer: vec![0; BUFFER],
@@ -51,6 +53,7 @@ impl Lines {
             offset: 0,
             next_offset: 0,
             number: 0,
+            is_joined,
         }
     }
 
@@ -110,7 +113,9 @@ impl Lines {
         self.buffer.copy_within(self.ahead.clone(), 0);
         self.ahead = 0..self.ahead.len();
         while !self.has_ended {
-            let Some(room) = self.buffer.get_mut(self.ahead.end..).filter(|room| !room.is_empty()) else { break };
+            let Some(room) = self.buffer.get_mut(self.ahead.end..).filter(|room| !room.is_empty()) else {
+                break;
+            };
             match self.source.read(room) {
                 Ok(0) => self.has_ended = true,
                 Ok(count) => self.ahead.end += count,

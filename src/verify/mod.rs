@@ -84,7 +84,8 @@ impl Outcome {
 pub fn run(options: &Options, out: &mut dyn Write) -> io::Result<Outcome> {
     let mut check = Check::new(options);
     let mut unreadable = Vec::new();
-    let mut say = |path: &Path, error: &io::Error| unreadable.push(format!("cannot read {}: {error}", shown(path)));
+    let mut say =
+        |path: &Path, error: &io::Error| unreadable.push(format!("cannot read {}: {error}", shown(path)));
     let mut inputs = Vec::new();
     for path in &options.logs {
         match Input::open(path, check.reader()) {

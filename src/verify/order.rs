@@ -38,7 +38,13 @@ impl Order {
     /// Before the first record that is there.
     pub fn new(first: u64) -> Self {
         let chain = (first == 1).then_some(GENESIS);
-        Self { first, last: first.saturating_sub(1), chain, places: vec![(0, GENESIS); REMEMBERED], overlaps: false }
+        Self {
+            first,
+            last: first.saturating_sub(1),
+            chain,
+            places: vec![(0, GENESIS); REMEMBERED],
+            overlaps: false,
+        }
     }
 
     /// True if older files are absent.
@@ -83,7 +89,10 @@ impl Order {
         if n.saturating_add(1) != record.n {
             found.add(9, format!("log-opened continues record {n} and is record {}", record.n));
         } else if *self.chain.get_or_insert(chain) != chain {
-            found.add(9, format!("log-opened continues {}, which is not the chain of record {n}", quote(&chain)));
+            found.add(
+                9,
+                format!("log-opened continues {}, which is not the chain of record {n}", quote(&chain)),
+            );
         }
     }
 

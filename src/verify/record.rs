@@ -170,8 +170,15 @@ impl Reader {
     pub fn new() -> Self {
         let sets = |of: fn(&super::fields::Field) -> u16| {
             let bits = (0..ACTIONS.len()).map(|index| 1 << index).chain([on::ALL]);
-            bits.map(|bit| FIELDS.iter().enumerate().filter(|(_, field)| of(field) & bit == bit).map(|(i, _)| i).collect())
-                .collect()
+            bits.map(|bit| {
+                FIELDS
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, field)| of(field) & bit == bit)
+                    .map(|(i, _)| i)
+                    .collect()
+            })
+            .collect()
         };
         Self { schema: Schema::new(), found: Found::default(), may: sets(|f| f.may), must: sets(|f| f.must) }
     }
@@ -179,7 +186,10 @@ impl Reader {
     /// Reads one line, without its end. What is wrong with it goes to `wrong`; `None`: it is no record.
     pub fn read<'a>(&'a mut self, line: &'a [u8], wrong: &mut Vec<Wrong>) -> Option<Record<'a>> {
         if line.len() >= LONGEST {
-            wrong.push((3, format!("the line has {} bytes with its end, more than {LONGEST}", line.len() + 1)));
+            wrong.push((
+                3,
+                format!("the line has {} bytes with its end, more than {LONGEST}", line.len() + 1),
+            ));
         }
         if !is_printable(line) {
             let at = line.iter().position(|byte| !(b' '..=b'~').contains(byte)).unwrap_or(0);
@@ -190,8 +200,7 @@ impl Reader {
             wrong.push((4, syntax(flaw)));
             return None;
         }
-        let mut record =
-            Record { line, found: &self.found, action: 0, n: 0, ts: 0, bt: 0, boot: None };
+        let mut record = Record { line, found: &self.found, action: 0, n: 0, ts: 0, bt: 0, boot: None };
         let action = record.text(f::ACTION).and_then(action_of);
         record.action = action.map_or(0, |index| 1 << index);
         if let Some(text) = self.fields(&record, action) {
@@ -256,7 +265,8 @@ fn action_of(text: &[u8]) -> Option<usize> {
 
 /// V2, without a branch for each byte.
 fn is_printable(line: &[u8]) -> bool {
-    line.chunks(64).all(|part| part.iter().fold(true, |good, byte| good & (byte.wrapping_sub(b' ') <= b'~' - b' ')))
+    line.chunks(64)
+        .all(|part| part.iter().fold(true, |good, byte| good & (byte.wrapping_sub(b' ') <= b'~' - b' ')))
 }
 
 fn syntax(flaw: Flaw) -> String {

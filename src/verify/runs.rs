@@ -79,7 +79,10 @@ impl Runs {
             self.begin(record, run);
         }
         let is_from_stdout = record.n == 1 && record.action == on::START;
-        if (is_new || is_first_of_file) && record.action != on::FILE && !is_from_stdout && self.must_open(is_first_of_file)
+        if (is_new || is_first_of_file)
+            && record.action != on::FILE
+            && !is_from_stdout
+            && self.must_open(is_first_of_file)
         {
             let what = if is_first_of_file { "file" } else { "run" };
             found.add(9, format!("the {what} does not begin with log-opened"));
@@ -147,7 +150,10 @@ impl Runs {
         let is_right = if begins { matches!(stream, b"new" | b"lost") } else { stream == b"continued" };
         if !is_right {
             let what = if begins { "begins" } else { "goes on" };
-            found.add(11, format!("the stream {what} here, and watch-started tells {}", record.quote(f::WATCH_STREAM)));
+            found.add(
+                11,
+                format!("the stream {what} here, and watch-started tells {}", record.quote(f::WATCH_STREAM)),
+            );
         }
         let end = record.text(f::PREVIOUS_END);
         let is_right = match (stream, self.before) {
@@ -181,7 +187,9 @@ impl Runs {
         ];
         let settings = [(f::PORTS, "settings.ports"), (f::INTERVAL, "settings.interval")];
         let settings = settings.iter().filter(|_| !record.found.present.has(f::TRUNCATED));
-        if let Some((_, name)) = always.iter().chain(settings).find(|(field, _)| !record.found.present.has(*field)) {
+        if let Some((_, name)) =
+            always.iter().chain(settings).find(|(field, _)| !record.found.present.has(*field))
+        {
             found.add(16, format!("watch-started does not tell {name}"));
         }
     }
@@ -189,7 +197,10 @@ impl Runs {
     fn check_same(&self, record: &Record<'_>, found: &mut Findings<'_>) {
         for ((field, name), same) in SAME.iter().zip(&self.same) {
             if record.text(*field) != same.as_deref() {
-                found.add(17, format!("the {name} is {}, another than where the run began", record.quote(*field)));
+                found.add(
+                    17,
+                    format!("the {name} is {}, another than where the run began", record.quote(*field)),
+                );
                 return;
             }
         }

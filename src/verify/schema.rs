@@ -175,7 +175,8 @@ fn insert(members: &mut Vec<Node>, above: &str, path: &'static str, kind: Kind) 
     };
     let whole = if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
     if !members.iter().any(|node| node.name == name) {
-        let inside = if whole == ARRAY_OF_OBJECTS { Kind::Objects(Vec::new()) } else { Kind::Object(Vec::new()) };
+        let inside =
+            if whole == ARRAY_OF_OBJECTS { Kind::Objects(Vec::new()) } else { Kind::Object(Vec::new()) };
         members.push(node(name, inside));
     }
     let place = members.iter_mut().find(|node| node.name == name);
@@ -373,7 +374,9 @@ impl Walk<'_, '_> {
         let mut more = !self.cursor.closes(b']');
         while more {
             match (of, self.cursor.peek()) {
-                (b'"', Some(b'"')) => drop(self.cursor.string()?),
+                (b'"', Some(b'"')) => {
+                    self.cursor.string()?;
+                }
                 (b'0', Some(b'0'..=b'9')) => {
                     let span = self.cursor.number()?;
                     if whole(self.cursor.line.get(span.clone()).unwrap_or_default()).is_none() {

@@ -45,7 +45,8 @@ impl Secret {
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = || escape(path.as_os_str().as_bytes());
         let content = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", name()))?;
-        Self::parse(&content).ok_or_else(|| format!("{}: its first line is not 64 hexadecimal digits", name()))
+        Self::parse(&content)
+            .ok_or_else(|| format!("{}: its first line is not 64 hexadecimal digits", name()))
     }
 
     fn name(&self) -> [u8; 8] {
@@ -144,7 +145,10 @@ impl Seals {
     fn check_mac(&mut self, record: &Record<'_>, epoch: u64, found: &mut Findings<'_>) {
         let Some(secret) = &self.secret else { return };
         if record.text(f::SEAL_KEY) != Some(&secret.name()) {
-            found.add(44, format!("the seal is of the key {}, which is not the secret's", record.quote(f::SEAL_KEY)));
+            found.add(
+                44,
+                format!("the seal is of the key {}, which is not the secret's", record.quote(f::SEAL_KEY)),
+            );
             return;
         }
         let known = self.key.filter(|(at, _)| *at <= epoch).unwrap_or((0, secret.0));
@@ -156,7 +160,8 @@ impl Seals {
         self.key = Some((epoch, key));
         let mut right = [0; 64];
         let text = |field: usize| record.text(field).unwrap_or_default();
-        let parts = [text(f::STREAM), text(f::EPOCH), text(f::SEAL_N), text(f::SEAL_CHAIN), text(f::SEAL_TIME)];
+        let parts =
+            [text(f::STREAM), text(f::EPOCH), text(f::SEAL_N), text(f::SEAL_CHAIN), text(f::SEAL_TIME)];
         let mut signed = b"portreeve seal 1\n".to_vec();
         for part in parts {
             signed.extend_from_slice(part);

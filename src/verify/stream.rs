@@ -99,7 +99,9 @@ impl Stream {
                         found.excuse(Excuse::Loss, from, to);
                         seals.excuse(to.saturating_sub(from).max(0));
                     }
-                    b"stalled" | b"suspended" | b"state_failed" => seals.excuse(to.saturating_sub(from).max(0)),
+                    b"stalled" | b"suspended" | b"state_failed" => {
+                        seals.excuse(to.saturating_sub(from).max(0))
+                    }
                     _ => {}
                 }
             }

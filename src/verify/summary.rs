@@ -202,16 +202,28 @@ impl fmt::Display for Summary {
         }
         let share = self.watched_per_mille();
         write!(f, "watched {}.{} % of {}", share / 10, share % 10, time(self.span()))?;
-        let gaps = self.gaps.iter().map(|(cause, gaps)| (*cause, format!("{} ({})", gaps.count, time(gaps.time))));
+        let gaps =
+            self.gaps.iter().map(|(cause, gaps)| (*cause, format!("{} ({})", gaps.count, time(gaps.time))));
         writeln!(f, "; gaps: {}", or_none(list(gaps)))?;
         write!(f, "connections: {} opened, {} closed, {} open", self.opens, self.closes, self.open)?;
         let unknown: u64 = self.unattributed.values().sum();
         let why = list(self.unattributed.iter().map(|(why, count)| (*why, count.to_string())));
         let per_mille = (unknown * 1_000).checked_div(self.opens).unwrap_or(0);
-        writeln!(f, "; owner unknown of {unknown} ({}.{} %): {}", per_mille / 10, per_mille % 10, or_none(why))?;
+        writeln!(
+            f,
+            "; owner unknown of {unknown} ({}.{} %): {}",
+            per_mille / 10,
+            per_mille % 10,
+            or_none(why)
+        )?;
         write!(f, "may have been missed: {} at most", of(self.missed, "outbound open", "outbound opens"))?;
         writeln!(f, "; {} of {} spans cannot be compared", self.incomparable, self.spans)?;
-        writeln!(f, "lost: {}, {}", of(self.lost(), "record", "records"), of(self.notices, "notice", "notices"))?;
+        writeln!(
+            f,
+            "lost: {}, {}",
+            of(self.lost(), "record", "records"),
+            of(self.notices, "notice", "notices")
+        )?;
         if self.seals.0 > 0 {
             writeln!(f, "seals: {}, of which the secret proves {}", self.seals.0, self.seals.1)?;
         }
@@ -220,11 +232,11 @@ impl fmt::Display for Summary {
         }
         let mut broken = String::new();
         for (rule, count) in &self.violations {
-            let _ = write!(broken, " {} {count}", plain(rule));
+            let _ = write!(broken, ", {} {count}", plain(rule));
         }
         match self.violations.is_empty() {
             true => writeln!(f, "no rule is broken"),
-            false => writeln!(f, "broken, with how many times:{broken}"),
+            false => writeln!(f, "broken, and how often: {}", broken.trim_start_matches(", ")),
         }
     }
 }

@@ -8,21 +8,53 @@ use super::record::{ACTIONS, Record, f};
 type Words = &'static [&'static str];
 
 const STATES: Words = &[
-    "syn_sent", "established", "fin_wait1", "fin_wait2", "time_wait", "close_wait", "last_ack", "closing", "close",
-    "syn_recv", "listen", "new_syn_recv", "unknown",
+    "syn_sent",
+    "established",
+    "fin_wait1",
+    "fin_wait2",
+    "time_wait",
+    "close_wait",
+    "last_ack",
+    "closing",
+    "close",
+    "syn_recv",
+    "listen",
+    "new_syn_recv",
+    "unknown",
 ];
 const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words = &["no_holder", "in_flight", "holder_vanished", "denied", "time_wait", "budget"];
 const REASONS: Words = &[
-    "closed", "reset", "refused", "timed_out", "unreachable", "failed", "cancelled", "out_of_scope", "while_down",
+    "closed",
+    "reset",
+    "refused",
+    "timed_out",
+    "unreachable",
+    "failed",
+    "cancelled",
+    "out_of_scope",
+    "while_down",
     "reboot",
 ];
 /// Causes of gaps.
 pub const CAUSES: Words = &[
-    "backlog_full", "log_truncated", "read_failed", "events_lost", "events_failed", "source_failed", "opens_missed",
-    "events_off", "netns_unreadable", "stalled", "not_watching", "suspended", "table_full", "attribution_lost",
-    "sync_failed", "state_failed",
+    "backlog_full",
+    "log_truncated",
+    "read_failed",
+    "events_lost",
+    "events_failed",
+    "source_failed",
+    "opens_missed",
+    "events_off",
+    "netns_unreadable",
+    "stalled",
+    "not_watching",
+    "suspended",
+    "table_full",
+    "attribution_lost",
+    "sync_failed",
+    "state_failed",
 ];
 
 /// What an action's `event.kind`, `.category`, `.type` and `.dataset` are.
@@ -68,7 +100,9 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
     let rest: &[(usize, Words)] = match record.action {
         on::OPEN | on::CHANGE => &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES)],
-        on::CLOSE => &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)],
+        on::CLOSE => {
+            &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
+        }
         on::GAP => &[(f::CAUSE, CAUSES)],
         _ => &[],
     };

@@ -126,9 +126,13 @@ impl Maker {
     }
 
     pub fn log_opened(&mut self) -> Line {
-        self.record(0.001, "log-opened", json!({ "portreeve": { "log": {
+        self.record(
+            0.001,
+            "log-opened",
+            json!({ "portreeve": { "log": {
             "path": "/var/log/portreeve/events.jsonl", "continues": { "sequence": 0, "chain": "" },
-        } } }))
+        } } }),
+        )
     }
 
     pub fn started(&mut self, stream: &str, end: Option<&str>) -> Line {
@@ -151,15 +155,36 @@ impl Maker {
     pub fn stopped(&mut self, totals: Value) -> Line {
         let mut all = Map::new();
         for name in [
-            "polls", "late", "reads", "failed_reads", "duplicate_rows", "unparsed_rows", "standing_ends",
-            "doubtful_ends", "ends_left_out", "lookups", "opens", "closes", "passed", "notices_lost",
-            "active_opens", "missed_at_most", "incomparable", "unattributed", "lost", "live",
+            "polls",
+            "late",
+            "reads",
+            "failed_reads",
+            "duplicate_rows",
+            "unparsed_rows",
+            "standing_ends",
+            "doubtful_ends",
+            "ends_left_out",
+            "lookups",
+            "opens",
+            "closes",
+            "passed",
+            "notices_lost",
+            "active_opens",
+            "missed_at_most",
+            "incomparable",
+            "unattributed",
+            "lost",
+            "live",
         ] {
             all.insert(name.into(), json!(0));
         }
         let mut all = Value::Object(all);
         merge(&mut all, totals);
-        self.record(0.001, "watch-stopped", json!({ "portreeve": { "watch": { "reason": "SIGTERM", "totals": all } } }))
+        self.record(
+            0.001,
+            "watch-stopped",
+            json!({ "portreeve": { "watch": { "reason": "SIGTERM", "totals": all } } }),
+        )
     }
 
     pub fn coverage(&mut self, after: f64, counts: Value) -> Line {
@@ -185,9 +210,13 @@ impl Maker {
 
     pub fn seal(&mut self, after: f64, epoch: u64) -> Line {
         let at = time(self.now + after);
-        self.record(after, "seal", json!({ "portreeve": { "seal": {
+        self.record(
+            after,
+            "seal",
+            json!({ "portreeve": { "seal": {
             "epoch": epoch, "key": "", "sequence": 0, "chain": "", "time": at, "mac": "",
-        } } }))
+        } } }),
+        )
     }
 
     /// An established connection from this port that a process owns.
@@ -215,9 +244,12 @@ impl Maker {
 
     pub fn changed(&mut self, after: f64, connection: &Connection) -> Line {
         let mut more = connection.fields();
-        merge(&mut more, json!({
-            "portreeve": { "changed": ["portreeve.connection.state"] }, "event": { "start": time(connection.start) },
-        }));
+        merge(
+            &mut more,
+            json!({
+                "portreeve": { "changed": ["portreeve.connection.state"] }, "event": { "start": time(connection.start) },
+            }),
+        );
         self.record(after, "connection-changed", more)
     }
 
@@ -225,13 +257,16 @@ impl Maker {
         let mut more = connection.fields();
         let at = self.now + after;
         let nanos = ((at - connection.start) * 1e6).round() as u64 * 1_000;
-        merge(&mut more, json!({
-            "source": { "bytes": 10 }, "destination": { "bytes": 20 }, "network": { "bytes": 30 },
-            "portreeve": { "close": {
-                "reason": reason, "last_seen": time(at - 0.05), "gone_by": time(at), "exact": true, "bytes_exact": true,
-            } },
-            "event": { "reason": reason, "start": time(connection.start), "end": time(at), "duration": nanos },
-        }));
+        merge(
+            &mut more,
+            json!({
+                "source": { "bytes": 10 }, "destination": { "bytes": 20 }, "network": { "bytes": 30 },
+                "portreeve": { "close": {
+                    "reason": reason, "last_seen": time(at - 0.05), "gone_by": time(at), "exact": true, "bytes_exact": true,
+                } },
+                "event": { "reason": reason, "start": time(connection.start), "end": time(at), "duration": nanos },
+            }),
+        );
         self.record(after, "connection-closed", more)
     }
 }
@@ -296,9 +331,8 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     // RFC 2104, by hand.
-    let pad = |with: u8| -> Vec<u8> {
-        (0..64).map(|index| key.get(index).copied().unwrap_or(0) ^ with).collect()
-    };
+    let pad =
+        |with: u8| -> Vec<u8> { (0..64).map(|index| key.get(index).copied().unwrap_or(0) ^ with).collect() };
     let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
@@ -345,7 +379,8 @@ impl Writer {
         let chain = value.as_object_mut().unwrap().remove("chain");
         let (head, event) = (value.to_string(), event.to_string());
         let n = place.n + 1;
-        let text = format!("{},\"event\":{},\"sequence\":{n}}}", &head[..head.len() - 1], &event[..event.len() - 1]);
+        let text =
+            format!("{},\"event\":{},\"sequence\":{n}}}", &head[..head.len() - 1], &event[..event.len() - 1]);
         let real = hex(&Sha256::new().chain_update(&place.chain).chain_update(&text).finalize());
         let written = chain.map_or(real.clone(), |chain| chain.as_str().unwrap().to_owned());
         place.n = n;

@@ -31,8 +31,11 @@ use portreeve::verify::{Options, Outcome, run};
 pub fn check(files: &[Vec<u8>], options: Options) -> BTreeSet<String> {
     let (outcome, said) = verify(files, options);
     assert!(outcome.unreadable.is_empty(), "{:?}", outcome.unreadable);
-    let rules: BTreeSet<String> =
-        said.lines().filter(|line| line.starts_with('V')).map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    let rules: BTreeSet<String> = said
+        .lines()
+        .filter(|line| line.starts_with('V'))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
     assert_eq!(rules.is_empty(), outcome.is_clean(), "{said}");
     if std::env::var_os("SHOW").is_some() {
         eprintln!("{said}");

@@ -25,7 +25,13 @@ impl Case {
         let writer = Writer::new();
         let secret = Secret::parse(hex(&writer.secret).as_bytes());
         let expect_live = Some(micros(maker.now + 60.0));
-        Self { files, maker, writer, options: Options { secret, expect_live, ..Options::default() }, after: None }
+        Self {
+            files,
+            maker,
+            writer,
+            options: Options { secret, expect_live, ..Options::default() },
+            after: None,
+        }
     }
 
     /// The records of a kind, in order.
@@ -84,10 +90,17 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
     (3, |case| case.set("gap", 0, "message", json!("x".repeat(16_000)))),
     (4, |case| case.insert(0, OPEN_A, Line::Raw(b"{\"a\":{\"b\":1,\"c\":2,\"b\":3}}\n".to_vec()))),
     (5, |case| case.set("gap", 0, "portreeve.gap.colour", json!("blue"))),
-    (6, |case| case.after = Some(chain_first)),
+    (6, |case| case.after = Some(|files| chain_first(files))),
     (7, |case| case.after = Some(|files| repeat_line(&mut files[0], OPEN_A))),
     (8, |case| case.writer.skip = vec![RELOAD as u64 + 1]),
-    (9, |case| case.set("log-opened", 1, "portreeve.log.continues", json!({ "sequence": 15, "chain": "b".repeat(64) }))),
+    (9, |case| {
+        case.set(
+            "log-opened",
+            1,
+            "portreeve.log.continues",
+            json!({ "sequence": 15, "chain": "b".repeat(64) }),
+        )
+    }),
     (10, |case| case.after = Some(|files| files.push(files[0].clone()))),
     (11, |case| case.set("watch-started", 1, "portreeve.watch.stream", json!("lost"))),
     (12, |case| case.files[1].retain(|line| !is_second_start(line))),
@@ -101,7 +114,8 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
             let stop = case.nth("seal", 3).clone();
             *value = case.nth("gap", 0).clone();
             for path in ["@timestamp", "portreeve/boottime_us", "event/id"] {
-                *value.pointer_mut(&format!("/{path}")).unwrap() = stop.pointer(&format!("/{path}")).unwrap().clone();
+                *value.pointer_mut(&format!("/{path}")).unwrap() =
+                    stop.pointer(&format!("/{path}")).unwrap().clone();
             }
         }
         case.insert(1, 6, line);
@@ -111,18 +125,27 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
     (17, |case| case.set("coverage", 0, "host.name", json!("another.example"))),
     (18, |case| case.add("watch-reloaded", 0, "portreeve.boottime_us", -10_000_000)),
     (19, |case| {
-        let id = |case: &mut Case, index| case.nth("connection-opened", index)["portreeve"]["connection"]["id"].clone();
+        let id = |case: &mut Case, index| {
+            case.nth("connection-opened", index)["portreeve"]["connection"]["id"].clone()
+        };
         let (a, b) = (id(case, 0), id(case, 1));
         for action in ["connection-opened", "connection-changed", "connection-closed"] {
             for value in case.all(action) {
                 let place = &mut value["portreeve"]["connection"]["id"];
-                *place = if *place == a { b.clone() } else if *place == b { a.clone() } else { place.clone() };
+                *place = if *place == a {
+                    b.clone()
+                } else if *place == b {
+                    a.clone()
+                } else {
+                    place.clone()
+                };
             }
         }
     }),
     (20, |case| case.set("watch-reloaded", 0, "event.id", json!(uuid(1_000.0, 1)))),
     (21, |case| {
-        let at = case.nth("watch-reloaded", 0)["@timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let at =
+            case.nth("watch-reloaded", 0)["@timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         let at = at - jiff::SignedDuration::from_secs(5);
         case.set("watch-reloaded", 0, "@timestamp", json!(format!("{at:.6}")));
     }),
@@ -146,7 +169,8 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
         put(&mut late, "portreeve.connection.id", id);
         let closed = case.nth("connection-closed", 0).clone();
         for path in ["@timestamp", "portreeve/boottime_us"] {
-            *late.pointer_mut(&format!("/{path}")).unwrap() = closed.pointer(&format!("/{path}")).unwrap().clone();
+            *late.pointer_mut(&format!("/{path}")).unwrap() =
+                closed.pointer(&format!("/{path}")).unwrap().clone();
         }
         case.insert(0, CLOSE_C + 1, Line::Record(late));
     }),
@@ -207,7 +231,7 @@ fn repeat_line(file: &mut Vec<u8>, index: usize) {
 }
 
 /// A copy of a record whose chain comes first.
-fn chain_first(files: &mut Vec<Vec<u8>>) {
+fn chain_first(files: &mut [Vec<u8>]) {
     let mut all = lines(&files[0]);
     let text = String::from_utf8(all[OPEN_A].clone()).unwrap();
     let (head, chain) = text.trim_end().trim_end_matches('}').rsplit_once(",\"chain\":").unwrap();

@@ -26,9 +26,13 @@ pub fn story(turns: Turns) -> (Vec<File>, Maker) {
     first.extend([open_a, open_b, changed, open_c, closed_c]);
     first.push(m.coverage(56.0, json!({ "opens": 3, "closes": 1, "live": 2 })));
     first.push(m.seal(1.0, 0));
-    first.push(m.record(1.0, "watch-reloaded", json!({ "portreeve": { "watch": {
+    first.push(m.record(
+        1.0,
+        "watch-reloaded",
+        json!({ "portreeve": { "watch": {
         "changed": ["ports"], "settings": { "ports": "22", "interval": "50ms" },
-    } } })));
+    } } }),
+    ));
     first.push(m.gap(3.0, "stalled", 2.0));
     // The same ends as one before.
     let (d, open_d) = m.open(1.0, 50_003);
@@ -63,7 +67,11 @@ pub fn story(turns: Turns) -> (Vec<File>, Maker) {
     second.extend([m.started("continued", Some("unclean")), m.gap(0.1, "not_watching", 5.0)]);
     second.push(m.coverage(30.0, json!({ "live": 3 })));
     (m.now, m.boot_offset) = (m.now - 30.0, m.boot_offset + 30.0);
-    second.push(m.record(0.1, "clock-stepped", json!({ "portreeve": { "clock": { "by_us": -30_000_000 } } })));
+    second.push(m.record(
+        0.1,
+        "clock-stepped",
+        json!({ "portreeve": { "clock": { "by_us": -30_000_000 } } }),
+    ));
     second.push(m.closed(0.1, &e, "closed"));
     second.push(m.coverage(1.0, json!({ "closes": 1, "live": 2 })));
     second.push(m.stopped(json!({
@@ -73,7 +81,8 @@ pub fn story(turns: Turns) -> (Vec<File>, Maker) {
 
     m.now += 50.0;
     m.restart(1);
-    let mut third = vec![m.log_opened(), m.started("continued", Some("clean")), m.gap(0.1, "not_watching", 50.0)];
+    let mut third =
+        vec![m.log_opened(), m.started("continued", Some("clean")), m.gap(0.1, "not_watching", 50.0)];
     third.extend([m.closed(0.1, &b, "reboot"), m.closed(0.1, &f, "reboot")]);
     third.push(m.open(1.0, 50_006).1);
     let (lost, _) = m.open(1.0, 50_007);
