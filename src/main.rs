@@ -1,7 +1,7 @@
 //! The program: words typed in, a watch or a question carried out, an exit code.
 
 use std::ffi::OsStr;
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{BufWriter, IsTerminal, Write, stderr, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
-use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, WatchArgs, When};
+use portreeve::cli::{
+    Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, VerifyArgs, WatchArgs, When,
+};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
@@ -19,8 +21,11 @@ use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::Style;
-use portreeve::{logger, report};
+use portreeve::verify::Secret;
+use portreeve::{logger, report, verify};
 
+/// Of `verify`.
+const UNREADABLE: u8 = 2;
 /// sysexits(3).
 const USAGE: u8 = 64;
 const CANNOT_CREATE: u8 = 73;
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
         None => watch(&cli.watch),
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
+        Some(Command::Verify(args)) => check_log(&args),
         Some(Command::Seal(args)) => match args.action {
             SealAction::Init { path } => seal_init(&path),
         },
@@ -218,6 +224,41 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+fn configured_log() -> PathBuf {
+    let configured = config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
+    configured.unwrap_or_else(|| DEFAULT_LOG.into())
+}
+
+fn check_log(args: &VerifyArgs) -> Result<(), Failure> {
+    let unreadable = |text: String| Failure { status: UNREADABLE, text };
+    let secret = args.seal_secret.as_deref().map(Secret::read).transpose().map_err(unreadable)?;
+    let logs = match args.logs.as_slice() {
+        [] => report::with_rotated(&configured_log()),
+        paths => paths.to_vec(),
+    };
+    let options = verify::Options {
+        logs,
+        secret,
+        anchors: args.anchor.clone(),
+        expect_live: args.expect_live.then(|| daemon::now().wall.as_microsecond()),
+        json: args.format == OutputFormat::Json,
+    };
+    let outcome = match verify::run(&options, &mut BufWriter::new(stdout())) {
+        // Whoever reads no further has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        outcome => outcome.map_err(|e| fail(1)(&e))?,
+    };
+    if !outcome.is_readable() {
+        let no_record = || "there is no record of portreeve".to_owned();
+        return Err(unreadable(outcome.unreadable.into_iter().next().unwrap_or_else(no_record)));
+    }
+    match outcome.summary.violations.values().sum::<u64>() {
+        0 => Ok(()),
+        1 => Err(Failure { status: 1, text: "one rule is broken".to_owned() }),
+        n => Err(Failure { status: 1, text: format!("rules are broken {n} times") }),
+    }
+}
+
 fn show(args: &ShowArgs) -> Result<(), Failure> {
     let now = daemon::now().wall.to_zoned(TimeZone::system());
     let time = |text: &Option<String>| {
@@ -232,9 +273,8 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
         executables: args.exe.clone(),
         ids: args.id.clone(),
     };
-    let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
     let logs = match args.logs.as_slice() {
-        [] => Logs::Live(configured().unwrap_or_else(|| DEFAULT_LOG.into())),
+        [] => Logs::Live(configured_log()),
         paths => Logs::Listed(paths.to_vec()),
     };
     let format = match args.format {
