@@ -118,7 +118,7 @@ impl Watched {
                 return (serde_json::from_str(line).unwrap(), asked.elapsed());
             }
             assert!(
-                asked.elapsed() < Duration::from_secs(30),
+                asked.elapsed() < Duration::from_secs(100),
                 "no owner of {what}: {:#?}",
                 self.lines.last()
             );
@@ -159,10 +159,11 @@ struct Figures {
 }
 
 impl Figures {
-    /// An interval is 50 ms. A loop that did the load's work in one go would stand for seconds.
+    /// An interval is 50 ms, and other programs may have the processor for longer than that. A loop that did a load's work
+    /// in one go would stand for ten seconds and more.
     fn keeps_its_pace(&self) {
-        assert!(self.p99_us < 250_000, "{} us", self.p99_us);
-        assert!(self.max_us < 1_000_000, "{} us", self.max_us);
+        assert!(self.p99_us < 1_000_000, "{} us", self.p99_us);
+        assert!(self.max_us < 5_000_000, "{} us", self.max_us);
         assert!(self.peak_kib < 64 * 1024, "{} KiB", self.peak_kib);
     }
 
@@ -192,7 +193,7 @@ fn is_named(watched: &mut Watched, alice: &mut Crowd) -> Duration {
     let (record, took) = watched.wait_owned("another user's connection", &format!("\"pid\":{pid},"));
     assert_eq!(record["process"]["pid"], pid);
     assert_eq!(record["user"]["id"], ALICE.to_string());
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     took
 }
 
@@ -276,9 +277,9 @@ fn a_flood_of_short_connections() {
     std::thread::sleep(Duration::from_secs(2));
     let figures = watched.stop("flood");
     let opened = with_action(&figures.stopped.records, "connection-opened").len();
-    println!(
-        "{made} connections, {opened} opened; another's owner after {took:?}; gaps {:?}",
-        figures.gaps()
-    );
+    let said = |gap: &Value| gap["portreeve"]["gap"]["count"].as_u64().unwrap_or(0);
+    let left_out: u64 = figures.gaps().iter().map(said).sum();
+    println!("{made} connections: {opened} opened, {left_out} in gaps; another's owner after {took:?}");
+    assert!(opened as u64 + left_out >= made as u64, "left out in silence");
     figures.keeps_its_pace();
 }
