@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, openat, readlinkat, statat, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -100,12 +100,17 @@ impl Held {
         readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
+    /// As the kernel remembers it: to ask a file system behind which a process or another machine stands (FUSE, NFS) may
+    /// take for ever.
+    fn has_no_name(&self, link: &str) -> bool {
+        let stat = statx(&self.dir, link, AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK);
+        stat.is_ok_and(|stat| stat.stx_nlink == 0)
+    }
+
     /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
     fn without_deleted(&self, name: &str, executable: Vec<u8>) -> (Option<Vec<u8>>, bool) {
         match executable.strip_suffix(b" (deleted)") {
-            Some(bare) if statat(&self.dir, name, AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
-                (Some(bare.to_vec()), true)
-            }
+            Some(bare) if self.has_no_name(name) => (Some(bare.to_vec()), true),
             _ => (Some(executable), false),
         }
     }
