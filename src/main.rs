@@ -9,12 +9,15 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
-use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, ShowArgs, VerifyArgs, WatchArgs, When};
+use portreeve::cli::{
+    Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, VerifyArgs, WatchArgs, When,
+};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
+use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::Style;
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
         Some(Command::Verify(args)) => check_log(&args),
+        Some(Command::Seal(args)) => match args.action {
+            SealAction::Init { path } => seal_init(&path),
+        },
         Some(Command::Config(config)) => match config.action {
             ConfigAction::Check { path } => check(path),
             ConfigAction::Show(args) => settings(&args).and_then(|settings| print(&settings.as_file())),
@@ -122,9 +128,11 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
     let format = format_of(settings, path.is_some());
     let sync = settings.sync;
     let numbered = path.filter(|_| matches!(format, Format::Json));
-    if let (None, Some(_)) = (numbered, &settings.state_dir) {
-        let text = "state-dir: a state is kept of a log in JSON only (mend: --log-file)".to_owned();
-        return Err(Failure { status: CONFIG, text });
+    for (name, path) in [("state-dir", &settings.state_dir), ("seal", &settings.seal)] {
+        if let (false, None, Some(_)) = (once, numbered, path) {
+            let text = format!("{name}: it takes a log file in JSON (mend: --log-file PATH --format json)");
+            return Err(Failure { status: CONFIG, text });
+        }
     }
     let state =
         numbered.map(|log| Folder::open(&state_path(settings, log))).transpose().map_err(|error| {
@@ -132,13 +140,16 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
             fail(status)(&error)
         })?;
     let Some(path) = path else {
-        return Ok(Output { format, destination: Destination::Stdout(Stdout::default()), state, sync });
+        let destination = Destination::Stdout(Stdout::default());
+        return Ok(Output { format, destination, state, sync, sealer: None });
     };
     let file = LogFile::open(path).map_err(|e| Failure {
         status: if e.kind() == std::io::ErrorKind::WouldBlock { TAKEN } else { CANNOT_CREATE },
         text: format!("cannot open the log {}: {e}", path.display()),
     })?;
-    Ok(Output { format, destination: Destination::File(file), state, sync })
+    let sealer =
+        settings.seal.as_deref().map(Sealer::open).transpose().map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    Ok(Output { format, destination: Destination::File(file), state, sync, sealer })
 }
 
 /// Where the state of this log is: as configured, where systemd says, or beside it.
@@ -182,6 +193,25 @@ fn check(path: Option<PathBuf>) -> Result<(), Failure> {
     let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
     config::read(&path).map_err(|e| fail(CONFIG)(&e))?;
     print(&format!("{}: good\n", path.display()))
+}
+
+/// The secret alone on standard output, so that it can be sent anywhere; what to do with it beside that.
+fn seal_init(path: &std::path::Path) -> Result<(), Failure> {
+    let secret = seal::init(path).map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    let told = writeln!(stdout(), "{}", *secret).and_then(|()| stdout().flush());
+    if let Err(e) = told {
+        // A key whose secret nobody has seen would make seals that nobody can check.
+        let _ = std::fs::remove_file(path);
+        let text = format!("cannot print the secret, so no key file was made: {e}");
+        return Err(Failure { status: 1, text });
+    }
+    let _ = writeln!(
+        stderr(),
+        "portreeve: this secret checks the seals of {} (portreeve verify --seal-secret FILE) and could forge them: \
+         keep it on another machine, and not on this one",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Standard output for answers; a closed pipe ends quietly.
