@@ -8,11 +8,13 @@ use std::rc::Rc;
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, openat, readlinkat, statat, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Decimal, Listing, Proc, ProcError, list_numbers, parse_u64, read_at, read_text, read_text_at};
+use super::{
+    Decimal, Listing, Proc, ProcError, is_gone, list_numbers, parse_u64, read_at, read_text, read_text_at,
+};
 use crate::process::{Ids, Login, Process, Tty};
 
 /// Arguments are read up to here: what a person can have typed, and a bound for what a process can make us store.
@@ -100,12 +102,12 @@ impl Held {
         readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
-    /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
+    /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so. Its
+    /// links are asked of what is in memory: a file server that does not answer would hold us up.
     fn without_deleted(&self, name: &str, executable: Vec<u8>) -> (Option<Vec<u8>>, bool) {
+        let links = || statx(&self.dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK);
         match executable.strip_suffix(b" (deleted)") {
-            Some(bare) if statat(&self.dir, name, AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
-                (Some(bare.to_vec()), true)
-            }
+            Some(bare) if links().is_ok_and(|stat| stat.stx_nlink == 0) => (Some(bare.to_vec()), true),
             _ => (Some(executable), false),
         }
     }
@@ -315,8 +317,10 @@ impl Proc {
             let face = read_face();
             let process = self.read_once(held, depth, &face)?;
             tries -= 1;
-            // ESRCH both times is what a kernel thread answers.
-            if tries == 0 || held.link("exe") == face.executable {
+            // A program that is being started has its file before its name, and its arguments last. ESRCH both times is
+            // what a kernel thread answers.
+            let starts = face.executable.is_ok() && face.arguments.is_empty();
+            if tries == 0 || !starts && held.link("exe") == face.executable {
                 return Ok((process, face));
             }
         }
@@ -327,7 +331,8 @@ impl Proc {
         let owner = depth == Depth::Owner;
         let mut denied = Vec::new();
         let mut allowed = |name: &'static str, link: Result<Vec<u8>, Errno>| {
-            denied.extend(matches!(link, Err(Errno::ACCESS | Errno::PERM)).then_some(name));
+            let cannot = link.as_ref().is_err_and(|e| !is_gone(Some(e.raw_os_error())));
+            denied.extend(cannot.then_some(name));
             link.ok()
         };
         let executable = allowed("exe", face.executable.clone());
