@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use portreeve::connection::Netns;
+use jiff::SignedDuration;
+use portreeve::connection::{Moment, Netns};
 use portreeve::event::message::command_line;
 use portreeve::event::{Event, Host, Renderer};
 use portreeve::proc::Net;
@@ -93,7 +94,7 @@ fn rows_of_other_ports_are_read_and_not_kept() {
     let other = |n: u64| Row {
         local: ([10, 0, 0, 1], u16::try_from(32_768 + n).unwrap()).into(),
         remote: "203.0.113.7:443".parse().unwrap(),
-        state: if n % 2 == 0 { ESTABLISHED } else { TIME_WAIT },
+        state: if n.is_multiple_of(2) { ESTABLISHED } else { TIME_WAIT },
         uid: 1000,
         inode: (1_000 + n) * ((n + 1) % 2),
         timewait: None,
@@ -130,16 +131,20 @@ fn a_descriptor_that_is_doubled_or_taken_by_another_process_ends_nothing() {
     assert!(told.len() == 1 && told[0].contains("  owner changed  thief[300]"), "{told:?}");
 }
 
-/// The record of the only open.
-fn record(watch: &mut Watch) -> Value {
-    watch.kernel.write();
-    let events = watch.pipeline.tick(&watch.proc, moment(100)).unwrap();
-    let opened = |event: &&Event| event.what.action() == "connection-opened";
-    let host = Host { name: "h".into(), boot_id: None, os: None, kernel: None, ticks_per_second: 100 };
+/// A record as JSON has it.
+fn record(event: &Event) -> Value {
+    let host = Host { name: "h".into(), boot_id: None, os: None, kernel: None, ticks_per_second: 250 };
     let mut renderer = Renderer::new(host, "s".into(), "r".into(), Box::new(|_| Uuid::nil()));
-    let mut json = renderer.render(events.iter().find(opened).unwrap()).json;
+    let mut json = renderer.render(event).json;
     json.extend(b"}}");
     serde_json::from_slice(&json).unwrap()
+}
+
+/// The record of the only open or close that a tick tells.
+fn tick(watch: &mut Watch, at: Moment) -> Value {
+    watch.kernel.write();
+    let events = watch.pipeline.tick(&watch.proc, at).unwrap();
+    record(events.iter().find(|event| event.what.connection().is_some()).unwrap())
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn who_logged_in_is_told_beside_who_it_became_and_not_where_nobody_did() {
         fs::write(file("sessionid"), session).unwrap();
         watch.connect(200, 1);
         watch.kernel.establish(1);
-        let record = record(&mut watch);
+        let record = tick(&mut watch, moment(100));
         assert_eq!(record["user"], json!({ "id": "1001", "effective": { "id": "0" } }));
         assert_eq!(record["group"]["id"], "100");
         assert_eq!(record["portreeve"]["login"], login);
@@ -171,7 +176,7 @@ fn what_a_kernel_or_a_container_does_not_have_is_absent() {
     fs::remove_file(watch.kernel.path("200/exe")).unwrap();
     watch.connect(200, 1);
     watch.kernel.establish(1);
-    let record = record(&mut watch);
+    let record = tick(&mut watch, moment(100));
     assert_eq!((&record["process"]["pid"], &record["process"]["name"]), (&200.into(), &"ssh".into()));
     for (outer, inner) in [("process", "executable"), ("process", "cgroup"), ("portreeve", "login")] {
         assert_eq!(record[outer].get(inner), None, "{outer}.{inner}");
@@ -199,4 +204,32 @@ fn a_shell_reads_the_arguments_that_a_command_line_was_made_of() {
         line.strip_suffix(b"\0").unwrap().split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
     };
     assert_eq!(whole.split(|byte| *byte == 1).map(words).collect::<Vec<_>>(), all);
+}
+
+#[test]
+fn a_clock_that_is_set_moves_neither_durations_nor_starts() {
+    let mut watch = Watch::new();
+    watch.connect(200, 1);
+    watch.kernel.establish(1);
+    let open = tick(&mut watch, moment(100));
+    watch.kernel.close(1);
+    let after = moment(2_600);
+    let close = tick(&mut watch, Moment { wall: after.wall - SignedDuration::from_hours(1), ..after });
+    assert_eq!(close["event"]["duration"], 2_500_000_000u64);
+    assert!(close["@timestamp"].as_str() < open["@timestamp"].as_str(), "the clock was set");
+    for field in ["start", "entity_id"] {
+        assert_eq!(close["process"][field], open["process"][field]);
+    }
+}
+
+#[test]
+fn a_process_that_started_so_many_ticks_after_boot_started_then() {
+    let mut watch = Watch::new();
+    watch.connect(200, 1);
+    watch.kernel.establish(1);
+    // `Kernel::spawn` says 1,200 ticks for pid 200, of which this host has 250 in a second.
+    let at = moment(100);
+    let boot = at.wall - SignedDuration::try_from(at.boot).unwrap();
+    let start = boot + SignedDuration::from_millis(4_800);
+    assert_eq!(tick(&mut watch, at)["process"]["start"], format!("{start:.2}"));
 }
