@@ -184,7 +184,7 @@ impl Table {
         entry.absent_from = None;
         let connection = Arc::make_mut(&mut entry.connection);
         let established = connection.state == TcpState::SynSent && socket.state.was_established();
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         connection.cookie = socket.cookie.or(connection.cookie);
         established
     }
@@ -297,7 +297,7 @@ impl Table {
         if connection.state == TcpState::SynSent && socket.state.was_established() {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         if connection.cookie.is_none()
             && let Some(cookie) = socket.cookie
         {

@@ -9,9 +9,10 @@ mod mounts;
 mod net;
 mod netlink;
 mod netns;
+mod patience;
 mod pid;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -100,6 +101,7 @@ pub struct Proc {
     snmp: OnceCell<OwnedFd>,
     last_pid: OnceCell<OwnedFd>,
     version: OnceCell<Option<(u32, u32)>>,
+    patience: RefCell<patience::Patience>,
 }
 
 impl Proc {
@@ -120,6 +122,7 @@ impl Proc {
             snmp: OnceCell::new(),
             last_pid: OnceCell::new(),
             version: OnceCell::new(),
+            patience: RefCell::default(),
         })
     }
 
