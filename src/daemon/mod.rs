@@ -167,7 +167,7 @@ fn set_up_parts(
     let proc = Proc::new("/proc").map_err(DaemonError::Proc)?.with_own_socket_mount();
     let view = selftest::look(&proc).map_err(DaemonError::Blind)?;
     let mut users = Users::new().map_err(DaemonError::System)?;
-    let found = ledger::find(&output);
+    let found = ledger::find(&output).unless_ahead(proc.boot_id().as_deref(), now());
     let new_id = new_ids(found.beginning.last_id);
     let outside = Outside {
         new_id: Box::new(new_id.clone()),

@@ -113,6 +113,13 @@ impl LogFile {
         std::mem::take(&mut self.lock().left)
     }
 
+    /// Has it told that so many bytes were cut off before it was opened.
+    pub fn tell_cut(&self, lost_bytes: u64) {
+        if lost_bytes > 0 {
+            self.lock().told.push(Incident::Truncated { lost_bytes });
+        }
+    }
+
     /// Path as configured.
     #[must_use]
     pub fn path(&self) -> PathBuf {
