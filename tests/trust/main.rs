@@ -14,5 +14,6 @@ mod support;
 /// What the watchers of these tests are told of their sources: nothing, as most are.
 pub const SOURCES: &[&str] = &[];
 
+mod disk;
 mod restart;
 mod story;

@@ -121,6 +121,7 @@ impl Log {
 }
 
 /// A connection, both ends of it.
+#[allow(dead_code, reason = "held")]
 pub struct Pair {
     pub port: u16,
     pub client: TcpStream,
@@ -288,9 +289,24 @@ fn read(path: PathBuf) -> Option<LogFile> {
 #[track_caller]
 pub fn check(folder: &Path) -> Vec<Value> {
     let files = files(folder);
+    for file in &files {
+        let is_named = file.first().unwrap()["event"]["action"] == "log-opened";
+        assert!(is_named, "{} does not begin with its name", file.path.display());
+    }
+    check_files(&files)
+}
+
+/// The same of one run's records in one file that another wrote.
+#[track_caller]
+pub fn check_file(path: &Path) -> Vec<Value> {
+    check_files(&[read(path.to_owned()).expect("a file")])
+}
+
+#[track_caller]
+fn check_files(files: &[LogFile]) -> Vec<Value> {
     let mut places: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let mut records = Vec::new();
-    for file in &files {
+    for file in files {
         let name = file.path.display();
         let mut torn = BTreeSet::new();
         for line in &file.lines {
@@ -304,7 +320,6 @@ pub fn check(folder: &Path) -> Vec<Value> {
             *last += 1;
             records.push(record.clone());
         }
-        assert_eq!(file.first().unwrap()["event"]["action"], "log-opened", "{name} does not begin with its name");
         let repairs = file.lines.iter().filter_map(|line| line.record.as_ref()).filter_map(|record| {
             let log = &record["portreeve"]["log"];
             let is_one = record["event"]["action"] == "log-repaired";
