@@ -122,7 +122,10 @@ impl Found {
         match &self.beginning.previous {
             Some((at, _)) if boot.is_some() && self.boot.as_deref() == boot && at.boot > now.boot => {
                 let ahead = (at.boot - now.boot).as_secs();
-                Self::anew("lost", Some(format!("its last record is of a moment {ahead} s later in this boot than now")))
+                Self::anew(
+                    "lost",
+                    Some(format!("its last record is of a moment {ahead} s later in this boot than now")),
+                )
             }
             _ => self,
         }

@@ -12,8 +12,8 @@ use crate::story::{Log, Pair, Run, SSH, closes_of, gaps, opens_of, starts};
 use crate::support::lab::Lab;
 use crate::support::log::{assert_fields, with_action};
 use crate::support::session::{STAY, Session};
-use crate::support::{output, wait_for};
 use crate::support::watch::PATIENCE;
+use crate::support::{output, wait_for};
 
 /// The state as the run wrote it last.
 fn state(log: &Log) -> Value {
@@ -335,7 +335,11 @@ fn a_log_that_was_rotated_meanwhile_is_gone_on_from() {
         let run = log.run(&lab);
         let pair = log.connect(&lab, &server);
         wait_saved(&log);
-        if end == "kill" { run.kill() } else { drop(run.stop()) }
+        if end == "kill" {
+            run.kill()
+        } else {
+            drop(run.stop())
+        }
         let whole = std::fs::read(&log.seen).unwrap();
         lab.run(&format!("cd {}; {rotate}", log.folder().display()));
         let run = log.run(&lab);
@@ -380,7 +384,8 @@ fn a_second_watcher_of_one_log_or_one_state_is_refused() {
     let states = lab.path("states").display().to_string();
     let run = log.run_as(lab.portreeve().args(["--state-dir", &states]));
     let path = |name: &str| lab.path("log").join(name).display().to_string();
-    for (log_file, state_dir) in [("events.jsonl", "others"), ("other.jsonl", "states"), ("events.jsonl", "states")]
+    for (log_file, state_dir) in
+        [("events.jsonl", "others"), ("other.jsonl", "states"), ("events.jsonl", "states")]
     {
         let state_dir = lab.path(state_dir).display().to_string();
         let mut second = lab.portreeve();

@@ -249,10 +249,10 @@ fn place(record: &Value) -> (String, u64) {
 /// by sequence.
 fn files(folder: &Path) -> Vec<LogFile> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let ours = |path: &PathBuf| {
-        path.is_file() && path.file_name().unwrap().to_str().unwrap().starts_with(NAME)
-    };
-    let mut files: Vec<_> = entries.filter(ours).filter_map(read).filter(|file| file.first().is_some()).collect();
+    let ours =
+        |path: &PathBuf| path.is_file() && path.file_name().unwrap().to_str().unwrap().starts_with(NAME);
+    let mut files: Vec<_> =
+        entries.filter(ours).filter_map(read).filter(|file| file.first().is_some()).collect();
     let mut begins: BTreeMap<String, String> = BTreeMap::new();
     for record in files.iter().flat_map(|file| &file.lines).filter_map(|line| line.record.as_ref()) {
         let time = record["@timestamp"].as_str().unwrap().to_owned();
