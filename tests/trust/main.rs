@@ -14,6 +14,9 @@ mod support;
 /// What the watchers of these tests are told of their sources: nothing, as most are.
 pub const SOURCES: &[&str] = &[];
 
+mod blind_at_run_time;
+mod clocks;
 mod disk;
+mod power;
 mod restart;
 mod story;
