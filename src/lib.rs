@@ -31,6 +31,8 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod seal;
+
 pub mod state;
 
 pub mod ledger;
@@ -45,3 +47,4 @@ pub mod signals;
 
 // Readers of the log.
 pub mod report;
+pub mod verify;

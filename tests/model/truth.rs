@@ -10,7 +10,6 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 struct Life {
     local: String,
-    boot: u64,
     established: bool,
     ended: bool,
     /// It stood when a table was read and all was written: the log must tell it.
@@ -23,8 +22,8 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn connect(&mut self, inode: u64, local: &str, boot: u64) {
-        self.lives.insert(inode, Life { local: local.to_owned(), boot, ..Life::default() });
+    pub fn connect(&mut self, inode: u64, local: &str) {
+        self.lives.insert(inode, Life { local: local.to_owned(), ..Life::default() });
     }
 
     pub fn establish(&mut self, inode: u64) {
@@ -54,13 +53,14 @@ impl Truth {
         }
     }
 
-    /// What waited for the disk is lost with the process: nothing that counts as seen did.
-    pub fn forget_what_was_not_written(&mut self) {}
-
     /// Every connection that was seen has one story, no other has more than one, and nothing else is told.
     pub fn compare(&self, logs: &[PathBuf], seed: u64) {
         let verify = Command::new(env!("CARGO_BIN_EXE_portreeve")).arg("verify").args(logs).output().unwrap();
-        assert!(verify.status.code() != Some(1) || verify.status.success(), "history {seed}: {}", String::from_utf8_lossy(&verify.stdout));
+        assert!(
+            verify.status.code() != Some(1) || verify.status.success(),
+            "history {seed}: {}",
+            String::from_utf8_lossy(&verify.stdout)
+        );
         let mut stories: BTreeMap<(String, Option<u64>, String), Vec<String>> = BTreeMap::new();
         for record in records(logs) {
             let action = record["event"]["action"].as_str().unwrap();
@@ -113,7 +113,10 @@ pub fn told(logs: &[PathBuf]) -> String {
     let line = |record: &Value| {
         format!(
             "{} {} {} {}\n",
-            record["event"]["sequence"], record["@timestamp"], record["portreeve"]["boottime_us"], record["message"]
+            record["event"]["sequence"],
+            record["@timestamp"],
+            record["portreeve"]["boottime_us"],
+            record["message"]
         )
     };
     records(logs).iter().map(line).collect()
