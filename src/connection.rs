@@ -191,6 +191,18 @@ pub struct Moment {
     pub boot: Duration,
 }
 
+impl Moment {
+    /// The wall clock of this moment in an interval that ends with another: by the clock of that, if it was set back
+    /// between.
+    #[must_use]
+    pub fn wall_before(self, end: Self) -> jiff::Timestamp {
+        if self.wall <= end.wall {
+            return self.wall;
+        }
+        end.wall.checked_sub(end.boot.saturating_sub(self.boot)).unwrap_or(end.wall)
+    }
+}
+
 /// What one reading of the tables brought, reduced to what the later stages need.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {

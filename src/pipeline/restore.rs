@@ -35,8 +35,13 @@ impl Pipeline {
         booted: Moment,
         at: Moment,
     ) -> Vec<Event> {
-        let end = |connection| self.abandon(connection, CloseReason::Reboot, booted, at);
-        connections.iter().map(end).collect()
+        let mut told = Vec::new();
+        for connection in connections {
+            // A clock that was set since: the end is not before the last sight.
+            let wall = booted.wall.max(connection.last_seen.wall);
+            told.push(self.abandon(connection, CloseReason::Reboot, Moment { wall, ..booted }, at));
+        }
+        told
     }
 
     fn abandon(
