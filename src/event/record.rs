@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ascii::{readable, to_json};
+use super::bound;
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
@@ -81,7 +82,10 @@ impl Renderer {
         let message = message(event);
         let mut json = Vec::new();
         for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
-            let record = self.record(event, &message, id, cut);
+            let mut record = self.record(event, &message, id, cut);
+            if cut == Cut::Everything {
+                record.bound();
+            }
             // The values are maps, strings and integers: serde_json has no error for them.
             json = to_json(&record).unwrap_or_default();
             if json.len() + ENDING <= LONGEST {
@@ -315,6 +319,14 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Cuts all texts, also those of records that `Cut` knows nothing of: an error's, a path's.
+    fn bound(&mut self) {
+        let texts = [&mut self.fields, &mut self.portreeve].map(bound::shorten);
+        if texts.contains(&true) && !self.portreeve.contains_key("truncated") {
+            self.own("truncated", json!(["message", "portreeve"]));
+        }
+    }
+
     pub(super) fn put(&mut self, name: &str, value: Value) {
         self.fields.insert(name.to_owned(), value);
     }

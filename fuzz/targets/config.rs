@@ -1,0 +1,10 @@
+//! The configuration file: no panic, and an error is one line.
+
+use portreeve::config::parse;
+
+pub fn run(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(error) = parse(text) {
+        assert!(error.starts_with("line ") && !error.contains('\n'), "{error:?}");
+    }
+}
