@@ -155,7 +155,11 @@ mod tests {
             let wanted = Container { runtime: Some(runtime), id: name.into(), is_named: true };
             assert_eq!(container(path.as_bytes()), Some(wanted), "{path}");
         }
-        assert_eq!(container(b"/lxc.payload./machine-.scope"), None, "anybody may make a group of such a name");
+        assert_eq!(
+            container(b"/lxc.payload./machine-.scope"),
+            None,
+            "anybody may make a group of such a name"
+        );
         assert_eq!(container(br"/machine.slice/machine-qemu\x2d1\x2ddebian.scope"), None);
     }
 }

@@ -25,9 +25,9 @@ fn written(socket: &Socket) -> String {
         format!("{address}:{:04X}", end.port())
     };
     let state = (0..=u8::MAX).find(|number| TcpState::from_number(*number) == socket.state).unwrap();
-    let timer = socket.timewait_left.map_or("00:00000000".to_owned(), |left| {
-        format!("03:{:08X}", left.as_millis() / 10)
-    });
+    let timer = socket
+        .timewait_left
+        .map_or("00:00000000".to_owned(), |left| format!("03:{:08X}", left.as_millis() / 10));
     format!(
         "   0: {} {} {state:02X} 00000000:00000000 {timer} 00000000 {:5}        0 {} 1 0000000000000000 20 0 0 10 -1",
         end(socket.tuple.local),

@@ -121,7 +121,8 @@ fn name(bytes: &mut Bytes<'_>) -> Arc<str> {
 }
 
 fn moment(bytes: &mut Bytes<'_>) -> Moment {
-    let wall = Timestamp::new(i64::from(bytes.u32()), i32::from(bytes.u16())).expect("within four billion seconds");
+    let wall =
+        Timestamp::new(i64::from(bytes.u32()), i32::from(bytes.u16())).expect("within four billion seconds");
     Moment { wall, boot: Duration::from_nanos(bytes.u64()) }
 }
 
@@ -144,7 +145,13 @@ fn connection(bytes: &mut Bytes<'_>) -> Connection {
     let end = |bytes: &mut Bytes<'_>| {
         let ip = match bytes.bool() {
             true => IpAddr::from(bytes.u32().to_be_bytes()),
-            false => IpAddr::from([bytes.u64(), bytes.u64()].map(u64::to_be_bytes).concat().try_into().map_or([0; 16], |ip: [u8; 16]| ip)),
+            false => IpAddr::from(
+                [bytes.u64(), bytes.u64()]
+                    .map(u64::to_be_bytes)
+                    .concat()
+                    .try_into()
+                    .map_or([0; 16], |ip: [u8; 16]| ip),
+            ),
         };
         SocketAddr::new(ip, bytes.u16())
     };
@@ -157,7 +164,8 @@ fn connection(bytes: &mut Bytes<'_>) -> Connection {
         state: TcpState::from_number(bytes.u8()),
         uid: bytes.maybe(Bytes::u32),
         user: bytes.maybe(name),
-        seen: [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy][usize::from(bytes.u8() % 5)],
+        seen: [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy]
+            [usize::from(bytes.u8() % 5)],
         opened: moment(bytes),
         last_seen: moment(bytes),
         attribution: attribution(bytes),
@@ -173,7 +181,8 @@ fn attribution(bytes: &mut Bytes<'_>) -> Attribution {
         ancestry: bytes.list(32, |bytes| Arc::new(process(bytes))),
         cut: bytes.maybe(|_| ChainCut::TooLong),
     };
-    let holder = |bytes: &mut Bytes<'_>| Holder { pid: bytes.u32(), tid: bytes.maybe(Bytes::u32), fd: bytes.u32() };
+    let holder =
+        |bytes: &mut Bytes<'_>| Holder { pid: bytes.u32(), tid: bytes.maybe(Bytes::u32), fd: bytes.u32() };
     Attribution::Owned {
         lineage: Arc::new(lineage),
         holders: bytes.list(128, holder).into(),
@@ -204,7 +213,11 @@ fn process(bytes: &mut Bytes<'_>) -> Process {
         redacted: bytes.u32(),
         working_directory: bytes.maybe(path),
         tty: bytes.maybe(|bytes| Tty { major: bytes.u32(), minor: bytes.u32() }),
-        ids: bytes.maybe(|bytes| Ids { real_uid: bytes.u32(), effective_uid: bytes.u32(), real_gid: bytes.u32() }),
+        ids: bytes.maybe(|bytes| Ids {
+            real_uid: bytes.u32(),
+            effective_uid: bytes.u32(),
+            real_gid: bytes.u32(),
+        }),
         user: bytes.maybe(name),
         effective_user: bytes.maybe(name),
         login: bytes.maybe(|bytes| Login { uid: bytes.u32(), user: bytes.maybe(name), session: None }),

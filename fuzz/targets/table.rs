@@ -55,7 +55,8 @@ fn snapshot(bytes: &mut Bytes<'_>, standing: bool) -> Snapshot {
 
 /// One of four pairs of ends and four sockets, in any state.
 fn row(word: u8, more: u8) -> Socket {
-    let inode = Inode::new(u64::from(word >> 2 & 3) + u64::from(word & 3) * 4 + 1).filter(|_| word & 0x80 != 0);
+    let inode =
+        Inode::new(u64::from(word >> 2 & 3) + u64::from(word & 3) * 4 + 1).filter(|_| word & 0x80 != 0);
     let state = match (inode, word >> 4 & 7) {
         (Some(_), 0) => TcpState::SynSent,
         (Some(_), 1) => TcpState::CloseWait,
@@ -105,7 +106,8 @@ impl Driver {
     }
 
     fn judge(&self, delta: &Delta, snapshot: &Snapshot) {
-        let rows: HashSet<Key> = snapshot.outbound.iter().filter_map(|row| key(snapshot.netns, row)).collect();
+        let rows: HashSet<Key> =
+            snapshot.outbound.iter().filter_map(|row| key(snapshot.netns, row)).collect();
         for key in delta.ended.iter().chain(&delta.replaced).chain(&delta.absent) {
             assert!(self.open.contains(key), "the end of {key:?}, which was never open");
         }

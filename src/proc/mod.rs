@@ -30,7 +30,8 @@ pub use net::{Net, TableRead, parse_row};
 pub use netlink::parse_netlink_drops;
 pub use netns::Lives;
 pub use pid::{
-    Depth, Held, Kept, MAX_ARGS_BYTES, Print, Status, parse_cgroup, parse_parent, parse_stat, parse_status, split_args,
+    Depth, Held, Kept, MAX_ARGS_BYTES, Print, Status, parse_cgroup, parse_parent, parse_stat, parse_status,
+    split_args,
 };
 
 use crate::connection::Netns;
