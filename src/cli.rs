@@ -23,7 +23,7 @@ Examples:
 
 Environment: SLEEP (interval in milliseconds), NO_COLOR.
 Files: /etc/portreeve/portreeve.toml, /var/log/portreeve/events.jsonl.
-Exit status: 0 done, 1 failure, 2 and 64 wrong usage, 73 log cannot be opened, 77 would be blind, 78 wrong configuration.
+Exit status: 0 done, 1 failure, 2 and 64 wrong usage, 73 log cannot be opened, 75 another portreeve writes it, 77 would be blind, 78 wrong configuration.
 Manual: portreeve(8), portreeve.toml(5), portreeve-events(5).";
 
 /// Watches outbound SSH connections: which login, through which chain of processes, to where, when, how long.
@@ -109,6 +109,16 @@ pub struct Options {
     /// Write records to this file instead of standard output
     #[arg(short, long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
+    /// Where the state is kept that outlives a run
+    /// [default: $STATE_DIRECTORY, else LOG.state beside the log]
+    #[arg(long, value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
+    /// When the disk is waited for: never, interval (once a second) or always [default: interval]
+    #[arg(long, value_name = "WHEN")]
+    pub sync: Option<SyncChoice>,
+    /// Seal the log every 60 seconds with the key in this file (portreeve seal init)
+    #[arg(long, value_name = "KEYFILE")]
+    pub seal: Option<PathBuf>,
     /// Colour in text [default: auto: on a terminal, unless NO_COLOR is set]
     #[arg(long, value_name = "WHEN")]
     pub color: Option<When>,
@@ -183,7 +193,7 @@ pub enum ConfigAction {
         path: Option<PathBuf>,
     },
     /// Print the effective settings and where each comes from
-    Show(WatchArgs),
+    Show(Box<WatchArgs>),
 }
 
 /// Where the TCP table is read from.
@@ -196,6 +206,18 @@ pub enum SourceChoice {
     Procfs,
     /// sock_diag, filtered in the kernel; /proc where it cannot be had
     Netlink,
+}
+
+/// When the disk is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncChoice {
+    /// Never: a power cut takes what the kernel had not written yet
+    Never,
+    /// Once a second, beside the watch
+    Interval,
+    /// After each record, before the watch goes on
+    Always,
 }
 
 /// Which network namespaces are watched.

@@ -31,6 +31,10 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod state;
+
+pub mod ledger;
+
 // The shell.
 pub mod cli;
 pub mod config;

@@ -1,6 +1,9 @@
 //! The program: words typed in, a watch or a question carried out, an exit code.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -9,15 +12,18 @@ use log::LevelFilter;
 use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, ShowArgs, WatchArgs, When};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
+use portreeve::ledger::Output;
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
+use portreeve::state::{Folder, StateError};
 use portreeve::text::Style;
 use portreeve::{logger, report};
 
 /// sysexits(3).
 const USAGE: u8 = 64;
 const CANNOT_CREATE: u8 = 73;
+const TAKEN: u8 = 75;
 const NO_PERMISSION: u8 = 77;
 const CONFIG: u8 = 78;
 
@@ -78,37 +84,25 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
         (_, 1) => LevelFilter::Info,
         _ => LevelFilter::Debug,
     };
-    let file = settings.log_file.as_deref().filter(|_| !args.once).map(|path| {
-        LogFile::open(path).map_err(|e| Failure {
-            status: CANNOT_CREATE,
-            text: format!("cannot open the log {}: {e}", path.display()),
-        })
-    });
-    let file = file.transpose()?;
+    let output = output(&settings, args.once)?;
+    let file = match &output.destination {
+        Destination::File(file) => Some(file.clone()),
+        Destination::Stdout(_) => None,
+    };
     let logger = logger::start(level, file.as_ref()).map_err(|e| fail(1)(&e))?;
-    let format = format_of(&settings, file.is_some());
-    if file.is_some() && matches!(format, Format::Text(_)) {
+    if file.is_some() && matches!(output.format, Format::Text(_)) {
         log::warn!("text in a file has no numbers and no chain, and `portreeve show` cannot read it");
     }
-    let is_shown = file.is_none() && matches!(format, Format::Text(_));
-    let begin = match file {
-        _ if args.once => {
-            daemon::once(settings, format, Destination::Stdout(Stdout::default())).map(|()| String::new())
-        }
-        None => daemon::run(args, settings, format, Destination::Stdout(Stdout::default()), &logger),
-        Some(file) => {
-            if stderr().is_terminal() {
-                let path = file.path();
-                let _ = writeln!(
-                    stderr(),
-                    "portreeve: records go to {0} (portreeve show -f {0})",
-                    path.display()
-                );
-            }
-            daemon::run(args, settings, format, Destination::File(file), &logger)
-        }
+    let is_shown = file.is_none() && matches!(output.format, Format::Text(_));
+    if let Some(path) = file.map(|file| file.path()).filter(|_| stderr().is_terminal()) {
+        let path = path.display();
+        let _ = writeln!(stderr(), "portreeve: records go to {path} (portreeve show -f {path})");
+    }
+    let outcome = match args.once {
+        true => daemon::once(settings, output).map(|()| String::new()),
+        false => daemon::run(args, settings, output, &logger),
     };
-    let summary = begin.map_err(|error| {
+    let summary = outcome.map_err(|error| {
         let status = if matches!(error, DaemonError::Blind(_)) { NO_PERMISSION } else { 1 };
         fail(status)(&error)
     })?;
@@ -116,6 +110,46 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
         let _ = writeln!(stderr(), "portreeve: {summary}");
     }
     Ok(())
+}
+
+/// Opens everything that is written to.
+fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
+    let path = settings.log_file.as_deref().filter(|_| !once);
+    let format = format_of(settings, path.is_some());
+    let sync = settings.sync;
+    let numbered = path.filter(|_| matches!(format, Format::Json));
+    if let (None, Some(_)) = (numbered, &settings.state_dir) {
+        let text = "state-dir: a state is kept of a log in JSON only (mend: --log-file)".to_owned();
+        return Err(Failure { status: CONFIG, text });
+    }
+    let state =
+        numbered.map(|log| Folder::open(&state_path(settings, log))).transpose().map_err(|error| {
+            let status = if matches!(error, StateError::Taken(..)) { TAKEN } else { CANNOT_CREATE };
+            fail(status)(&error)
+        })?;
+    let Some(path) = path else {
+        return Ok(Output { format, destination: Destination::Stdout(Stdout::default()), state, sync });
+    };
+    let file = LogFile::open(path).map_err(|e| Failure {
+        status: if e.kind() == std::io::ErrorKind::WouldBlock { TAKEN } else { CANNOT_CREATE },
+        text: format!("cannot open the log {}: {e}", path.display()),
+    })?;
+    Ok(Output { format, destination: Destination::File(file), state, sync })
+}
+
+/// Where the state of this log is: as configured, where systemd says, or beside it.
+fn state_path(settings: &Settings, log: &Path) -> PathBuf {
+    let systemd = || {
+        let folders = std::env::var_os("STATE_DIRECTORY")?;
+        let first = folders.as_encoded_bytes().split(|byte| *byte == b':').next()?;
+        Some(PathBuf::from(OsStr::from_bytes(first))).filter(|path| path.is_absolute())
+    };
+    let beside = || {
+        let mut name = log.as_os_str().to_owned();
+        name.push(".state");
+        name.into()
+    };
+    settings.state_dir.clone().or_else(systemd).unwrap_or_else(beside)
 }
 
 fn format_of(settings: &Settings, to_file: bool) -> Format {
@@ -140,7 +174,7 @@ fn style(color: When, utc: bool, terminal: bool) -> Style {
     Style { zone: TimeZone::system(), utc, color, width }
 }
 
-fn check(path: Option<std::path::PathBuf>) -> Result<(), Failure> {
+fn check(path: Option<PathBuf>) -> Result<(), Failure> {
     let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
     config::read(&path).map_err(|e| fail(CONFIG)(&e))?;
     print(&format!("{}: good\n", path.display()))

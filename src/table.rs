@@ -34,6 +34,8 @@ pub struct Entry {
     inode: Inode,
     /// Device that the socket is bound to, for exact lookups.
     pub device: u32,
+    /// True until it has been seen in this run: it was open when the one before ended.
+    pub unseen: bool,
     /// As of the last exact lookup.
     pub counts: Option<Counts>,
     /// Complete reads without its row since the last that had it.
@@ -176,6 +178,7 @@ impl Table {
         }
         let Some(entry) = self.get_mut(key) else { return false };
         entry.device = socket.device;
+        entry.unseen = false;
         entry.counts = counts.or(entry.counts);
         entry.absent = 0;
         entry.absent_from = None;
@@ -219,12 +222,21 @@ impl Table {
             told,
             inode: key.inode,
             device,
+            unseen: false,
             counts: None,
             absent: 0,
             absent_from: None,
             read: self.reads,
         };
         self.live.insert((key.netns, key.tuple), entry);
+    }
+
+    /// Adds a connection that was open when the run before ended.
+    pub fn restore(&mut self, key: Key, connection: &Connection) {
+        self.open(key, connection.clone(), 0, true);
+        if let Some(entry) = self.get_mut(&key) {
+            entry.unseen = true;
+        }
     }
 
     /// Removes a connection and remembers its ports, so that its TIME_WAIT is not taken for another.
@@ -294,6 +306,7 @@ impl Table {
         }
         delta.duplicates += u64::from(entry.read == self.reads);
         (entry.absent, entry.absent_from, entry.read) = (0, None, self.reads);
+        entry.unseen = false;
         true
     }
 

@@ -16,6 +16,7 @@ pub mod record;
 pub mod show;
 pub mod sock_diag;
 pub mod stat;
+pub mod state;
 pub mod status;
 pub mod syn;
 pub mod table;
@@ -43,6 +44,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("show", show::run),
     ("sock_diag", sock_diag::run),
     ("stat", stat::run),
+    ("state", state::run),
     ("status", status::run),
     ("syn", syn::run),
     ("table", table::run),

@@ -51,7 +51,7 @@ pub struct Bench {
     lab: Lab,
     source: &'static str,
     server: TcpListener,
-    standing: TcpStream,
+    standing: [TcpStream; 2],
     runs: u32,
 }
 
@@ -68,7 +68,7 @@ impl Bench {
     /// `Err`: why nothing can be injected here.
     pub fn new(lab: Lab, source: &'static str) -> Result<Self, String> {
         let server = lab.listen("127.0.0.1:22");
-        let standing = lab.connect("127.0.0.1:22");
+        let standing = [lab.connect("127.0.0.1:22"), server.accept().unwrap().0];
         let mut bench = Self { lab, source, server, standing, runs: 0 };
         let none = Fault { call: "write", error: "ENOSPC", time: 60_000, lasts: false };
         match bench.run(&none).wrong {
@@ -106,7 +106,11 @@ impl Bench {
                 let judged = std::panic::catch_unwind(|| judge(status, &folder, &made.0));
                 judged.err().map(|panic| {
                     let text = panic.downcast_ref::<String>().map(String::as_str);
-                    format!("{}; {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?"), said(&folder))
+                    format!(
+                        "{}; {}",
+                        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?"),
+                        said(&folder)
+                    )
                 })
             }
         };
@@ -130,24 +134,24 @@ impl Bench {
     }
 
     /// Once it watches: a connection that ends again, and one that stays. What must be kept open is given back.
-    fn connect_meanwhile(&self, child: &mut Child, log: &Path) -> (Made, Option<TcpStream>) {
+    fn connect_meanwhile(&self, child: &mut Child, log: &Path) -> (Made, Vec<TcpStream>) {
         let port = |stream: &TcpStream| stream.local_addr().unwrap().port();
-        let mut made = Made { standing: port(&self.standing), short: None, long: None };
+        let mut made = Made { standing: port(&self.standing[0]), short: None, long: None };
         let began = Instant::now();
         while !has_started(log) {
             if child.try_wait().unwrap().is_some() || began.elapsed() > Duration::from_secs(2) {
-                return (made, None);
+                return (made, Vec::new());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let short = self.lab.connect("127.0.0.1:22");
-        let accepted: Vec<TcpStream> = self.server.accept().map(|(stream, _)| stream).into_iter().collect();
+        let connect = || [self.lab.connect("127.0.0.1:22"), self.server.accept().unwrap().0];
+        let short = connect();
+        made.short = Some(port(&short[0]));
         std::thread::sleep(Duration::from_millis(70));
-        made.short = Some(port(&short));
-        drop((short, accepted));
-        let long = self.lab.connect("127.0.0.1:22");
-        made.long = Some(port(&long));
-        (made, Some(long))
+        drop(short);
+        let long = connect();
+        made.long = Some(port(&long[0]));
+        (made, long.into())
     }
 }
 
