@@ -30,7 +30,7 @@ pub(super) fn read_clock(clock: ClockId) -> Duration {
 }
 
 /// UUIDv7s, each later than all before, also where the wall clock steps back; and than `after`.
-pub(super) fn new_ids(after: Option<Uuid>) -> impl FnMut(Moment) -> Uuid + Clone {
+pub fn new_ids(after: Option<Uuid>) -> impl FnMut(Moment) -> Uuid + Clone {
     let context = ContextV7::new().with_additional_precision();
     if let Some((seconds, nanos)) = after.and_then(|id| id.get_timestamp()).map(|t| t.to_unix()) {
         // The clock may have been set back since; and within that millisecond others may have been given.
@@ -50,7 +50,7 @@ pub(super) fn new_ids(after: Option<Uuid>) -> impl FnMut(Moment) -> Uuid + Clone
 
 /// Whether the wall clock is set, and whether the machine sleeps.
 #[derive(Debug, Default)]
-pub(super) struct Steps {
+pub struct Steps {
     /// Wall clock at boot, µs, as it seemed last, and when that was.
     booted: Option<(i64, Duration)>,
 }

@@ -35,8 +35,8 @@ use crate::source::poll::Source;
 use crate::source::{Events, Kind, Observation, Watched};
 use crate::state::Live;
 
-pub use clock::now;
-use clock::{Steps, boottime, new_ids, read_clock};
+pub use clock::{Steps, new_ids, now};
+use clock::{boottime, read_clock};
 use schedule::{Schedule, Watchdog};
 
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
@@ -271,15 +271,10 @@ impl Daemon {
         (started.stream, started.stream_reason) = (stream, reason);
         started.previous_end = previous.map(|(_, is_clean)| if is_clean { "clean" } else { "unclean" });
         self.push(vec![Event { at, what: What::Started(Box::new(started)) }]);
-        let Some((from, _)) = previous else { return };
-        self.push(vec![Event::lost(from, at, "not_watching", None, None)]);
-        let boot = self.proc.boot_id();
-        let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == boot);
-        let connections = |live: Vec<Live>| live.into_iter().map(|l| l.connection).collect::<Vec<_>>();
-        let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
-        let mut told = self.pipeline.end_with_the_boot(&connections(over), booted, at);
-        told.extend(self.pipeline.restore(&connections(stands), at));
-        self.push(told);
+        if let Some((from, _)) = previous {
+            let told = resume(&mut self.pipeline, live, from, &self.proc.boot_id(), at);
+            self.push(told);
+        }
     }
 
     /// Both clocks, now; tells before anything else if the wall clock was set.
@@ -506,6 +501,23 @@ impl Daemon {
         self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
         summary
     }
+}
+
+/// Goes on with what the run before followed, up to its last record at `from`; answers what is to be told of it.
+pub fn resume(
+    pipeline: &mut Pipeline,
+    live: Vec<Live>,
+    from: Moment,
+    boot: &Option<String>,
+    at: Moment,
+) -> Vec<Event> {
+    let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == *boot);
+    let connections = |live: Vec<Live>| live.into_iter().map(|live| live.connection).collect::<Vec<_>>();
+    let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
+    let mut told = vec![Event::lost(from, at, "not_watching", None, None)];
+    told.extend(pipeline.end_with_the_boot(&connections(over), booted, at));
+    told.extend(pipeline.restore(&connections(stands), at));
+    told
 }
 
 /// An error with its causes, in one line; long paths in it are cut.

@@ -281,6 +281,12 @@ impl Ledger {
         }
     }
 
+    /// True if everything was written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.sink.is_idle()
+    }
+
     /// Records that memory could not hold, so far.
     #[must_use]
     pub fn lost(&self) -> u64 {

@@ -27,27 +27,62 @@ const LONGEST: u64 = 64 * 1024;
 pub fn replay(mut state: State, path: &Path) -> Result<State, String> {
     let mut live: HashMap<Uuid, Live> =
         std::mem::take(&mut state.live).into_iter().map(|live| (live.connection.id, live)).collect();
-    match files_beside(path).into_iter().find(|(_, place)| is_same(*place, state.place)) {
-        Some((file, _)) => {
-            read(&mut state, &mut live, &file).map_err(|e| format!("{}: {e}", file.display()))?
-        }
-        // What ended cleanly left nothing behind its state.
-        None if state.is_clean => {}
-        None => {
-            let Place { device, inode, .. } = state.place;
-            let went_on = next_file(&state, path).is_some();
-            if !went_on {
-                return Err(format!("the file that was written last ({device}:{inode}) is gone"));
-            }
-        }
+    let known = files_beside(path).into_iter().find(|(_, place)| is_same(*place, state.place));
+    // What ended cleanly left nothing behind its state.
+    if known.is_none() && !state.is_clean && next_file(&state, path).is_none() {
+        let Place { device, inode, .. } = state.place;
+        return Err(format!("the file that was written last ({device}:{inode}) is gone"));
     }
-    while let Some((file, place)) = next_file(&state, path) {
+    let mut next = known.map(|(file, _)| (file, state.place));
+    while let Some((file, place)) = next {
         state.place = place;
-        read(&mut state, &mut live, &file).map_err(|e| format!("{}: {e}", file.display()))?;
+        read(&mut state, &mut live, &file)?;
+        next = next_file(&state, path);
+    }
+    if went_on(&state, path) {
+        search(&mut state, &mut live, path)?;
     }
     state.live = live.into_values().collect();
     state.live.sort_unstable_by_key(|live| live.connection.id);
     Ok(state)
+}
+
+/// True if the log ends with a later record of the stream: it was copied, cut or put together since the state was saved.
+fn went_on(state: &State, path: &Path) -> bool {
+    let last = || {
+        let mut file = open(path).ok()?;
+        let length = file.seek(SeekFrom::End(0)).ok()?;
+        file.seek(SeekFrom::Start(length.saturating_sub(2 * LONGEST))).ok()?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail).ok()?;
+        let lines = tail.split(|byte| *byte == b'\n').rev();
+        lines.filter_map(|line| number_of(line, &state.stream)).take(8).max()
+    };
+    last().is_some_and(|sequence| sequence > state.sequence)
+}
+
+/// The number of a record of this stream.
+fn number_of(line: &[u8], stream: &str) -> Option<u64> {
+    let record: Value = serde_json::from_slice(line).ok()?;
+    let is_ours = record.get("agent")?.get("id")?.as_str()? == stream;
+    record.get("event")?.get("sequence")?.as_u64().filter(|_| is_ours)
+}
+
+/// Looks for the records behind the state in whole files, as long as some are found.
+fn search(state: &mut State, live: &mut HashMap<Uuid, Live>, path: &Path) -> Result<(), String> {
+    loop {
+        let before = state.sequence;
+        for (file, place) in files_beside(path) {
+            state.place = place;
+            read(state, live, &file)?;
+        }
+        if !went_on(state, path) {
+            return Ok(());
+        }
+        if state.sequence == before {
+            return Err(format!("the log goes on behind record {before}, but not from it"));
+        }
+    }
 }
 
 fn is_same(one: Place, other: Place) -> bool {
@@ -91,7 +126,11 @@ fn open(path: &Path) -> io::Result<BufReader<File>> {
 }
 
 /// Takes every record behind the state's place that goes on from it.
-fn read(state: &mut State, live: &mut HashMap<Uuid, Live>, path: &Path) -> io::Result<()> {
+fn read(state: &mut State, live: &mut HashMap<Uuid, Live>, path: &Path) -> Result<(), String> {
+    read_lines(state, live, path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn read_lines(state: &mut State, live: &mut HashMap<Uuid, Live>, path: &Path) -> io::Result<()> {
     let mut file = open(path)?;
     file.seek(SeekFrom::Start(state.place.offset))?;
     let mut offset = state.place.offset;
