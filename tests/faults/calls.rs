@@ -91,7 +91,10 @@ fn fail_each(bench: &mut Bench, calls: &[(&'static str, &[&'static str])]) {
                     break;
                 }
                 *counts.entry(*call).or_insert(0) += 1;
-                wrong.extend(outcome.wrong.map(|wrong| format!("{fault}: {wrong}")));
+                if let Some(harm) = outcome.wrong {
+                    println!("{fault}: {harm}");
+                    wrong.push(format!("{fault}: {harm}"));
+                }
             }
         }
     }
