@@ -60,7 +60,11 @@ impl Truth {
     /// Every connection that was seen has one story, no other has more than one, and nothing else is told.
     pub fn compare(&self, logs: &[PathBuf], seed: u64) {
         let verify = Command::new(env!("CARGO_BIN_EXE_portreeve")).arg("verify").args(logs).output().unwrap();
-        assert!(verify.status.code() != Some(1) || verify.status.success(), "history {seed}: {}", String::from_utf8_lossy(&verify.stdout));
+        assert!(
+            verify.status.code() != Some(1) || verify.status.success(),
+            "history {seed}: {}",
+            String::from_utf8_lossy(&verify.stdout)
+        );
         let mut stories: BTreeMap<(String, Option<u64>, String), Vec<String>> = BTreeMap::new();
         for record in records(logs) {
             let action = record["event"]["action"].as_str().unwrap();
@@ -113,7 +117,10 @@ pub fn told(logs: &[PathBuf]) -> String {
     let line = |record: &Value| {
         format!(
             "{} {} {} {}\n",
-            record["event"]["sequence"], record["@timestamp"], record["portreeve"]["boottime_us"], record["message"]
+            record["event"]["sequence"],
+            record["@timestamp"],
+            record["portreeve"]["boottime_us"],
+            record["message"]
         )
     };
     records(logs).iter().map(line).collect()
