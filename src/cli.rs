@@ -45,6 +45,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Print logs as text, with filters
     Show(ShowArgs),
+    /// Make the key that seals a log
+    Seal(SealArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
     /// Print a completion script
@@ -174,6 +176,25 @@ pub struct ShowArgs {
     /// [default: the configured log, and what was rotated]
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
+}
+
+/// `seal`.
+#[derive(Debug, Args)]
+pub struct SealArgs {
+    /// What about it.
+    #[command(subcommand)]
+    pub action: SealAction,
+}
+
+/// What can be done about seals.
+#[derive(Debug, Subcommand)]
+pub enum SealAction {
+    /// Make a key file; print the secret that checks its seals, to be kept on another machine
+    Init {
+        /// The key file, which must not exist
+        #[arg(value_name = "KEYFILE")]
+        path: PathBuf,
+    },
 }
 
 /// `config`.

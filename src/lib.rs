@@ -31,6 +31,8 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod seal;
+
 pub mod state;
 
 pub mod ledger;

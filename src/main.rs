@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
-use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, ShowArgs, WatchArgs, When};
+use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, WatchArgs, When};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
@@ -18,7 +18,7 @@ use portreeve::report::{Filter, Notice};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::{Style, harmless};
-use portreeve::{logger, report};
+use portreeve::{logger, report, seal};
 
 /// sysexits(3).
 const USAGE: u8 = 64;
@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         None => watch(&cli.watch),
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
+        Some(Command::Seal(args)) => match args.action {
+            SealAction::Init { path } => seal_init(&path),
+        },
         Some(Command::Config(config)) => match config.action {
             ConfigAction::Check { path } => check(path),
             ConfigAction::Show(args) => settings(&args).and_then(|settings| print(&settings.as_file())),
@@ -179,6 +182,25 @@ fn check(path: Option<PathBuf>) -> Result<(), Failure> {
     let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
     config::read(&path).map_err(|e| fail(CONFIG)(&e))?;
     print(&format!("{}: good\n", path.display()))
+}
+
+/// The secret alone on standard output, so that it can be sent anywhere; what to do with it beside that.
+fn seal_init(path: &std::path::Path) -> Result<(), Failure> {
+    let secret = seal::init(path).map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    let told = writeln!(stdout(), "{}", *secret).and_then(|()| stdout().flush());
+    if let Err(e) = told {
+        // A key whose secret nobody has seen would make seals that nobody can check.
+        let _ = std::fs::remove_file(path);
+        let text = format!("cannot print the secret, so no key file was made: {e}");
+        return Err(Failure { status: 1, text });
+    }
+    let _ = writeln!(
+        stderr(),
+        "portreeve: this secret checks the seals of {} (portreeve verify --seal-secret FILE) and could forge them: \
+         keep it on another machine, and not on this one",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Standard output for answers; a closed pipe ends quietly.

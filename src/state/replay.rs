@@ -47,10 +47,11 @@ pub fn replay(mut state: State, path: &Path) -> Result<State, String> {
     Ok(state)
 }
 
-/// True if the log ends with a later record of the stream: it was copied, cut or put together since the state was saved.
+/// True if a file ends with a later record of the stream: the log was copied, cut or put together since the state was
+/// saved, or an older state was put back.
 fn went_on(state: &State, path: &Path) -> bool {
-    let last = || {
-        let mut file = open(path).ok()?;
+    let last = |file: &Path| {
+        let mut file = open(file).ok()?;
         let length = file.seek(SeekFrom::End(0)).ok()?;
         file.seek(SeekFrom::Start(length.saturating_sub(2 * LONGEST))).ok()?;
         let mut tail = Vec::new();
@@ -58,7 +59,7 @@ fn went_on(state: &State, path: &Path) -> bool {
         let lines = tail.split(|byte| *byte == b'\n').rev();
         lines.filter_map(|line| number_of(line, &state.stream)).take(8).max()
     };
-    last().is_some_and(|sequence| sequence > state.sequence)
+    files_beside(path).iter().filter_map(|(file, _)| last(file)).any(|sequence| sequence > state.sequence)
 }
 
 /// The number of a record of this stream.

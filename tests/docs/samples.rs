@@ -192,7 +192,21 @@ fn host() -> Host {
 }
 
 fn started() -> Started {
-    let typed = ["portreeve", "-l", "/log", "-n", "3", "-d", "10m", "-c", "/dev/null"];
+    let typed = [
+        "portreeve",
+        "-l",
+        "/log",
+        "-n",
+        "3",
+        "-d",
+        "10m",
+        "-c",
+        "/dev/null",
+        "--state-dir",
+        "/s",
+        "--seal",
+        "/k",
+    ];
     let lists = ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin"];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {

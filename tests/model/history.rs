@@ -185,7 +185,7 @@ impl History {
         let pid = 200 + u32::try_from(self.next).unwrap();
         self.kernel.spawn(pid, 100, "ssh", &["ssh", "host"]);
         self.kernel.connect(pid, &local, "203.0.113.7:22", inode);
-        self.truth.connect(inode, &local, self.boots);
+        self.truth.connect(inode, &local);
         if self.dice.one_in(2) {
             self.kernel.establish(inode);
             self.truth.establish(inode);
@@ -262,7 +262,6 @@ impl History {
             return;
         }
         self.count("killed");
-        self.truth.forget_what_was_not_written();
         if let Some(older) = self.older_state.take().filter(|_| self.dice.one_in(2)) {
             // The thread of the one that was killed may still be saving.
             std::thread::sleep(Duration::from_millis(20));

@@ -10,7 +10,6 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 struct Life {
     local: String,
-    boot: u64,
     established: bool,
     ended: bool,
     /// It stood when a table was read and all was written: the log must tell it.
@@ -23,8 +22,8 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn connect(&mut self, inode: u64, local: &str, boot: u64) {
-        self.lives.insert(inode, Life { local: local.to_owned(), boot, ..Life::default() });
+    pub fn connect(&mut self, inode: u64, local: &str) {
+        self.lives.insert(inode, Life { local: local.to_owned(), ..Life::default() });
     }
 
     pub fn establish(&mut self, inode: u64) {

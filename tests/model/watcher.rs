@@ -82,15 +82,15 @@ impl Watcher {
         }
     }
 
-    /// True if the table was read and all was written.
+    /// True if the tables were read and all was written.
     pub fn tick(&mut self, proc: &Proc, at: Moment) -> bool {
         self.tell_time(at);
+        let reads = self.pipeline.totals().reads;
         let outcome = self.pipeline.tick(proc, at);
-        let worked = outcome.is_ok();
         outcome.into_iter().flatten().for_each(|event| self.ledger.push(event));
         self.ledger.flush(at).unwrap();
         self.ledger.turn(at, || self.pipeline.live());
-        worked && self.ledger.is_idle()
+        self.pipeline.totals().reads > reads && self.ledger.is_idle()
     }
 
     pub fn stop(mut self, at: Moment) {
