@@ -13,6 +13,7 @@ pub mod net_tcp;
 pub mod netlink_table;
 pub mod notices;
 pub mod record;
+pub mod seal_key;
 pub mod show;
 pub mod sock_diag;
 pub mod stat;
@@ -23,6 +24,7 @@ pub mod table;
 pub mod unpack;
 
 mod bytes;
+mod folder;
 
 /// A target: one call with some bytes.
 pub type Run = fn(&[u8]);
@@ -41,6 +43,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("netlink_table", netlink_table::run),
     ("notices", notices::run),
     ("record", record::run),
+    ("seal_key", seal_key::run),
     ("show", show::run),
     ("sock_diag", sock_diag::run),
     ("stat", stat::run),

@@ -4,7 +4,7 @@
 //! The first line is the state; each further one the beginning of a record, which gets its number and chain here.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use portreeve::state::{Folder, Past, State};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::folder::Folder as Temporary;
 use super::is_printable;
 
 pub fn run(data: &[u8]) {
-    let place = Place::new();
+    let place = Temporary::new();
     let folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
     let mut lines = data.split(|byte| *byte == b'\n');
     let state = lines.next().unwrap_or_default();
@@ -30,28 +31,6 @@ pub fn run(data: &[u8]) {
     let Past::Known(found) = folder.past(&log) else { return };
     tell(&found);
     keeps(&folder, &log, &found);
-}
-
-/// A folder of this run's own, gone behind it.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        let thread = format!("{:?}", std::thread::current().id());
-        let number: String = thread.chars().filter(char::is_ascii_digit).collect();
-        // In memory where that can be: a state is synced when it is saved.
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let folder = parent.join(format!("portreeve-fuzz-{}-{number}", std::process::id()));
-        fs::create_dir(&folder).expect("a folder for temporary files");
-        Self(folder)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _left_behind = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// These beginnings of records as a log that goes on from the state.
