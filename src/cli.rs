@@ -20,6 +20,7 @@ Examples:
   portreeve --exclude user:git --exclude 10.0.0.0/8
   portreeve --once                              what stands now
   portreeve show --since '2h ago' --user alice  what the service has logged
+  portreeve verify                              whether that log is whole and unchanged
 
 Environment: SLEEP (interval in milliseconds), NO_COLOR.
 Files: /etc/portreeve/portreeve.toml, /var/log/portreeve/events.jsonl.
@@ -45,6 +46,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Print logs as text, with filters
     Show(ShowArgs),
+    /// Check whether logs are whole and unchanged
+    Verify(VerifyArgs),
     /// Make the key that seals a log
     Seal(SealArgs),
     /// Check or show the configuration
@@ -172,6 +175,27 @@ pub struct ShowArgs {
     /// Colour
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: When,
+    /// Logs, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The log is that of a watch that runs now: its newest coverage or seal is at most two minutes old
+    #[arg(long)]
+    pub expect_live: bool,
+    /// File with the secret of the seals, 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub seal_secret: Option<PathBuf>,
+    /// A record and the chain that it had when it was noted elsewhere: SEQUENCE:CHAIN (repeatable)
+    #[arg(long, value_name = "PLACE", value_parser = crate::verify::parse_anchor)]
+    pub anchor: Vec<(u64, [u8; 64])>,
+    /// Text, or a line of JSON for each violation and one for the summary
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
     /// Logs, plain, .gz or .zst, in any order; - is standard input
     /// [default: the configured log, and what was rotated]
     #[arg(value_name = "LOG")]

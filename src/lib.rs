@@ -47,3 +47,4 @@ pub mod signals;
 
 // Readers of the log.
 pub mod report;
+pub mod verify;

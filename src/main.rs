@@ -1,7 +1,7 @@
 //! The program: words typed in, a watch or a question carried out, an exit code.
 
 use std::ffi::OsStr;
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{BufWriter, IsTerminal, Write, stderr, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,17 +9,23 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
-use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, WatchArgs, When};
+use portreeve::cli::{
+    Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, VerifyArgs, WatchArgs, When,
+};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
+use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::{Style, harmless};
-use portreeve::{logger, report, seal};
+use portreeve::verify::Secret;
+use portreeve::{logger, report, verify};
 
+/// Of `verify`.
+const UNREADABLE: u8 = 2;
 /// sysexits(3).
 const USAGE: u8 = 64;
 const CANNOT_CREATE: u8 = 73;
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
         None => watch(&cli.watch),
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
+        Some(Command::Verify(args)) => check_log(&args),
         Some(Command::Seal(args)) => match args.action {
             SealAction::Init { path } => seal_init(&path),
         },
@@ -122,9 +129,11 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
     let format = format_of(settings, path.is_some());
     let sync = settings.sync;
     let numbered = path.filter(|_| matches!(format, Format::Json));
-    if let (None, Some(_)) = (numbered, &settings.state_dir) {
-        let text = "state-dir: a state is kept of a log in JSON only (mend: --log-file)".to_owned();
-        return Err(Failure { status: CONFIG, text });
+    for (name, path) in [("state-dir", &settings.state_dir), ("seal", &settings.seal)] {
+        if let (false, None, Some(_)) = (once, numbered, path) {
+            let text = format!("{name}: it takes a log file in JSON (mend: --log-file PATH --format json)");
+            return Err(Failure { status: CONFIG, text });
+        }
     }
     let state =
         numbered.map(|log| Folder::open(&state_path(settings, log))).transpose().map_err(|error| {
@@ -132,13 +141,16 @@ fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
             fail(status)(&error)
         })?;
     let Some(path) = path else {
-        return Ok(Output { format, destination: Destination::Stdout(Stdout::default()), state, sync });
+        let destination = Destination::Stdout(Stdout::default());
+        return Ok(Output { format, destination, state, sync, sealer: None });
     };
     let file = LogFile::open(path).map_err(|e| Failure {
         status: if e.kind() == std::io::ErrorKind::WouldBlock { TAKEN } else { CANNOT_CREATE },
         text: format!("cannot open the log {}: {e}", path.display()),
     })?;
-    Ok(Output { format, destination: Destination::File(file), state, sync })
+    let sealer =
+        settings.seal.as_deref().map(Sealer::open).transpose().map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    Ok(Output { format, destination: Destination::File(file), state, sync, sealer })
 }
 
 /// Where the state of this log is: as configured, where systemd says, or beside it.
@@ -213,6 +225,41 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+fn configured_log() -> PathBuf {
+    let configured = config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
+    configured.unwrap_or_else(|| DEFAULT_LOG.into())
+}
+
+fn check_log(args: &VerifyArgs) -> Result<(), Failure> {
+    let unreadable = |text: String| Failure { status: UNREADABLE, text };
+    let secret = args.seal_secret.as_deref().map(Secret::read).transpose().map_err(unreadable)?;
+    let logs = match args.logs.as_slice() {
+        [] => report::with_rotated(&configured_log()),
+        paths => paths.to_vec(),
+    };
+    let options = verify::Options {
+        logs,
+        secret,
+        anchors: args.anchor.clone(),
+        expect_live: args.expect_live.then(|| daemon::now().wall.as_microsecond()),
+        json: args.format == OutputFormat::Json,
+    };
+    let outcome = match verify::run(&options, &mut BufWriter::new(stdout())) {
+        // Whoever reads no further has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        outcome => outcome.map_err(|e| fail(1)(&e))?,
+    };
+    if !outcome.is_readable() {
+        let no_record = || "there is no record of portreeve".to_owned();
+        return Err(unreadable(outcome.unreadable.into_iter().next().unwrap_or_else(no_record)));
+    }
+    match outcome.summary.violations.values().sum::<u64>() {
+        0 => Ok(()),
+        1 => Err(Failure { status: 1, text: "one rule is broken".to_owned() }),
+        n => Err(Failure { status: 1, text: format!("rules are broken {n} times") }),
+    }
+}
+
 fn show(args: &ShowArgs) -> Result<(), Failure> {
     let now = daemon::now().wall.to_zoned(TimeZone::system());
     let time = |text: &Option<String>| {
@@ -227,9 +274,8 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
         executables: args.exe.clone(),
         ids: args.id.clone(),
     };
-    let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
     let logs = match args.logs.as_slice() {
-        [] => Logs::Live(configured().unwrap_or_else(|| DEFAULT_LOG.into())),
+        [] => Logs::Live(configured_log()),
         paths => Logs::Listed(paths.to_vec()),
     };
     let format = match args.format {

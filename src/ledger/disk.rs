@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::event::Host;
+use crate::seal::{Place, Seal, Sealer};
 use crate::state::{Folder, State};
 
 /// So much of what was written is at risk in a power cut.
@@ -24,6 +25,7 @@ enum Job {
     SyncNow(Arc<File>),
     SyncFolder(PathBuf),
     Save(Box<State>, Arc<File>),
+    Seal(Box<Sealed>, Arc<File>),
     Stop,
 }
 
@@ -33,6 +35,15 @@ pub(super) enum Done {
     Synced(Result<(), String>),
     /// And how long it took.
     Saved(Result<(), String>, Duration),
+    Sealed(Result<Seal, String>),
+}
+
+/// What is to be sealed.
+pub(super) struct Sealed {
+    pub stream: String,
+    pub sequence: u64,
+    pub chain: String,
+    pub time: String,
 }
 
 /// The thread.
@@ -45,10 +56,13 @@ pub(super) struct Disk {
     asked: Arc<AtomicBool>,
     /// True while a state is being saved.
     is_saving: bool,
+    /// True while a seal is being made.
+    is_sealing: bool,
 }
 
 struct Thread {
     folder: Option<Folder>,
+    sealer: Option<Sealer>,
     host: Host,
     /// False: nothing is ever waited for.
     syncs: bool,
@@ -60,17 +74,30 @@ struct Thread {
 }
 
 impl Disk {
-    pub fn start(folder: Option<Folder>, host: Host, syncs: bool) -> io::Result<Self> {
+    pub fn start(
+        folder: Option<Folder>,
+        sealer: Option<Sealer>,
+        host: Host,
+        syncs: bool,
+    ) -> io::Result<Self> {
         let ((jobs, work), (done, answers), (end, ended)) = (channel(), channel(), channel());
         let asked = Arc::new(AtomicBool::new(false));
-        let mut thread =
-            Thread { folder, host, syncs, asked: Arc::clone(&asked), answers: done, due: None, synced: None };
+        let mut thread = Thread {
+            folder,
+            sealer,
+            host,
+            syncs,
+            asked: Arc::clone(&asked),
+            answers: done,
+            due: None,
+            synced: None,
+        };
         let run = move || {
             thread.run(&work);
             let _ = end.send(());
         };
         std::thread::Builder::new().name("disk".to_owned()).stack_size(256 * 1024).spawn(run)?;
-        Ok(Self { jobs, answers, ended, asked, is_saving: false })
+        Ok(Self { jobs, answers, ended, asked, is_saving: false, is_sealing: false })
     }
 
     /// Has a file synced, within a second.
@@ -97,6 +124,16 @@ impl Disk {
         self.is_saving = self.jobs.send(Job::Save(Box::new(state), log)).is_ok();
     }
 
+    /// Has the log synced and then sealed up to a place.
+    pub fn seal(&mut self, place: Sealed, log: Arc<File>) {
+        self.is_sealing = self.jobs.send(Job::Seal(Box::new(place), log)).is_ok();
+    }
+
+    /// True if no seal is being made.
+    pub fn may_seal(&self) -> bool {
+        !self.is_sealing
+    }
+
     /// True if no state is being saved.
     pub fn is_free(&self) -> bool {
         !self.is_saving
@@ -104,8 +141,20 @@ impl Disk {
 
     pub fn answer(&mut self) -> Option<Done> {
         let done = self.answers.try_recv().ok()?;
-        self.is_saving &= !matches!(done, Done::Saved(..));
+        self.note(&done);
         Some(done)
+    }
+
+    /// Waits for an answer.
+    pub fn wait(&mut self, patience: Duration) -> Option<Done> {
+        let done = self.answers.recv_timeout(patience).ok()?;
+        self.note(&done);
+        Some(done)
+    }
+
+    fn note(&mut self, done: &Done) {
+        self.is_saving &= !matches!(done, Done::Saved(..));
+        self.is_sealing &= !matches!(done, Done::Sealed(_));
     }
 
     /// Waits until all is done that was asked for; false if that took too long.
@@ -127,6 +176,7 @@ impl Thread {
                 Ok(Job::SyncNow(file)) => self.sync_now(&file),
                 Ok(Job::SyncFolder(folder)) => self.sync_folder(&folder),
                 Ok(Job::Save(state, log)) => self.save(&state, &log),
+                Ok(Job::Seal(place, log)) => self.seal(&place, &log),
                 Err(RecvTimeoutError::Timeout) => self.sync_due(),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.sync_due();
@@ -167,6 +217,19 @@ impl Thread {
             // A folder that cannot be read cannot be synced either; its files can.
             let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }
+    }
+
+    fn seal(&mut self, place: &Sealed, log: &File) {
+        // Whatever is promised of syncs: what is sealed must be there after a power cut, or it would look cut off.
+        let outcome = log.sync_data().and_then(|()| match &mut self.sealer {
+            Some(sealer) => {
+                let Sealed { stream, sequence, chain, time } = place;
+                let (sequence, time) = (*sequence, time.clone());
+                sealer.seal(&Place { stream, sequence, chain, time })
+            }
+            None => Err(io::ErrorKind::NotFound.into()),
+        });
+        let _ = self.answers.send(Done::Sealed(outcome.map_err(|e| e.to_string())));
     }
 
     fn save(&self, state: &State, log: &File) {

@@ -12,14 +12,21 @@ use uuid::Uuid;
 
 use crate::cli::SyncChoice;
 use crate::connection::{Connection, Moment};
-use crate::event::{Event, Host, Renderer};
-use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
+use crate::event::record::time;
+use crate::event::{self, Event, Host, Renderer, What};
+use crate::seal::{Seal, Sealer};
+use crate::sink::{Destination, Format, LogFile, ReaderGone, Sink, Stream};
 use crate::state::{Folder, Live, Past, Place, State};
 
-use disk::{Disk, Done};
+use disk::{Disk, Done, Sealed};
 
 /// A state that took so long to save is saved again after this many times as long: 50,000 connections are 100 MB.
 const SAVE_SHARE: u32 = 100;
+
+/// A seal is made this often, also when nothing was told since: then a tail that was cut off shows by its age.
+const SEAL_EVERY: Duration = Duration::from_secs(60);
+/// So long the end waits for the disk.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is opened before a watch begins.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub struct Output {
     pub state: Option<Folder>,
     /// When the disk is waited for.
     pub sync: SyncChoice,
+    /// What to seal with.
+    pub sealer: Option<Sealer>,
 }
 
 /// What is known of the runs before.
@@ -59,6 +68,12 @@ pub struct Ledger {
     keeps_state: bool,
     /// Epoch of the last seal that was told.
     seal: Option<u64>,
+    /// When the next seal is due. `None`: there is no key.
+    seal_due: Option<Duration>,
+    /// Time of the seal that was begun last.
+    sealing: String,
+    /// A seal that a crash kept from being told.
+    untold: Option<Seal>,
     wants_save: bool,
     saved: Duration,
     save_again: Duration,
@@ -68,6 +83,8 @@ pub struct Ledger {
     told: Moment,
     /// Kinds of failures that have been told and have not passed.
     failing: Vec<&'static str>,
+    /// True once the last record of the run has been pushed.
+    is_closing: bool,
 }
 
 /// A stream to go on with, and what is known of it.
@@ -122,16 +139,22 @@ impl Ledger {
         mut new_id: impl FnMut(Moment) -> Uuid + 'static,
         at: Moment,
     ) -> std::io::Result<(Self, Beginning)> {
-        let Output { format, destination, state, sync } = output;
+        let Output { format, destination, state, sync, sealer } = output;
         let Found { stream, id, seal, beginning } = found;
         let keeps_state = state.is_some();
+        let seal_due = sealer.is_some().then_some(at.boot);
+        let pending = sealer.as_ref().and_then(Sealer::pending).cloned();
         let disk = match &destination {
-            Destination::File(_) => Some(Disk::start(state, host.clone(), sync != SyncChoice::Never)?),
+            Destination::File(_) => {
+                Some(Disk::start(state, sealer, host.clone(), sync != SyncChoice::Never)?)
+            }
             Destination::Stdout(_) => None,
         };
         let id = id.unwrap_or_else(|| new_id(at).to_string());
         let renderer = Renderer::new(host, id.clone(), new_id(at).to_string(), Box::new(new_id));
         let (asked, _) = stream.place();
+        // That of another stream would prove nothing in this one.
+        let untold = pending.filter(|pending| pending.stream == id && seal < Some(pending.epoch));
         let ledger = Self {
             sink: Sink::new(renderer, stream, format, destination),
             stream: id,
@@ -139,12 +162,16 @@ impl Ledger {
             disk,
             keeps_state,
             seal,
+            seal_due,
+            sealing: String::new(),
+            untold,
             wants_save: true,
             saved: Duration::ZERO,
             save_again: Duration::ZERO,
             asked,
             told: at,
             failing: Vec::new(),
+            is_closing: false,
         };
         Ok((ledger, beginning))
     }
@@ -156,7 +183,7 @@ impl Ledger {
             event.at = self.told;
         }
         self.told = event.at;
-        self.wants_save |= matches!(event.what, crate::event::What::Coverage(_));
+        self.wants_save |= matches!(event.what, What::Coverage(_));
         self.sink.push(&event);
     }
 
@@ -201,17 +228,59 @@ impl Ledger {
         if self.wants_save && is_due && self.sink.is_idle() && self.disk.as_ref().is_some_and(Disk::is_free) {
             self.save(now, live(), false);
         }
+        if let Some(seal) = self.untold.take() {
+            self.tell_seal(seal, now);
+        }
+        if self.seal_due.is_some_and(|due| now.boot >= due) && self.begin_seal(now) {
+            self.seal_due = Some(now.boot + SEAL_EVERY);
+        }
+    }
+
+    /// Has what was written sealed; false if that must wait.
+    fn begin_seal(&mut self, now: Moment) -> bool {
+        let (sequence, chain) = self.sink.place();
+        let idle = self.sink.is_idle() && sequence > 0;
+        let Some(log) = self.sink.file().map(LogFile::handle).filter(|_| idle) else { return false };
+        let Some(disk) = self.disk.as_mut().filter(|disk| disk.may_seal()) else { return false };
+        self.sealing = time(now);
+        let chain = String::from_utf8_lossy(&chain).into_owned();
+        let (stream, time) = (self.stream.clone(), self.sealing.clone());
+        disk.seal(Sealed { stream, sequence, chain, time }, log);
+        true
+    }
+
+    fn tell_seal(&mut self, seal: Seal, now: Moment) {
+        let Seal { epoch, key, stream: _, sequence, chain, time, mac } = seal;
+        self.seal = Some(epoch);
+        let seal = event::Seal { epoch, key, sequence, chain, time, mac };
+        self.push(Event { at: now, what: What::Sealed(Box::new(seal)) });
     }
 
     fn take_answers(&mut self, now: Moment) {
         while let Some(done) = self.disk.as_mut().and_then(Disk::answer) {
-            match done {
-                Done::Synced(outcome) => self.note("sync_failed", outcome, now),
-                Done::Saved(outcome, took) => {
-                    self.save_again = took * SAVE_SHARE;
-                    self.wants_save |= outcome.is_err();
-                    self.note("state_failed", outcome, now);
+            self.take(done, now);
+        }
+    }
+
+    fn take(&mut self, done: Done, now: Moment) {
+        match done {
+            Done::Synced(outcome) => self.note("sync_failed", outcome, now),
+            Done::Saved(outcome, took) => {
+                self.save_again = took * SAVE_SHARE;
+                self.wants_save |= outcome.is_err();
+                self.note("state_failed", outcome, now);
+            }
+            Done::Sealed(Ok(seal)) => {
+                self.note("seal_failed", Ok(()), now);
+                // One that was begun before a failure is of an older place: it is told, but is not the one that is due.
+                if seal.time != self.sealing {
+                    self.seal_due = self.seal_due.map(|_| now.boot);
                 }
+                self.tell_seal(seal, now);
+            }
+            Done::Sealed(Err(why)) => {
+                self.seal_due = self.seal_due.map(|_| now.boot + Duration::from_secs(1));
+                self.note("seal_failed", Err(why), now);
             }
         }
     }
@@ -223,7 +292,9 @@ impl Ledger {
             Err(text) if !self.failing.contains(&cause) => {
                 self.failing.push(cause);
                 log::error!("{}: {text}", cause.replace('_', " "));
-                self.push(Event::gap(now, cause, text));
+                if !self.is_closing {
+                    self.push(Event::gap(now, cause, text));
+                }
             }
             Err(_) => {}
         }
@@ -262,22 +333,44 @@ impl Ledger {
         now: &dyn Fn() -> Moment,
         nap: &dyn Fn(),
     ) {
+        self.is_closing = true;
         let until = now().boot + patience;
-        while self.flush(now()).is_ok() && !self.sink.is_idle() {
-            if now().boot >= until {
-                log::error!("some records could not be written before the end");
-                break;
-            }
-            nap();
+        self.write_all(until, now, nap);
+        if self.seal_due.is_some() {
+            self.seal_the_end(now);
+            self.write_all(until, now, nap);
         }
         if self.sink.is_idle() {
             self.save(now(), live, true);
         }
-        let wait = until.saturating_sub(now().boot).max(Duration::from_millis(500));
+        let wait = until.saturating_sub(now().boot).max(PATIENCE);
         if let Some(disk) = self.disk.take()
             && !disk.stop(wait)
         {
             log::error!("the disk did not answer before the end");
+        }
+    }
+
+    fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) {
+        while self.flush(now()).is_ok() && !self.sink.is_idle() {
+            if now().boot >= until {
+                log::error!("some records could not be written before the end");
+                return;
+            }
+            nap();
+        }
+    }
+
+    /// The last records are sealed too, as far as the disk answers soon.
+    fn seal_the_end(&mut self, now: &dyn Fn() -> Moment) {
+        let mut begun = self.begin_seal(now());
+        while let Some(done) =
+            self.disk.as_mut().filter(|disk| !disk.may_seal()).and_then(|d| d.wait(PATIENCE))
+        {
+            self.take(done, now());
+            if !begun {
+                begun = self.begin_seal(now());
+            }
         }
     }
 

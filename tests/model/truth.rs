@@ -53,9 +53,6 @@ impl Truth {
         }
     }
 
-    /// What waited for the disk is lost with the process: nothing that counts as seen did.
-    pub fn forget_what_was_not_written(&mut self) {}
-
     /// Every connection that was seen has one story, no other has more than one, and nothing else is told.
     pub fn compare(&self, logs: &[PathBuf], seed: u64) {
         let verify = Command::new(env!("CARGO_BIN_EXE_portreeve")).arg("verify").args(logs).output().unwrap();

@@ -47,6 +47,7 @@ impl Watcher {
             state: Some(open_folder(&paths.state)),
             destination: Destination::File(LogFile::open(&paths.log).unwrap()),
             sync: SyncChoice::Interval,
+            sealer: None,
         };
         let boot = Some(boot.to_owned());
         let found = ledger::find(&output);
@@ -100,7 +101,11 @@ impl Watcher {
         totals.lost = self.ledger.lost();
         let what = What::Stopped { reason: "SIGTERM".into(), totals: Box::new(totals) };
         self.ledger.push(Event { at, what });
-        self.ledger.close(self.pipeline.live(), Duration::from_secs(5), &|| at, &|| {});
+        // A disk that is full stays so: patience has an end.
+        let passed = Cell::new(Duration::ZERO);
+        let now = || Moment { boot: at.boot + passed.get(), ..at };
+        let nap = || passed.set(passed.get() + Duration::from_millis(5));
+        self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
     }
 }
 
