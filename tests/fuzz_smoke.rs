@@ -21,7 +21,7 @@ use targets::{ALL, Run};
 /// Slow targets get fewer, so that all take about two seconds in a debug build.
 fn mutations(target: &str) -> u32 {
     match target {
-        "unpack" | "show" | "record" | "state" | "seal_key" => 150,
+        "unpack" | "show" | "record" | "state" | "seal_key" | "verify" => 150,
         "table" | "cmdline" | "config" => 600,
         _ => 2_000,
     }

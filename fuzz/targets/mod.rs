@@ -22,6 +22,7 @@ pub mod status;
 pub mod syn;
 pub mod table;
 pub mod unpack;
+pub mod verify;
 
 mod bytes;
 mod folder;
@@ -52,6 +53,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("syn", syn::run),
     ("table", table::run),
     ("unpack", unpack::run),
+    ("verify", verify::run),
 ];
 
 /// True if a terminal obeys none of it and it is one line.
