@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use portreeve::verify::{Options, run as verify};
 use serde_json::Value;
 
 use crate::support::lab::Lab;
@@ -187,6 +188,7 @@ fn judge(status: std::process::ExitStatus, folder: &Path, made: &Made) {
         return;
     }
     let records = log::check(&text);
+    is_clean(&log);
     no_story_is_made_up(&records, made);
     if code == 0 {
         what_is_missing_is_told(&records, made, &stderr);
@@ -195,6 +197,14 @@ fn judge(status: std::process::ExitStatus, folder: &Path, made: &Made) {
 
 fn is_of_the_signals_bell(stderr: &str) -> bool {
     stderr.contains("thread 'signals'") && stderr.contains("signal-hook")
+}
+
+/// `verify` judges as well.
+fn is_clean(log: &Path) {
+    let mut said = Vec::new();
+    let options = Options { logs: vec![log.to_owned()], ..Options::default() };
+    let outcome = verify(&options, &mut said).unwrap();
+    assert!(outcome.is_clean() && outcome.is_readable(), "{}", String::from_utf8_lossy(&said));
 }
 
 fn ports(records: &[Value], action: &str) -> BTreeSet<u16> {
