@@ -182,7 +182,6 @@ impl Runs {
 
     fn check_told(&self, record: &Record<'_>, found: &mut Findings<'_>) {
         let always = [
-            (f::EXECUTABLE, "executable_sha256"),
             (f::CAPABILITIES, "capabilities"),
             (f::WATCH_UID, "uid"),
             (f::OWNERS, "owners"),
