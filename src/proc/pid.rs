@@ -105,7 +105,7 @@ impl Held {
         read_text_at(self.dir.as_fd(), name, most)
     }
 
-    fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
+    pub(super) fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
         readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 

@@ -54,7 +54,12 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
     blind(&lab, run.child.id());
     std::thread::sleep(Duration::from_millis(300));
     let second = Pair::new(&lab, &server);
-    assert_eq!(manager.fed_within(Duration::from_millis(1_500)), 0, "a blind watcher is not alive: {}", run.errors());
+    assert_eq!(
+        manager.fed_within(Duration::from_millis(1_500)),
+        0,
+        "a blind watcher is not alive: {}",
+        run.errors()
+    );
     assert!(run.is_alive());
     assert_eq!(opens_of(&log.now(), second.port).len(), 0, "it was not blind: this test proved nothing");
     heal(&lab, run.child.id());
@@ -63,7 +68,11 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
     assert!(gap["count"].as_u64().unwrap() > 10 && gap["from"].as_str() < gap["to"].as_str(), "{gap}");
     log.wait("the open of meanwhile", |records| opens_of(records, second.port).pop());
     assert!(manager.fed_within(Duration::from_millis(1_000)) >= 3, "it sees again");
-    assert_eq!(with_action(&log.now(), "connection-closed"), [] as [Value; 0], "nothing is concluded from it");
+    assert_eq!(
+        with_action(&log.now(), "connection-closed"),
+        [] as [Value; 0],
+        "nothing is concluded from it"
+    );
     drop((first, second));
     log.wait_actions("connection-closed", 2);
     run.stop();
