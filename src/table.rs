@@ -18,6 +18,9 @@ pub const ABSENT_READS: u8 = 3;
 /// A second TIME_WAIT of one tuple is another connection's if it will last this much longer than the first: a
 /// repeated FIN of the other end starts the timer anew, by at most a few seconds.
 const TIMER_SLACK: Duration = Duration::from_secs(5);
+/// So long it lasts (TCP_TIMEWAIT_LEN), and so inexact its timer is. Ports are used again after a second at the earliest.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+const TIMER_ERROR: Duration = Duration::from_millis(500);
 /// An end without a timer (its last bytes are still on their way) is remembered this long after its last sight.
 const TAIL_KEPT: Duration = Duration::from_secs(130);
 /// As many ends are remembered, 24 bytes each. A flood that has more is not told from its TIME_WAITs any more: they
@@ -98,6 +101,14 @@ impl Tails {
 
     fn knows(&self, place: &(Netns, Tuple)) -> bool {
         self.known.contains_key(&self.hasher.hash_one(place))
+    }
+
+    /// True if the TIME_WAIT of a connection that stood at this time is known, and not only that of one before it
+    /// between the same ends.
+    fn has_time_wait_of(&self, place: &(Netns, Tuple), opened: Duration) -> bool {
+        let earliest = (opened + TIME_WAIT).saturating_sub(TIMER_ERROR).as_millis();
+        let known = self.known.get(&self.hasher.hash_one(place));
+        known.is_some_and(|tail| tail.time_wait && u128::from(tail.until_ms) >= earliest)
     }
 
     fn forget(&mut self, now: Duration) {
@@ -184,7 +195,7 @@ impl Table {
         entry.absent_from = None;
         let connection = Arc::make_mut(&mut entry.connection);
         let established = connection.state == TcpState::SynSent && socket.state.was_established();
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         connection.cookie = socket.cookie.or(connection.cookie);
         established
     }
@@ -241,9 +252,9 @@ impl Table {
 
     /// Removes a connection and remembers its ports, so that its TIME_WAIT is not taken for another.
     pub fn close(&mut self, key: &Key, at: Moment) -> Option<Entry> {
-        self.get(key)?;
+        let opened = self.get(key)?.connection.opened;
         let place = (key.netns, key.tuple);
-        if !self.tails.knows(&place) {
+        if !self.tails.has_time_wait_of(&place, opened.boot) {
             self.tails.insert(&place, at.boot + TAIL_KEPT, false);
         }
         let entry = self.live.remove(&place)?;
@@ -297,7 +308,7 @@ impl Table {
         if connection.state == TcpState::SynSent && socket.state.was_established() {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         if connection.cookie.is_none()
             && let Some(cookie) = socket.cookie
         {

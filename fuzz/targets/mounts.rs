@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use portreeve::proc::parse_hiding_option;
+use portreeve::proc::parse_hiding_options;
 
 pub fn run(data: &[u8]) {
-    if let Some(option) = parse_hiding_option(data, Path::new("/proc")) {
+    for option in parse_hiding_options(data, Path::new("/proc")) {
         assert!(option.starts_with("hidepid=") || option.starts_with("subset="), "{option:?}");
     }
 }

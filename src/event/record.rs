@@ -404,7 +404,7 @@ struct EventFields {
 fn close(record: &mut Members, ending: &Ending) {
     let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
     let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
-    set(&mut close, "last_seen", last_seen.map(|at| json!(time(at))));
+    set(&mut close, "last_seen", last_seen.map(|at| json!(from(at, *gone_by))));
     if let Some(Bytes { sent, received, exact }) = bytes {
         set(&mut close, "bytes_exact", Some(json!(exact)));
         record.add("destination", "bytes", json!(received));
@@ -418,7 +418,7 @@ fn close(record: &mut Members, ending: &Ending) {
 
 fn coverage_fields(coverage: &Coverage) -> Value {
     let mut fields = json!(coverage);
-    set(&mut fields, "from", coverage.span.map(|(from, _)| json!(time(from))));
+    set(&mut fields, "from", coverage.span.map(|(begin, end)| json!(from(begin, end))));
     set(&mut fields, "to", coverage.span.map(|(_, to)| json!(time(to))));
     fields
 }
@@ -472,7 +472,7 @@ fn keep_small(members: &mut Map<String, Value>, names: &[&str]) {
 }
 
 fn gap_fields(gap: &Gap) -> Value {
-    let mut fields = json!({ "cause": gap.cause, "from": time(gap.from), "to": time(gap.to) });
+    let mut fields = json!({ "cause": gap.cause, "from": from(gap.from, gap.to), "to": time(gap.to) });
     set(&mut fields, "count", gap.count.map(|count| json!(count)));
     set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
     set(&mut fields, "lost", (!gap.lost.is_empty()).then(|| json!(gap.lost)));
@@ -491,6 +491,11 @@ fn outcome_of(success: Option<bool>) -> &'static str {
         Some(false) => "failure",
         None => "unknown",
     }
+}
+
+/// The beginning of an interval as records write it.
+fn from(begin: Moment, end: Moment) -> String {
+    time(Moment { wall: begin.wall_before(end), ..begin })
 }
 
 /// A time as records write it.

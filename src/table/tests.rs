@@ -221,6 +221,36 @@ fn an_end_whose_life_was_not_seen_is_told_once_and_again_only_for_another_connec
     assert_eq!(passed(20, &[time_wait(1, 60)]), 1, "the same ports, another connection");
 }
 
+/// Linux gives out ports again whose last connection to the same end is in TIME_WAIT (`tcp_tw_reuse`).
+#[test]
+fn the_time_wait_of_a_connection_that_used_the_ports_again_is_no_third_one() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    assert_eq!(step(&mut table, 1, &[alive(50_000, 1)]).0.len(), 1);
+    // Its end is learned from its TIME_WAIT.
+    assert_eq!(step(&mut table, 2, &[time_wait(50_000, 60)]).1.len(), 1);
+    assert_eq!(step(&mut table, 20, &[alive(50_000, 2)]).0.len(), 1);
+    // Its end is learned otherwise, and only then its TIME_WAIT is read.
+    table.close(&key(50_000, 2), at(22)).unwrap();
+    let snapshot = |second, left| {
+        (
+            Snapshot {
+                netns: NETNS,
+                outbound: vec![time_wait(50_000, left)],
+                complete: true,
+                ..Snapshot::default()
+            },
+            at(second),
+        )
+    };
+    for (snapshot, at) in [snapshot(23, 59), snapshot(24, 58)] {
+        assert_eq!(table.take(&snapshot, at).passed, []);
+    }
+    // A further one that was never seen alive is.
+    let (snapshot, at) = snapshot(40, 59);
+    assert_eq!(table.take(&snapshot, at).passed.len(), 1);
+}
+
 #[test]
 fn where_notices_tell_of_ends_only_those_of_open_connections_are_news() {
     let mut table = Table::new();

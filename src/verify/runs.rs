@@ -57,6 +57,11 @@ impl Runs {
         }
     }
 
+    /// True if the run before did not end in order.
+    pub fn followed_a_crash(&self) -> bool {
+        self.before == Some(false)
+    }
+
     /// True if the run's beginning is in the set.
     pub fn is_whole(&self) -> bool {
         self.phase != Phase::Unknown
