@@ -22,15 +22,15 @@ use super::is_printable;
 
 pub fn run(data: &[u8]) {
     let place = Temporary::new();
-    let folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
+    let mut folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
     let mut lines = data.split(|byte| *byte == b'\n');
     let state = lines.next().unwrap_or_default();
     let log = place.0.join("log");
     fs::write(place.0.join("state/state.json"), state).unwrap();
     fs::write(&log, behind(state, lines)).unwrap();
-    let Past::Known(found) = folder.past(&log) else { return };
+    let Past::Known { state: found, .. } = folder.past(&log) else { return };
     tell(&found);
-    keeps(&folder, &log, &found);
+    keeps(&mut folder, &log, &found);
 }
 
 /// These beginnings of records as a log that goes on from the state.
@@ -77,15 +77,18 @@ fn tell(state: &State) {
     }
 }
 
-/// A state that is saved at the end of its log is the same when it is found again.
-fn keeps(folder: &Folder, log: &Path, state: &State) {
+/// A state that stands in its log and is saved is the same when it is found again.
+fn keeps(folder: &mut Folder, log: &Path, state: &State) {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(log).unwrap();
-    let mut state = state.clone();
-    (state.place.device, state.place.inode, state.place.offset) = (meta.dev(), meta.ino(), meta.len());
-    folder.save(&state, &host()).expect("room on the disk");
-    let Past::Known(again) = folder.past(log) else { panic!("what was saved is not found again") };
+    if (state.place.device, state.place.inode) != (meta.dev(), meta.ino()) {
+        return;
+    }
+    folder.save(state, &host()).expect("room on the disk");
+    let Past::Known { state: again, .. } = folder.past(log) else {
+        panic!("what was saved is not found again")
+    };
     let ids = |state: &State| state.live.iter().map(|live| live.connection.id).collect::<Vec<_>>();
-    assert_eq!((ids(&again), again.sequence, again.chain), (ids(&state), state.sequence, state.chain));
+    assert_eq!((ids(&again), again.sequence, again.chain), (ids(state), state.sequence, state.chain));
     assert_eq!((again.seal, again.last_id, again.is_clean), (state.seal, state.last_id, state.is_clean));
 }
