@@ -138,7 +138,9 @@ impl Found {
     #[must_use]
     pub fn unless_ahead(self, boot: Option<&str>, now: Moment) -> Self {
         match &self.beginning.previous {
-            Some((at, _)) if boot.is_some() && self.beginning.boot.as_deref() == boot && at.boot > now.boot => {
+            Some((at, _))
+                if boot.is_some() && self.beginning.boot.as_deref() == boot && at.boot > now.boot =>
+            {
                 let ahead = (at.boot - now.boot).as_secs();
                 Self::anew(
                     "lost",

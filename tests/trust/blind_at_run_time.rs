@@ -10,7 +10,8 @@ use crate::lab;
 use crate::story::{Log, Pair, SSH, gaps, opens_of, starts};
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::with_action;
-use crate::support::watch::PORTREEVE;
+use crate::support::wait_for;
+use crate::support::watch::{PATIENCE, PORTREEVE};
 
 /// systemd's end of the socket that a service tells of itself on.
 struct Manager(UnixDatagram);
@@ -52,9 +53,20 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
     let first = log.connect(&lab, &server);
     assert!(manager.fed_within(Duration::from_millis(1_000)) >= 3);
     blind(&lab, run.child.id());
-    std::thread::sleep(Duration::from_millis(300));
+    // Counters tell that there is something to read, and then it cannot be read.
+    let mut pairs = vec![first];
+    wait_for("polls that fail", PATIENCE, || {
+        pairs.push(Pair::new(&lab, &server));
+        std::thread::sleep(Duration::from_millis(150));
+        run.errors().contains("nothing is concluded").then_some(())
+    });
     let second = Pair::new(&lab, &server);
-    assert_eq!(manager.fed_within(Duration::from_millis(1_500)), 0, "a blind watcher is not alive: {}", run.errors());
+    assert_eq!(
+        manager.fed_within(Duration::from_millis(1_500)),
+        0,
+        "a blind watcher is not alive: {}",
+        run.errors()
+    );
     assert!(run.is_alive());
     assert_eq!(opens_of(&log.now(), second.port).len(), 0, "it was not blind: this test proved nothing");
     heal(&lab, run.child.id());
@@ -63,11 +75,22 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
     assert!(gap["count"].as_u64().unwrap() > 10 && gap["from"].as_str() < gap["to"].as_str(), "{gap}");
     log.wait("the open of meanwhile", |records| opens_of(records, second.port).pop());
     assert!(manager.fed_within(Duration::from_millis(1_000)) >= 3, "it sees again");
-    assert_eq!(with_action(&log.now(), "connection-closed"), [] as [Value; 0], "nothing is concluded from it");
-    drop((first, second));
-    log.wait_actions("connection-closed", 2);
-    run.stop();
-    log.story();
+    assert_eq!(
+        with_action(&log.now(), "connection-closed"),
+        [] as [Value; 0],
+        "nothing is concluded from it"
+    );
+    pairs.push(second);
+    let made = pairs.len();
+    drop(pairs);
+    log.wait_actions("connection-closed", made);
+    blind(&lab, run.child.id());
+    let _unseen = Pair::new(&lab, &server);
+    wait_for("polls that fail again", PATIENCE, || {
+        (run.errors().matches("nothing is concluded").count() == 2).then_some(())
+    });
+    assert!(run.ended().success());
+    assert_eq!(gaps(&log.story(), "read_failed").len(), 2, "also of a watch that ends blind");
 }
 
 fn by_files(lab: &Lab) -> Command {
@@ -94,8 +117,19 @@ fn show_tables(lab: &Lab, pid: u32) {
 }
 
 #[test]
-fn without_tables_polls_fail_and_are_counted() {
-    blinded(by_files, hide_tables, show_tables);
+fn without_tables_netlink_is_asked() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let run = log.run_as(&mut by_files(&lab));
+    hide_tables(&lab, run.child.id());
+    let pair = log.connect(&lab, &server);
+    let gap = gaps(&log.now(), "source_failed").remove(0);
+    assert!(gap["detail"].as_str().unwrap().contains("read by netlink now"), "{gap}");
+    drop(pair);
+    log.wait_actions("connection-closed", 1);
+    run.stop();
+    log.story();
 }
 
 #[test]
@@ -106,7 +140,8 @@ fn without_tables_and_netlink_polls_fail_and_are_counted() {
         strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto"]);
         strace.args(["-e", "inject=sendto:error=EPERM:when=12+", PORTREEVE]);
         let mut command = lab.watcher(strace);
-        command.args(["--source", "netlink", "--events", "none"]);
+        // A signal would be handed on by the system call that fails.
+        command.args(["--source", "netlink", "--events", "none", "--duration", "9s"]);
         command
     };
     blinded(command, hide_tables, show_tables);

@@ -26,7 +26,8 @@ impl Clock {
     fn new(lab: &Lab) -> Self {
         let library = lab.path("clock.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/trust/clock.c");
-        let built = output(Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source));
+        let built =
+            output(Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source));
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let clock = Self { library, set: lab.path("clock") };
         clock.set(0);
@@ -69,7 +70,12 @@ fn steps(records: &[Value]) -> Vec<i64> {
             steps.push((told as f64 / 1e6).round() as i64);
         }
         let is_told = told.is_some_and(|told| (told - by).abs() < 300_000);
-        assert!(by.abs() < 300_000 || is_told || begins, "{by} us: {} {}", pair[0]["message"], pair[1]["message"]);
+        assert!(
+            by.abs() < 300_000 || is_told || begins,
+            "{by} us: {} {}",
+            pair[0]["message"],
+            pair[1]["message"]
+        );
     }
     steps
 }
@@ -156,7 +162,8 @@ fn a_watcher_that_was_stopped_says_for_how_long_it_saw_nothing() {
     run.stop();
     let records = log.story();
     let stalled = gaps(&records, "stalled");
-    let [from, to] = ["from", "to"].map(|end| stalled[0][end].as_str().unwrap().parse::<Timestamp>().unwrap());
+    let [from, to] =
+        ["from", "to"].map(|end| stalled[0][end].as_str().unwrap().parse::<Timestamp>().unwrap());
     let lasted = to.duration_since(from).as_secs_f64();
     println!("{lasted} s");
     assert!(stalled.len() == 1 && (2.9..4.5).contains(&lasted), "{stalled:?}");

@@ -28,7 +28,11 @@ impl Disk {
         lab.run(&format!("truncate -s 32M {image}; mkfs.ext4 -q {image}; mkdir /run/disk"));
         let disk = Self { log: Log::inside(lab, "/run/disk"), image, cut };
         let mounted = disk.mount(lab);
-        mounted.status.success().then_some(disk).ok_or_else(|| String::from_utf8_lossy(&mounted.stderr).into_owned())
+        mounted
+            .status
+            .success()
+            .then_some(disk)
+            .ok_or_else(|| String::from_utf8_lossy(&mounted.stderr).into_owned())
     }
 
     fn mount(&self, lab: &Lab) -> std::process::Output {
