@@ -180,7 +180,7 @@ fn a_restored_connection_is_told_again_to_the_letter() {
 fn a_folder_is_one_watchers_alone_and_a_broken_state_is_no_state() {
     let dir = tempfile::tempdir().unwrap();
     let (log, path) = (dir.path().join("log"), dir.path().join("state"));
-    let mut folder = Folder::open(&path).unwrap();
+    let folder = Folder::open(&path).unwrap();
     let refused = Folder::open(&path).unwrap_err();
     assert!(refused.to_string().contains(&format!("(pid {})", std::process::id())), "{refused}");
     for text in ["", "{}", "{\"portreeve_state\":2}", "[[[", "\u{0}"] {
