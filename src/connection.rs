@@ -128,6 +128,13 @@ impl TcpState {
         }
     }
 
+    /// As the state of a connection that we make: where both ends connect at once, ours answers the other's SYN and is an
+    /// attempt still.
+    #[must_use]
+    pub fn of_ours(self) -> Self {
+        if self == Self::SynRecv { Self::SynSent } else { self }
+    }
+
     /// True in the states that a socket passes after its process let go of it, which is after it was established.
     #[must_use]
     pub fn is_ending(self) -> bool {

@@ -47,7 +47,7 @@ pub struct Process {
     pub login: Option<Login>,
     /// Path in the cgroup hierarchy that systemd keeps.
     pub cgroup: Option<Vec<u8>>,
-    /// Files of it that may not be read: why what they would tell is missing.
+    /// Files of it that may not, or cannot, be read: why what they would tell is missing.
     pub denied: Vec<&'static str>,
     /// True if it had ended before this was asked, and is told as it was when it forked or ran its program.
     pub remembered: bool,

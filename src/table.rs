@@ -67,7 +67,7 @@ pub struct Delta {
     pub standing_ends: u64,
     /// Ends that may be those of connections that were told: counted and not told.
     pub doubtful_ends: u64,
-    /// Rows that came more than once.
+    /// Rows that came more than once, or beside another socket's between the same ends.
     pub duplicates: u64,
 }
 
@@ -195,7 +195,7 @@ impl Table {
         entry.absent_from = None;
         let connection = Arc::make_mut(&mut entry.connection);
         let established = connection.state == TcpState::SynSent && socket.state.was_established();
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         connection.cookie = socket.cookie.or(connection.cookie);
         established
     }
@@ -282,7 +282,7 @@ impl Table {
         }
         let mut judged = HashSet::new();
         for (socket, outbound) in rest {
-            if outbound && !judged.insert((socket.tuple, socket.inode)) {
+            if outbound && !judged.insert((socket.tuple, socket.inode.is_some())) {
                 delta.duplicates += 1;
             } else {
                 self.judge(snapshot, socket, outbound, at, &mut delta);
@@ -308,7 +308,7 @@ impl Table {
         if connection.state == TcpState::SynSent && socket.state.was_established() {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         if connection.cookie.is_none()
             && let Some(cookie) = socket.cookie
         {
@@ -337,6 +337,12 @@ impl Table {
             return;
         }
         if let Some(entry) = self.live.get(&place) {
+            if entry.read == self.reads {
+                // Two sockets between the same ends in one reading: the later came while it was read, so that its open
+                // is counted after this and calls for another; or they are bound to two devices, and neither goes.
+                delta.duplicates += 1;
+                return;
+            }
             delta.replaced.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
         delta.opened.push(*socket);

@@ -338,7 +338,7 @@ fn lost(gap: &Gap) -> String {
 #[must_use]
 pub fn word(name: &[u8]) -> String {
     let text = escape(name);
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-+./:=@%,^~".contains(&b);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-+./:=@%,^".contains(&b);
     match text.bytes().all(plain) && !text.is_empty() {
         true => text,
         false => format!("'{}'", text.replace('\'', r"'\''")),

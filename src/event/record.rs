@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ascii::{readable, to_json};
+use super::bound;
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
@@ -92,7 +93,10 @@ impl Renderer {
         let message = message(event);
         let mut json = Vec::new();
         for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
-            let record = self.record(event, &message, id, cut);
+            let mut record = self.record(event, &message, id, cut);
+            if cut == Cut::Everything {
+                record.members.bound();
+            }
             // The values are maps, strings and integers: serde_json has no error for them.
             json = to_json(&record).unwrap_or_default();
             if json.len() + ENDING <= LONGEST {
@@ -352,6 +356,14 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// Cuts all texts, also those of records that `Cut` knows nothing of: an error's, a path's.
+    fn bound(&mut self) {
+        let texts = [&mut self.fields, &mut self.own].map(bound::shorten);
+        if texts.contains(&true) && !self.own.contains_key("truncated") {
+            self.own("truncated", json!(["message", "portreeve"]));
+        }
+    }
+
     pub(super) fn put(&mut self, name: &str, value: Value) {
         self.fields.insert(name.to_owned(), value);
     }
@@ -427,20 +439,35 @@ fn set_attribution(record: &mut Members, attribution: &Attribution) {
 
 /// What a former run told of the owner, to the letter as far as there is room.
 fn recite(record: &mut Members, recorded: &Recorded, cut: Cut) {
-    record.fields.extend(recorded.fields.clone());
-    record.own.extend(recorded.own.clone());
+    let Recorded { mut fields, mut own } = recorded.clone();
+    if cut == Cut::Everything {
+        // Whoever wrote into the log or the state may have put anything there: these are known to be small.
+        keep_small(&mut fields, &["process", "user"]);
+        keep_small(&mut own, &["attribution"]);
+    }
+    record.fields.extend(fields);
+    record.own.extend(own);
     if cut > Cut::None {
         record.own.remove("ancestry");
     }
-    if let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) {
-        let left_out: &[&str] = match cut {
-            Cut::None => &[],
-            Cut::Ancestors => &["parent"],
-            Cut::Arguments | Cut::Everything => {
-                &["parent", "args", "command_line", "executable", "working_directory", "cgroup"]
-            }
-        };
-        left_out.iter().for_each(|name| drop(process.remove(*name)));
+    let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) else { return };
+    let left_out: &[&str] = match cut {
+        Cut::None => &[],
+        Cut::Ancestors => &["parent"],
+        Cut::Arguments | Cut::Everything => {
+            &["parent", "args", "command_line", "executable", "working_directory", "cgroup"]
+        }
+    };
+    left_out.iter().for_each(|name| drop(process.remove(*name)));
+}
+
+/// Leaves these members, and of each the few texts and numbers by which it is known.
+fn keep_small(members: &mut Map<String, Value>, names: &[&str]) {
+    members.retain(|name, value| names.contains(&name.as_str()) && value.is_object());
+    for inner in members.values_mut().filter_map(Value::as_object_mut) {
+        let known = ["pid", "name", "entity_id", "id", "status", "reason"];
+        inner
+            .retain(|name, value| known.contains(&name.as_str()) && (value.is_string() || value.is_number()));
     }
 }
 

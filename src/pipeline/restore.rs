@@ -53,10 +53,13 @@ impl Pipeline {
     ) -> Event {
         self.totals.closes += 1;
         let established = connection.state != TcpState::SynSent;
+        let last_seen = connection.last_seen;
+        // The clock may have been set since: what was seen is not gone before that.
+        let gone_by = if gone_by.wall < last_seen.wall { at } else { gone_by };
         let ending = Ending {
             reason,
             success: (reason == CloseReason::Reboot && established).then_some(true),
-            last_seen: Some(connection.last_seen),
+            last_seen: Some(last_seen),
             gone_by,
             exact: false,
             bytes: None,

@@ -71,9 +71,12 @@ fn state(value: &Value) -> Option<State> {
     let text = |name: &str| value.get(name)?.as_str();
     let log = value.get("log")?;
     let live = value.get("live")?.as_array()?;
+    // Nothing counts so far, and what is counted on from here must not overflow.
+    let count = |value: &Value| value.as_u64().filter(|count| *count <= u64::MAX >> 1);
+    let seal = value.get("seal").filter(|seal| !seal.is_null());
     Some(State {
         stream: text("stream")?.to_owned(),
-        sequence: value.get("sequence")?.as_u64()?,
+        sequence: count(value.get("sequence")?)?,
         chain: text("chain")?.as_bytes().try_into().ok()?,
         place: Place {
             device: log.get("device")?.as_u64()?,
@@ -84,7 +87,7 @@ fn state(value: &Value) -> Option<State> {
         boot: value.get("boot").and_then(Value::as_str).map(str::to_owned),
         is_clean: value.get("clean")?.as_bool()?,
         last_id: text("last_id")?.parse().ok()?,
-        seal: value.get("seal")?.as_u64(),
+        seal: seal.map(|seal| count(seal).ok_or(())).transpose().ok()?,
         live: live.iter().map(read_live).collect::<Option<_>>()?,
     })
 }

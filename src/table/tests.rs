@@ -82,6 +82,16 @@ fn connection(key: Key, state: TcpState, at: Moment) -> Connection {
     }
 }
 
+#[test]
+fn of_two_sockets_between_the_same_ends_in_one_reading_the_first_is_told_and_stays() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    let both = [alive(50_000, 1), alive(50_000, 2)];
+    assert_eq!(step(&mut table, 1, &both), (vec![key(50_000, 1)], vec![]));
+    assert_eq!(step(&mut table, 2, &both), (vec![], vec![]));
+    assert_eq!(step(&mut table, 3, &both[1..]), (vec![key(50_000, 2)], vec![key(50_000, 1)]));
+}
+
 /// Three sockets, two of which share their ports, in all subsets over four snapshots and three empty ones behind them:
 /// 4,096 histories against a model of one counter a socket.
 #[test]
