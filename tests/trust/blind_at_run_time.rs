@@ -80,7 +80,6 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
         [] as [Value; 0],
         "nothing is concluded from it"
     );
-<<<<<<< HEAD
     pairs.push(second);
     let made = pairs.len();
     drop(pairs);
@@ -92,12 +91,6 @@ fn blinded(command: impl Fn(&Lab) -> Command, blind: impl Fn(&Lab, u32), heal: i
     });
     assert!(run.ended().success());
     assert_eq!(gaps(&log.story(), "read_failed").len(), 2, "also of a watch that ends blind");
-=======
-    drop((first, second));
-    log.wait_actions("connection-closed", 2);
-    run.stop();
-    log.story();
->>>>>>> main
 }
 
 fn by_files(lab: &Lab) -> Command {
