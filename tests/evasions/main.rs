@@ -144,6 +144,7 @@ fn who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up
         "process.pid": silent.id(),
         "process.name": "hide",
         "process.executable": hider.to_str().unwrap(),
+        "user.id": "1",
         "process.args": [],
         "portreeve.denied": ["cmdline"],
     });
