@@ -20,10 +20,11 @@ Examples:
   portreeve --exclude user:git --exclude 10.0.0.0/8
   portreeve --once                              what stands now
   portreeve show --since '2h ago' --user alice  what the service has logged
+  portreeve verify                              whether that log is whole and unchanged
 
 Environment: SLEEP (interval in milliseconds), NO_COLOR.
 Files: /etc/portreeve/portreeve.toml, /var/log/portreeve/events.jsonl.
-Exit status: 0 done, 1 failure, 2 and 64 wrong usage, 73 log cannot be opened, 77 would be blind, 78 wrong configuration.
+Exit status: 0 done, 1 failure, 2 and 64 wrong usage, 73 log cannot be opened, 75 another portreeve writes it, 77 would be blind, 78 wrong configuration.
 Manual: portreeve(8), portreeve.toml(5), portreeve-events(5).";
 
 /// Watches outbound SSH connections: which login, through which chain of processes, to where, when, how long.
@@ -45,6 +46,10 @@ pub enum Command {
     Watch(WatchArgs),
     /// Print logs as text, with filters
     Show(ShowArgs),
+    /// Check whether logs are whole and unchanged
+    Verify(VerifyArgs),
+    /// Make the key that seals a log
+    Seal(SealArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
     /// Print a completion script
@@ -109,6 +114,16 @@ pub struct Options {
     /// Write records to this file instead of standard output
     #[arg(short, long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
+    /// Where the state is kept that outlives a run
+    /// [default: $STATE_DIRECTORY, else LOG.state beside the log]
+    #[arg(long, value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
+    /// When the disk is waited for: never, interval (once a second) or always [default: interval]
+    #[arg(long, value_name = "WHEN")]
+    pub sync: Option<SyncChoice>,
+    /// Seal the log every 60 seconds with the key in this file (portreeve seal init)
+    #[arg(long, value_name = "KEYFILE")]
+    pub seal: Option<PathBuf>,
     /// Colour in text [default: auto: on a terminal, unless NO_COLOR is set]
     #[arg(long, value_name = "WHEN")]
     pub color: Option<When>,
@@ -166,6 +181,46 @@ pub struct ShowArgs {
     pub logs: Vec<PathBuf>,
 }
 
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The log is that of a watch that runs now: its newest coverage or seal is at most two minutes old
+    #[arg(long)]
+    pub expect_live: bool,
+    /// File with the secret of the seals, 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub seal_secret: Option<PathBuf>,
+    /// A record and the chain that it had when it was noted elsewhere: SEQUENCE:CHAIN (repeatable)
+    #[arg(long, value_name = "PLACE", value_parser = crate::verify::parse_anchor)]
+    pub anchor: Vec<(u64, [u8; 64])>,
+    /// Text, or a line of JSON for each violation and one for the summary
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+    /// Logs, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `seal`.
+#[derive(Debug, Args)]
+pub struct SealArgs {
+    /// What about it.
+    #[command(subcommand)]
+    pub action: SealAction,
+}
+
+/// What can be done about seals.
+#[derive(Debug, Subcommand)]
+pub enum SealAction {
+    /// Make a key file; print the secret that checks its seals, to be kept on another machine
+    Init {
+        /// The key file, which must not exist
+        #[arg(value_name = "KEYFILE")]
+        path: PathBuf,
+    },
+}
+
 /// `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -183,7 +238,7 @@ pub enum ConfigAction {
         path: Option<PathBuf>,
     },
     /// Print the effective settings and where each comes from
-    Show(WatchArgs),
+    Show(Box<WatchArgs>),
 }
 
 /// Where the TCP table is read from.
@@ -196,6 +251,18 @@ pub enum SourceChoice {
     Procfs,
     /// sock_diag, filtered in the kernel; /proc where it cannot be had
     Netlink,
+}
+
+/// When the disk is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncChoice {
+    /// Never: a power cut takes what the kernel had not written yet
+    Never,
+    /// Once a second, beside the watch
+    Interval,
+    /// After each record, before the watch goes on
+    Always,
 }
 
 /// Which network namespaces are watched.

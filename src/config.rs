@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use clap::ValueEnum;
 
-use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, WatchArgs, When};
+use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
 use crate::source::{EventChoice, Filter, Matcher, PortSet, Selection};
 
 /// Where the configuration is looked for.
@@ -143,6 +143,21 @@ impl Origin {
     }
 }
 
+/// Settings that a reload does not change.
+const FIXED: [&str; 11] = [
+    "source",
+    "events",
+    "netns",
+    "format",
+    "log-file",
+    "state-dir",
+    "sync",
+    "seal",
+    "color",
+    "utc",
+    "duration",
+];
+
 /// Effective settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -162,6 +177,12 @@ pub struct Settings {
     pub format: Option<OutputFormat>,
     /// `None`: standard output.
     pub log_file: Option<PathBuf>,
+    /// `None`: beside the log.
+    pub state_dir: Option<PathBuf>,
+    /// When the disk is waited for.
+    pub sync: SyncChoice,
+    /// Key to seal with.
+    pub seal: Option<PathBuf>,
     /// Colour.
     pub color: When,
     /// UTC in text.
@@ -199,11 +220,19 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|e| {
+    parse(&text).map_err(|text| ConfigError::Parse { path: path.to_owned(), text })
+}
+
+/// What a configuration file says. Public for `fuzz/`.
+///
+/// # Errors
+/// Line, key and reason, as one line.
+pub fn parse(text: &str) -> Result<Options, String> {
+    toml::from_str(text).map_err(|e| {
         let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let message = e.message().replace('\n', ", ");
-        ConfigError::Parse { path: path.to_owned(), text: format!("line {line}: {message}") }
+        format!("line {line}: {message}")
     })
 }
 
@@ -217,9 +246,10 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
     }
 }
 
-fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBuf>) -> Settings {
+#[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
+fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
-    let Options { format, log_file, color, utc, count, duration, .. } = cli;
+    let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
     let (source, source_from) = pick(source, None, file.source);
@@ -230,6 +260,9 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBu
     let (mask, mask_from) = pick(mask, None, file.mask);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
+    let (state_dir, state_dir_from) = pick(state_dir, None, file.state_dir);
+    let (sync, sync_from) = pick(sync, None, file.sync);
+    let (seal, seal_from) = pick(seal, None, file.seal);
     let (color, color_from) = pick(color, None, file.color);
     let (utc, utc_from) = pick(utc, None, file.utc);
     let (count, count_from) = pick(count, None, file.count);
@@ -242,6 +275,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBu
     let netns = netns.unwrap_or(NetnsChoice::All);
     let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
+    let sync = sync.unwrap_or(SyncChoice::Interval);
+    let path = |path: Option<&PathBuf>| json!(path.map(|path| path.display().to_string()));
     let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let origins = vec![
         ("ports", json!(ports.to_string()), ports_from),
@@ -253,7 +288,10 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBu
         ("exclude", texts(&filter.exclude), exclude_from),
         ("mask", json!(mask), mask_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
-        ("log-file", json!(log_file.as_ref().map(|p| p.display().to_string())), log_file_from),
+        ("log-file", path(log_file.as_ref()), log_file_from),
+        ("state-dir", path(state_dir.as_ref()), state_dir_from),
+        ("sync", json!(word_of(&sync)), sync_from),
+        ("seal", path(seal.as_ref()), seal_from),
         ("color", json!(word_of(&color)), color_from),
         ("utc", json!(utc), utc_from),
         ("count", json!(count), count_from),
@@ -269,11 +307,14 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, path: Option<PathBu
         mask,
         format,
         log_file,
+        state_dir,
+        sync,
+        seal,
         color,
         utc,
         count,
         duration,
-        file: path,
+        file: file_path,
         origins,
     }
 }
@@ -296,9 +337,8 @@ impl Settings {
         let Self { select, interval, mask, count, file, origins, .. } = new;
         (self.select, self.interval, self.mask) = (select, interval, mask);
         (self.count, self.file) = (count, file);
-        let fixed = ["source", "events", "netns", "format", "log-file", "color", "utc", "duration"];
         for (ours, theirs) in self.origins.iter_mut().zip(origins) {
-            if !fixed.contains(&ours.0) {
+            if !FIXED.contains(&ours.0) {
                 *ours = theirs;
             }
         }

@@ -102,6 +102,12 @@ impl TcpState {
         }
     }
 
+    /// From what `name` gives.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        (0..=13).map(Self::from_number).find(|state| state.name() == name)
+    }
+
     /// The kernel's name in lower case, as records write it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -177,12 +183,24 @@ pub struct Counts {
 }
 
 /// One instant on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Moment {
     /// CLOCK_REALTIME. May step.
     pub wall: jiff::Timestamp,
     /// CLOCK_BOOTTIME. Never runs backwards within a boot; counts suspended time.
     pub boot: Duration,
+}
+
+impl Moment {
+    /// The wall clock of this moment in an interval that ends with another: by the clock of that, if it was set back
+    /// between.
+    #[must_use]
+    pub fn wall_before(self, end: Self) -> jiff::Timestamp {
+        if self.wall <= end.wall {
+            return self.wall;
+        }
+        end.wall.checked_sub(end.boot.saturating_sub(self.boot)).unwrap_or(end.wall)
+    }
 }
 
 /// What one reading of the tables brought, reduced to what the later stages need.
@@ -247,6 +265,13 @@ impl Seen {
         }
     }
 
+    /// From what `name` gives.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Destroy];
+        all.into_iter().find(|seen| seen.name() == name)
+    }
+
     /// True if first sight was the beginning, but for the time between two looks.
     #[must_use]
     pub fn tells_start(self) -> bool {
@@ -300,8 +325,12 @@ pub enum CloseReason {
     Unreachable,
     /// The attempt's process let go of it before it was seen established, and the kernel counted no failure.
     Cancelled,
-    /// A reload took it out of the selection.
+    /// A reload, or a restart with other settings, took it out of the selection.
     OutOfScope,
+    /// It ended while nobody watched.
+    WhileDown,
+    /// The machine was started anew.
+    Reboot,
 }
 
 impl CloseReason {
@@ -317,6 +346,8 @@ impl CloseReason {
             Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
             Self::OutOfScope => "out_of_scope",
+            Self::WhileDown => "while_down",
+            Self::Reboot => "reboot",
         }
     }
 }

@@ -31,6 +31,12 @@ pub mod pipeline;
 
 pub mod sink;
 
+pub mod seal;
+
+pub mod state;
+
+pub mod ledger;
+
 // The shell.
 pub mod cli;
 pub mod config;
@@ -41,3 +47,4 @@ pub mod signals;
 
 // Readers of the log.
 pub mod report;
+pub mod verify;

@@ -1,23 +1,35 @@
 //! The program: words typed in, a watch or a question carried out, an exit code.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::ffi::OsStr;
+use std::io::{BufWriter, IsTerminal, Write, stderr, stdout};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
-use portreeve::cli::{Cli, Command, ConfigAction, OutputFormat, ShowArgs, WatchArgs, When};
+use portreeve::cli::{
+    Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, VerifyArgs, WatchArgs, When,
+};
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
+use portreeve::ledger::Output;
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
+use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
-use portreeve::text::Style;
-use portreeve::{logger, report};
+use portreeve::state::{Folder, StateError};
+use portreeve::text::{Style, harmless};
+use portreeve::verify::Secret;
+use portreeve::{logger, report, verify};
 
+/// Of `verify`.
+const UNREADABLE: u8 = 2;
 /// sysexits(3).
 const USAGE: u8 = 64;
 const CANNOT_CREATE: u8 = 73;
+const TAKEN: u8 = 75;
 const NO_PERMISSION: u8 = 77;
 const CONFIG: u8 = 78;
 
@@ -37,6 +49,10 @@ fn main() -> ExitCode {
         None => watch(&cli.watch),
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
+        Some(Command::Verify(args)) => check_log(&args),
+        Some(Command::Seal(args)) => match args.action {
+            SealAction::Init { path } => seal_init(&path),
+        },
         Some(Command::Config(config)) => match config.action {
             ConfigAction::Check { path } => check(path),
             ConfigAction::Show(args) => settings(&args).and_then(|settings| print(&settings.as_file())),
@@ -51,7 +67,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, text }) => {
             // A closed standard error is no reason to panic.
-            let _ = writeln!(stderr(), "portreeve: {text}");
+            let _ = writeln!(stderr(), "portreeve: {}", harmless(&text));
             ExitCode::from(status)
         }
     }
@@ -78,37 +94,26 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
         (_, 1) => LevelFilter::Info,
         _ => LevelFilter::Debug,
     };
-    let file = settings.log_file.as_deref().filter(|_| !args.once).map(|path| {
-        LogFile::open(path).map_err(|e| Failure {
-            status: CANNOT_CREATE,
-            text: format!("cannot open the log {}: {e}", path.display()),
-        })
-    });
-    let file = file.transpose()?;
+    let output = output(&settings, args.once)?;
+    let file = match &output.destination {
+        Destination::File(file) => Some(file.clone()),
+        Destination::Stdout(_) => None,
+    };
     let logger = logger::start(level, file.as_ref()).map_err(|e| fail(1)(&e))?;
-    let format = format_of(&settings, file.is_some());
-    if file.is_some() && matches!(format, Format::Text(_)) {
+    if file.is_some() && matches!(output.format, Format::Text(_)) {
         log::warn!("text in a file has no numbers and no chain, and `portreeve show` cannot read it");
     }
-    let is_shown = file.is_none() && matches!(format, Format::Text(_));
-    let begin = match file {
-        _ if args.once => {
-            daemon::once(settings, format, Destination::Stdout(Stdout::default())).map(|()| String::new())
-        }
-        None => daemon::run(args, settings, format, Destination::Stdout(Stdout::default()), &logger),
-        Some(file) => {
-            if stderr().is_terminal() {
-                let path = file.path();
-                let _ = writeln!(
-                    stderr(),
-                    "portreeve: records go to {0} (portreeve show -f {0})",
-                    path.display()
-                );
-            }
-            daemon::run(args, settings, format, Destination::File(file), &logger)
-        }
+    let is_shown = file.is_none() && matches!(output.format, Format::Text(_));
+    if let Some(path) = file.map(|file| file.path()).filter(|_| stderr().is_terminal()) {
+        let path = path.display().to_string();
+        let path = harmless(&path);
+        let _ = writeln!(stderr(), "portreeve: records go to {path} (portreeve show -f {path})");
+    }
+    let outcome = match args.once {
+        true => daemon::once(settings, output).map(|()| String::new()),
+        false => daemon::run(args, settings, output, &logger),
     };
-    let summary = begin.map_err(|error| {
+    let summary = outcome.map_err(|error| {
         let status = if matches!(error, DaemonError::Blind(_)) { NO_PERMISSION } else { 1 };
         fail(status)(&error)
     })?;
@@ -116,6 +121,51 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
         let _ = writeln!(stderr(), "portreeve: {summary}");
     }
     Ok(())
+}
+
+/// Opens everything that is written to.
+fn output(settings: &Settings, once: bool) -> Result<Output, Failure> {
+    let path = settings.log_file.as_deref().filter(|_| !once);
+    let format = format_of(settings, path.is_some());
+    let sync = settings.sync;
+    let numbered = path.filter(|_| matches!(format, Format::Json));
+    for (name, path) in [("state-dir", &settings.state_dir), ("seal", &settings.seal)] {
+        if let (false, None, Some(_)) = (once, numbered, path) {
+            let text = format!("{name}: it takes a log file in JSON (mend: --log-file PATH --format json)");
+            return Err(Failure { status: CONFIG, text });
+        }
+    }
+    let state =
+        numbered.map(|log| Folder::open(&state_path(settings, log))).transpose().map_err(|error| {
+            let status = if matches!(error, StateError::Taken(..)) { TAKEN } else { CANNOT_CREATE };
+            fail(status)(&error)
+        })?;
+    let Some(path) = path else {
+        let destination = Destination::Stdout(Stdout::default());
+        return Ok(Output { format, destination, state, sync, sealer: None });
+    };
+    let file = LogFile::open(path).map_err(|e| Failure {
+        status: if e.kind() == std::io::ErrorKind::WouldBlock { TAKEN } else { CANNOT_CREATE },
+        text: format!("cannot open the log {}: {e}", path.display()),
+    })?;
+    let sealer =
+        settings.seal.as_deref().map(Sealer::open).transpose().map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    Ok(Output { format, destination: Destination::File(file), state, sync, sealer })
+}
+
+/// Where the state of this log is: as configured, where systemd says, or beside it.
+fn state_path(settings: &Settings, log: &Path) -> PathBuf {
+    let systemd = || {
+        let folders = std::env::var_os("STATE_DIRECTORY")?;
+        let first = folders.as_encoded_bytes().split(|byte| *byte == b':').next()?;
+        Some(PathBuf::from(OsStr::from_bytes(first))).filter(|path| path.is_absolute())
+    };
+    let beside = || {
+        let mut name = log.as_os_str().to_owned();
+        name.push(".state");
+        name.into()
+    };
+    settings.state_dir.clone().or_else(systemd).unwrap_or_else(beside)
 }
 
 fn format_of(settings: &Settings, to_file: bool) -> Format {
@@ -140,10 +190,29 @@ fn style(color: When, utc: bool, terminal: bool) -> Style {
     Style { zone: TimeZone::system(), utc, color, width }
 }
 
-fn check(path: Option<std::path::PathBuf>) -> Result<(), Failure> {
+fn check(path: Option<PathBuf>) -> Result<(), Failure> {
     let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
     config::read(&path).map_err(|e| fail(CONFIG)(&e))?;
     print(&format!("{}: good\n", path.display()))
+}
+
+/// The secret alone on standard output, so that it can be sent anywhere; what to do with it beside that.
+fn seal_init(path: &std::path::Path) -> Result<(), Failure> {
+    let secret = seal::init(path).map_err(|e| fail(CANNOT_CREATE)(&e))?;
+    let told = writeln!(stdout(), "{}", *secret).and_then(|()| stdout().flush());
+    if let Err(e) = told {
+        // A key whose secret nobody has seen would make seals that nobody can check.
+        let _ = std::fs::remove_file(path);
+        let text = format!("cannot print the secret, so no key file was made: {e}");
+        return Err(Failure { status: 1, text });
+    }
+    let _ = writeln!(
+        stderr(),
+        "portreeve: this secret checks the seals of {} (portreeve verify --seal-secret FILE) and could forge them: \
+         keep it on another machine, and not on this one",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Standard output for answers; a closed pipe ends quietly.
@@ -153,6 +222,41 @@ fn print(text: &str) -> Result<(), Failure> {
             Err(Failure { status: 1, text: format!("cannot write to standard output: {e}") })
         }
         _ => Ok(()),
+    }
+}
+
+fn configured_log() -> PathBuf {
+    let configured = config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
+    configured.unwrap_or_else(|| DEFAULT_LOG.into())
+}
+
+fn check_log(args: &VerifyArgs) -> Result<(), Failure> {
+    let unreadable = |text: String| Failure { status: UNREADABLE, text };
+    let secret = args.seal_secret.as_deref().map(Secret::read).transpose().map_err(unreadable)?;
+    let logs = match args.logs.as_slice() {
+        [] => report::with_rotated(&configured_log()),
+        paths => paths.to_vec(),
+    };
+    let options = verify::Options {
+        logs,
+        secret,
+        anchors: args.anchor.clone(),
+        expect_live: args.expect_live.then(|| daemon::now().wall.as_microsecond()),
+        json: args.format == OutputFormat::Json,
+    };
+    let outcome = match verify::run(&options, &mut BufWriter::new(stdout())) {
+        // Whoever reads no further has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        outcome => outcome.map_err(|e| fail(1)(&e))?,
+    };
+    if !outcome.is_readable() {
+        let no_record = || "there is no record of portreeve".to_owned();
+        return Err(unreadable(outcome.unreadable.into_iter().next().unwrap_or_else(no_record)));
+    }
+    match outcome.summary.violations.values().sum::<u64>() {
+        0 => Ok(()),
+        1 => Err(Failure { status: 1, text: "one rule is broken".to_owned() }),
+        n => Err(Failure { status: 1, text: format!("rules are broken {n} times") }),
     }
 }
 
@@ -170,9 +274,8 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
         executables: args.exe.clone(),
         ids: args.id.clone(),
     };
-    let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.log_file);
     let logs = match args.logs.as_slice() {
-        [] => Logs::Live(configured().unwrap_or_else(|| DEFAULT_LOG.into())),
+        [] => Logs::Live(configured_log()),
         paths => Logs::Listed(paths.to_vec()),
     };
     let format = match args.format {

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 /// One process as it was when it was read, all of it through one held `/proc/PID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -183,15 +185,49 @@ pub enum Attribution {
     },
     /// Nobody can be named.
     Unknown(Reason),
+    /// A former run told it, of a connection that stands still.
+    Recorded(Arc<Recorded>),
 }
 
 impl Attribution {
-    /// The owner, if there is one.
+    /// The owner, if there is one and this run has read it.
     #[must_use]
     pub fn owner(&self) -> Option<&Process> {
         match self {
             Self::Owned { lineage, .. } => Some(&lineage.process),
-            Self::Unknown(_) => None,
+            Self::Unknown(_) | Self::Recorded(_) => None,
         }
+    }
+}
+
+/// An owner as the log has it. Kept as it was written, not read back into a process: what is told again of a connection
+/// is then the same to the letter, and ancestors that have ended since are not lost.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recorded {
+    /// Members of the record that tell of the owner: `process`, `user`, `group`, ...
+    pub fields: Map<String, Value>,
+    /// Members of its `portreeve` that do: `ancestry`, `attribution`, `login`, ...
+    pub own: Map<String, Value>,
+}
+
+impl Recorded {
+    /// True if the log names an owner.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.process("pid").is_some()
+    }
+
+    /// True if that owner is this process, and no later one of its number.
+    #[must_use]
+    pub fn is(&self, process: &Process) -> bool {
+        let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
+        let tail = format!("-{}-{}{unique}", process.pid, process.start_ticks);
+        self.process("entity_id").and_then(Value::as_str).is_some_and(|id| id.ends_with(&tail))
+    }
+
+    /// A member of `process`.
+    #[must_use]
+    pub fn process(&self, name: &str) -> Option<&Value> {
+        self.fields.get("process").and_then(|process| process.get(name))
     }
 }

@@ -44,6 +44,9 @@ fn wrong_words_are_named_and_have_their_status() {
         (&["--log-file", "/nowhere/log"], 73, "/nowhere/log"),
         (&["--config", "/nowhere.toml"], 78, "/nowhere.toml"),
         (&["config", "check", "/nowhere.toml"], 78, "/nowhere.toml"),
+        (&["seal", "init", "/nowhere/seal.key"], 73, "/nowhere/seal.key"),
+        (&["seal", "init", "/dev/null"], 73, "no key is overwritten"),
+        (&["seal", "init"], 2, "KEYFILE"),
         (&["show", "--since", "whenever"], 64, "whenever"),
         (&["show", "/nowhere.jsonl"], 1, "/nowhere.jsonl"),
         (&["frobnicate"], 2, "frobnicate"),
@@ -91,4 +94,23 @@ fn a_closed_pipe_ends_an_answer_quietly() {
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert!(child.wait().unwrap().success() && said.is_empty(), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn the_secret_of_seals_is_alone_on_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seal.key");
+    let output = run(&["seal", "init", path.to_str().unwrap()]);
+    let secret = text(&output.stdout);
+    assert!(output.status.success());
+    assert!(secret.len() == 65 && secret.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{secret}");
+    let said = text(&output.stderr);
+    assert!(said.contains("another machine") && said.contains(path.to_str().unwrap()), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+
+    let unseen = dir.path().join("unseen.key");
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let output = portreeve(&["seal", "init", unseen.to_str().unwrap()]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!unseen.exists(), "a key whose secret nobody saw is of no use");
 }

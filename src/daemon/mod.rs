@@ -2,20 +2,20 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the clock")]
 
+mod clock;
 mod schedule;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flexi_logger::LoggerHandle;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use sd_notify::NotifyState;
-use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::attribution::MOST_HELD;
 use crate::cli::{NetnsChoice, SourceChoice, WatchArgs};
@@ -23,22 +23,29 @@ use crate::config::{self, Settings};
 use crate::connection::Moment;
 use crate::enrichment::{Users, host};
 use crate::event::message::message;
-use crate::event::{Event, Gap, Renderer, Started, What};
+use crate::event::{Coverage, Event, Started, What};
+use crate::ledger::{self, Beginning, Ledger, Output};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
 use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
-use crate::sink::{Destination, Format, ReaderGone, Sink, Stream};
+use crate::sink::ReaderGone;
 use crate::source::poll::Source;
 use crate::source::{Events, Kind, Observation, Watched};
+use crate::state::Live;
 
+pub use clock::{Steps, new_ids, now};
+use clock::{boottime, read_clock};
 use schedule::{Schedule, Watchdog};
 
 /// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
 const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
 const SPARE_DESCRIPTORS: u64 = 512;
+
+/// So few connections of a minute without an owner may be chance.
+const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
 const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
@@ -75,36 +82,11 @@ impl std::error::Error for DaemonError {
     }
 }
 
-/// Both clocks, now.
-#[must_use]
-pub fn now() -> Moment {
-    Moment { wall: jiff::Timestamp::now(), boot: boottime() }
-}
-
-fn boottime() -> Duration {
-    read_clock(ClockId::Boottime)
-}
-
-fn read_clock(clock: ClockId) -> Duration {
-    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
-}
-
-/// UUIDv7s, each later than all before, also where the wall clock steps back.
-fn new_ids() -> impl FnMut(Moment) -> Uuid + Clone {
-    let context = Arc::new(Mutex::new(ContextV7::new().with_additional_precision()));
-    move |at| {
-        let context = context.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = u64::try_from(at.wall.as_second()).unwrap_or(0);
-        let nanos = u32::try_from(at.wall.subsec_nanosecond()).unwrap_or(0);
-        Uuid::new_v7(Timestamp::from_unix(&*context, seconds, nanos))
-    }
-}
-
 /// A watch that is set up.
 struct Daemon {
     proc: Proc,
     pipeline: Pipeline,
-    sink: Sink,
+    ledger: Ledger,
     settings: Settings,
     schedule: Schedule,
     watchdog: Option<Watchdog>,
@@ -116,8 +98,11 @@ struct Daemon {
     late_told: u64,
     /// Where the loop waits.
     events: Rc<Events>,
-    /// Moment of the last record.
-    told: Moment,
+    steps: Steps,
+    /// CLOCK_MONOTONIC at the last tick: it stands while the machine sleeps.
+    last_awake: Duration,
+    /// True once all owners could be read: that this is lost must be noticed.
+    sees_all: bool,
 }
 
 /// Watches until a signal or a limit ends it; answers the summary that its last record is.
@@ -127,8 +112,7 @@ struct Daemon {
 pub fn run(
     args: &WatchArgs,
     settings: Settings,
-    format: Format,
-    destination: Destination,
+    output: Output,
     logger: &LoggerHandle,
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.ports.ranges());
@@ -139,7 +123,7 @@ pub fn run(
         bell.ring();
     };
     signals::install(deliver).map_err(DaemonError::System)?;
-    let mut daemon = set_up(settings, format, destination, Rc::new(events))?;
+    let mut daemon = set_up(settings, output, Rc::new(events))?;
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -150,48 +134,41 @@ pub fn run(
 ///
 /// # Errors
 /// As `run`.
-pub fn once(settings: Settings, format: Format, destination: Destination) -> Result<(), DaemonError> {
+pub fn once(settings: Settings, output: Output) -> Result<(), DaemonError> {
     let events = Events::new(Vec::new(), Arc::new(Watched::new(&[]))).map_err(DaemonError::System)?;
     let events = Rc::new(events);
-    let (mut daemon, view) = set_up_parts(settings, format, destination, events, Duration::from_secs(60))?;
+    let (mut daemon, view, _) = set_up_parts(settings, output, events, Duration::from_secs(60))?;
     daemon.attach(view);
     let at = now();
     for event in daemon.pipeline.tick_ungated(&daemon.proc, at).map_err(DaemonError::Proc)? {
         if matches!(event.what, What::Opened(_)) {
-            daemon.sink.push(&event);
+            daemon.ledger.push(event);
         }
     }
-    daemon.flush_patiently(Duration::from_secs(10));
+    daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap);
     Ok(())
 }
 
-fn set_up(
-    settings: Settings,
-    format: Format,
-    destination: Destination,
-    events: Rc<Events>,
-) -> Result<Daemon, DaemonError> {
+fn set_up(settings: Settings, output: Output, events: Rc<Events>) -> Result<Daemon, DaemonError> {
     // A search may take half of a tick's time, so that the pace is kept.
     let search_time = (settings.interval.0 / 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
-    let (mut daemon, view) = set_up_parts(settings, format, destination, events, search_time)?;
+    let (mut daemon, view, beginning) = set_up_parts(settings, output, events, search_time)?;
     let started = daemon.attach(view);
-    daemon.push(vec![Event { at: now(), what: What::Started(Box::new(started)) }]);
+    daemon.begin(started, beginning);
     Ok(daemon)
 }
 
 fn set_up_parts(
     settings: Settings,
-    format: Format,
-    destination: Destination,
+    output: Output,
     events: Rc<Events>,
     search_time: Duration,
-) -> Result<(Daemon, View), DaemonError> {
+) -> Result<(Daemon, View, Beginning), DaemonError> {
     let proc = Proc::new("/proc").map_err(DaemonError::Proc)?.with_own_socket_mount();
     let view = selftest::look(&proc).map_err(DaemonError::Blind)?;
     let mut users = Users::new().map_err(DaemonError::System)?;
-    let mut new_id = new_ids();
-    let host = host(proc.boot_id());
-    let (stream, run) = (new_id(now()).to_string(), new_id(now()).to_string());
+    let found = ledger::find(&output).unless_ahead(proc.boot_id().as_deref(), now());
+    let new_id = new_ids(found.beginning.last_id);
     let outside = Outside {
         new_id: Box::new(new_id.clone()),
         user_name: Box::new(move |uid| users.name(uid, boottime())),
@@ -200,27 +177,31 @@ fn set_up_parts(
     };
     let masker = Masker::new(&settings.mask);
     let pipeline = Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
-    let renderer = Renderer::new(host, stream, run, Box::new(new_id));
-    let sink = Sink::new(renderer, Stream::default(), format, destination);
+    let (ledger, beginning) =
+        Ledger::new(output, found, host(proc.boot_id()), new_id, now()).map_err(DaemonError::System)?;
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
     let watchdog = sd_notify::watchdog_enabled().map(|patience| Watchdog { every: patience / 3, fed: None });
-    Ok((
-        Daemon {
-            proc,
-            pipeline,
-            sink,
-            settings,
-            schedule,
-            watchdog,
-            failing: None,
-            last_tick: None,
-            late: 0,
-            late_told: 0,
-            events,
-            told: now(),
-        },
-        view,
-    ))
+    let daemon = Daemon {
+        proc,
+        pipeline,
+        ledger,
+        settings,
+        schedule,
+        watchdog,
+        failing: None,
+        last_tick: None,
+        late: 0,
+        late_told: 0,
+        events,
+        steps: Steps::default(),
+        last_awake: Duration::ZERO,
+        sees_all: view.all_owners,
+    };
+    Ok((daemon, view, beginning))
+}
+
+fn nap() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// How many owners can be held: the limit of descriptors is raised to what is allowed, and some are spared.
@@ -275,8 +256,40 @@ impl Daemon {
             events: Kind::ALL.into_iter().map(|kind| (kind.name(), state(kind))).collect::<BTreeMap<_, _>>(),
             netns_scope: if all { "all" } else { "own" },
             namespaces: self.pipeline.namespaces() as u64,
+            stream: "new",
+            stream_reason: None,
+            previous_end: None,
+            executable_sha256: selftest::executable_sha256(),
             warnings,
         }
+    }
+
+    /// The first record, and what became of what the run before followed.
+    fn begin(&mut self, mut started: Started, beginning: Beginning) {
+        let Beginning { stream, reason, previous, boot, live, .. } = beginning;
+        let at = now();
+        (started.stream, started.stream_reason) = (stream, reason);
+        started.previous_end = previous.map(|(_, is_clean)| if is_clean { "clean" } else { "unclean" });
+        self.push(vec![Event { at, what: What::Started(Box::new(started)) }]);
+        if let Some((from, _)) = previous {
+            let this_boot = self.proc.boot_id();
+            if boot == this_boot {
+                // The clock may have been set while nobody watched.
+                let _ = self.steps.look(from);
+            }
+            let at = self.moment();
+            let told = resume(&mut self.pipeline, live, from, &this_boot, at);
+            self.push(told);
+        }
+    }
+
+    /// Both clocks, now; tells before anything else if the wall clock was set.
+    fn moment(&mut self) -> Moment {
+        let at = now();
+        if let Some(by_us) = self.steps.look(at) {
+            self.ledger.push(Event { at, what: What::ClockStepped { by_us } });
+        }
+        at
     }
 
     /// Ticks until something ends it; answers what.
@@ -313,7 +326,7 @@ impl Daemon {
     }
 
     fn tick(&mut self) -> Result<(), ReaderGone> {
-        let at = now();
+        let at = self.moment();
         self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => {
@@ -322,21 +335,36 @@ impl Daemon {
             }
             Err(error) => self.note_failed_poll(&error, at),
         }
-        self.sink.flush(at)
+        self.ledger.flush(at)?;
+        self.ledger.turn(at, || self.pipeline.live());
+        Ok(())
     }
 
     fn push(&mut self, events: Vec<Event>) {
         for mut event in events {
-            // What waited while a tick was made tells of a moment before it: the log's own time never runs backwards.
-            if event.at.boot < self.told.boot {
-                event.at = self.told;
-            }
-            self.told = event.at;
+            let mut blind = None;
             if let What::Coverage(coverage) = &mut event.what {
                 coverage.late = self.late - std::mem::replace(&mut self.late_told, self.late);
+                blind = self.lost_attribution(coverage, event.at);
             }
-            self.sink.push(&event);
+            self.ledger.push(event);
+            blind.into_iter().for_each(|gap| self.ledger.push(gap));
         }
+    }
+
+    /// A watch that was able to name owners and names none any more sees half of what it is for.
+    fn lost_attribution(&mut self, coverage: &Coverage, at: Moment) -> Option<Event> {
+        let could = std::mem::replace(&mut self.sees_all, selftest::sees_all_owners(&self.proc));
+        let detail = if could && !self.sees_all {
+            "other users' descriptors may not be read any more".to_owned()
+        } else if coverage.opens >= FEW && coverage.unattributed.values().sum::<u64>() == coverage.opens {
+            "no connection of this minute has an owner".to_owned()
+        } else {
+            return None;
+        };
+        log::error!("{detail}");
+        let from = coverage.span.map_or(at, |(from, _)| from);
+        Some(Event::lost(from, at, "attribution_lost", Some(coverage.opens), Some(detail)))
     }
 
     /// Waits for the next tick, taking observations as they come. `None`: it is due. The watchdog is fed meanwhile, as
@@ -350,7 +378,9 @@ impl Daemon {
         loop {
             let now = Instant::now();
             let left = due.saturating_duration_since(now);
-            let nap = self.watchdog.as_mut().map_or(left, |watchdog| watchdog.feed(now).min(left));
+            // Who cannot poll is not alive.
+            let watchdog = self.watchdog.as_mut().filter(|_| self.failing.is_none());
+            let nap = watchdog.map_or(left, |watchdog| watchdog.feed(now).min(left));
             let batches = self.events.wait(nap);
             self.observe(batches)?;
             if let Ok(signal) = signals.try_recv() {
@@ -382,11 +412,11 @@ impl Daemon {
 
     fn observe(&mut self, batches: Vec<Vec<Observation>>) -> Result<(), ReaderGone> {
         for batch in batches {
-            let at = now();
+            let at = self.moment();
             let events = self.pipeline.observe(&self.proc, at, batch);
             if !events.is_empty() {
                 self.push(events);
-                self.sink.flush(at)?;
+                self.ledger.flush(at)?;
             }
         }
         Ok(())
@@ -394,11 +424,14 @@ impl Daemon {
 
     /// By the clock that counts suspended time: a stopped process and a sleeping machine alike saw nothing.
     fn tell_a_stall(&mut self, at: Moment) {
+        let awake = read_clock(ClockId::Monotonic);
+        let was_awake = awake.saturating_sub(std::mem::replace(&mut self.last_awake, awake));
         let Some(from) = self.last_tick.replace(at) else { return };
-        let behind = at.boot.saturating_sub(from.boot + self.schedule.interval);
-        if behind > STALL.max(self.schedule.interval * 10) {
-            let gap = Gap { cause: "stalled", from, to: at, count: None, detail: None };
-            self.push(vec![Event { at, what: What::Gap(Box::new(gap)) }]);
+        let passed = at.boot.saturating_sub(from.boot);
+        if passed.saturating_sub(self.schedule.interval) > STALL.max(self.schedule.interval * 10) {
+            let slept = passed.saturating_sub(was_awake);
+            let cause = if slept > passed / 2 { "suspended" } else { "stalled" };
+            self.push(vec![Event::lost(from, at, cause, None, None)]);
         }
     }
 
@@ -416,8 +449,7 @@ impl Daemon {
     fn tell_failed_polls(&mut self, at: Moment) {
         if let Some((from, count, text)) = self.failing.take() {
             log::warn!("polls work again");
-            let gap = Gap { cause: "read_failed", from, to: at, count: Some(count), detail: Some(text) };
-            self.push(vec![Event { at, what: What::Gap(Box::new(gap)) }]);
+            self.push(vec![Event::lost(from, at, "read_failed", Some(count), Some(text))]);
         }
     }
 
@@ -427,7 +459,7 @@ impl Daemon {
         if let Err(error) = logger.reopen_output() {
             log::error!("cannot open the log again, the old one is kept: {error}");
         }
-        let at = now();
+        let at = self.moment();
         let sleep = std::env::var("SLEEP").ok();
         let outcome = match config::load(args, sleep.as_deref()) {
             Ok(new) => Ok(self.apply(new, at)),
@@ -436,9 +468,10 @@ impl Daemon {
                 Err(chain(&error))
             }
         };
-        self.push(vec![Event { at, what: What::Reloaded { outcome } }]);
+        let settings = self.settings.by_name();
+        self.push(vec![Event { at, what: What::Reloaded { outcome, settings } }]);
         let _ = sd_notify::notify(&[NotifyState::Ready]);
-        self.sink.flush(at)
+        self.ledger.flush(at)
     }
 
     /// Takes what may change while running; answers which did. Where records go and how they look stays as it is.
@@ -460,31 +493,37 @@ impl Daemon {
 
     fn stop(&mut self, reason: String) -> String {
         let _ = self.drain();
-        let at = now();
+        let at = self.moment();
         if let Ok(events) = self.pipeline.tick(&self.proc, at) {
             self.push(events);
         }
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();
-        (totals.late, totals.lost) = (self.late, self.sink.lost());
+        (totals.late, totals.lost) = (self.late, self.ledger.lost());
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };
-        self.sink.push(&stopped);
-        self.flush_patiently(Duration::from_millis(50));
-        self.sink.sync();
-        message(&stopped)
+        let summary = message(&stopped);
+        self.ledger.push(stopped);
+        self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
+        summary
     }
+}
 
-    fn flush_patiently(&mut self, patience: Duration) {
-        let until = Instant::now() + patience;
-        while self.sink.flush(now()).is_ok() && !self.sink.is_idle() {
-            if Instant::now() >= until {
-                log::error!("some records could not be written before the end");
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
+/// Goes on with what the run before followed, up to its last record at `from`; answers what is to be told of it.
+pub fn resume(
+    pipeline: &mut Pipeline,
+    live: Vec<Live>,
+    from: Moment,
+    boot: &Option<String>,
+    at: Moment,
+) -> Vec<Event> {
+    let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == *boot);
+    let connections = |live: Vec<Live>| live.into_iter().map(|live| live.connection).collect::<Vec<_>>();
+    let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
+    let mut told = vec![Event::lost(from, at, "not_watching", None, None)];
+    told.extend(pipeline.end_with_the_boot(&connections(over), booted, at));
+    told.extend(pipeline.restore(&connections(stands), at));
+    told
 }
 
 /// An error with its causes, in one line; long paths in it are cut.
@@ -497,21 +536,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text.chars().take(1_000).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_rise_also_when_the_clock_steps_back() {
-        let mut new_id = new_ids();
-        let mut last = new_id(now());
-        for step in 0..10_000i64 {
-            let wall = jiff::Timestamp::from_second(1_900_000_000 - step % 7 * 1_000).unwrap();
-            let id = new_id(Moment { wall, boot: Duration::ZERO });
-            assert!(id > last && id.get_version_num() == 7, "{last} {id}");
-            last = id;
-        }
-    }
 }

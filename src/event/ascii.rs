@@ -59,24 +59,33 @@ pub fn readable(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// Reads back what `readable` wrote; what it would not have written stays as it is.
+#[must_use]
+pub fn unreadable(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest.split_once("\\x") {
+        bytes.extend_from_slice(before.as_bytes());
+        match after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.extend_from_slice(b"\\x");
+                rest = after;
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Reads back what `readable` wrote.
-    fn unread(text: &str) -> Vec<u8> {
-        let (mut bytes, mut rest) = (Vec::new(), text);
-        while let Some(at) = rest.find("\\x") {
-            bytes.extend_from_slice(&rest.as_bytes()[..at]);
-            bytes.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).unwrap());
-            rest = &rest[at + 4..];
-        }
-        bytes.extend_from_slice(rest.as_bytes());
-        bytes
-    }
 
     proptest! {
         #[test]
@@ -88,7 +97,7 @@ mod tests {
 
         #[test]
         fn different_bytes_give_different_text(bytes in vec(prop_oneof![any::<u8>(), Just(b'\\'), Just(b'x')], 0..40)) {
-            prop_assert_eq!(unread(&readable(&bytes)), bytes);
+            prop_assert_eq!(unreadable(&readable(&bytes)), bytes);
         }
     }
 

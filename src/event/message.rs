@@ -6,9 +6,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use crate::connection::{CloseReason, Connection, Seen};
-use crate::process::{Attribution, Process};
+use crate::process::{Attribution, Process, Recorded};
 use crate::text::escape;
 
 /// As many links of a chain as fit a line; the record holds all.
@@ -22,9 +25,11 @@ pub fn message(event: &Event) -> String {
     match &event.what {
         What::Started(started) => start(started),
         What::Stopped { reason, totals } => stop(reason, totals),
-        What::Reloaded { outcome: Ok(changed) } if changed.is_empty() => "reload nothing changed".to_owned(),
-        What::Reloaded { outcome: Ok(changed) } => format!("reload changed {}", changed.join(", ")),
-        What::Reloaded { outcome: Err(error) } => {
+        What::Reloaded { outcome: Ok(changed), .. } if changed.is_empty() => {
+            "reload nothing changed".to_owned()
+        }
+        What::Reloaded { outcome: Ok(changed), .. } => format!("reload changed {}", changed.join(", ")),
+        What::Reloaded { outcome: Err(error), .. } => {
             format!("reload refused, the old settings stay: {}", escape(error.as_bytes()))
         }
         What::Opened(connection) => open(connection),
@@ -32,7 +37,7 @@ pub fn message(event: &Event) -> String {
         What::Closed { connection, ending } => close(connection, ending),
         What::Gap(gap) => lost(gap),
         What::Coverage(coverage) => covered(coverage),
-        What::LogOpened { path, previous } => match previous {
+        What::LogOpened { path, previous, .. } => match previous {
             Some(previous) => {
                 format!("file   {} goes on from {}", escape(path.as_bytes()), escape(previous.as_bytes()))
             }
@@ -41,7 +46,17 @@ pub fn message(event: &Event) -> String {
         What::LogRepaired { path, offset, bytes } => {
             format!("repair {}: a torn line of {bytes} bytes at {offset} was ended", escape(path.as_bytes()))
         }
+        What::ClockStepped { by_us } => clock(*by_us),
+        What::Sealed(seal) => format!("seal   epoch {}, up to record {}", seal.epoch, seal.sequence),
     }
+}
+
+fn clock(by_us: i64) -> String {
+    let way = if by_us < 0 { "back" } else { "forward" };
+    format!(
+        "clock  the wall clock was set {way} by {}",
+        for_people(Duration::from_micros(by_us.unsigned_abs()))
+    )
 }
 
 fn start(started: &Started) -> String {
@@ -54,6 +69,15 @@ fn start(started: &Started) -> String {
         text("interval"),
         started.owners
     );
+    match (started.stream, started.previous_end) {
+        ("continued", Some("unclean")) => line.push_str("; goes on after an unclean end"),
+        ("continued", _) => line.push_str("; goes on"),
+        ("lost", _) => {
+            let reason = started.stream_reason.as_deref().unwrap_or_default();
+            let _ = write!(line, "; a new stream: {}", escape(reason.as_bytes()));
+        }
+        _ => {}
+    }
     for warning in &started.warnings {
         let _ = write!(line, "; {}", escape(warning.as_bytes()));
     }
@@ -114,6 +138,8 @@ fn change(connection: &Connection, changed: &[&'static str]) -> String {
 fn close(connection: &Connection, ending: &Ending) -> String {
     let reason = match (ending.reason, ending.success) {
         (CloseReason::Cancelled, _) => "given up".to_owned(),
+        (CloseReason::WhileDown, _) => "ended while nobody watched".to_owned(),
+        (CloseReason::Reboot, _) => "ended by a reboot".to_owned(),
         (reason, _) => reason.name().replace('_', " "),
     };
     let note = match ending.duration(connection) {
@@ -172,8 +198,7 @@ fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
     // An end names the owner alone: its open told the chain, and the record holds it again.
     let links = if verb == "close " { 1 } else { LINKS };
     let _ = write!(line, "  {}", chain(&connection.attribution, links));
-    if let Some(owner) = connection.attribution.owner() {
-        let mut command = command_line(&owner.args);
+    if let Some(mut command) = command_of(&connection.attribution) {
         if command.len() > COMMAND {
             // ASCII, so every place is a character's.
             command.truncate(COMMAND);
@@ -187,8 +212,24 @@ fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
     line
 }
 
+fn command_of(attribution: &Attribution) -> Option<String> {
+    match attribution {
+        Attribution::Owned { lineage, .. } => Some(command_line(&lineage.process.args)),
+        // Quoted and escaped when it was written.
+        Attribution::Recorded(recorded) => {
+            let told = recorded.process("command_line").and_then(Value::as_str)?;
+            let harmless = told.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            Some(if harmless { told.to_owned() } else { escape(told.as_bytes()) })
+        }
+        Attribution::Unknown(_) => None,
+    }
+}
+
 /// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
 fn who(connection: &Connection) -> String {
+    if let Attribution::Recorded(recorded) = &connection.attribution {
+        return recorded_who(recorded);
+    }
     let owner = connection.attribution.owner();
     let named = |name: &Option<std::sync::Arc<str>>, uid: u32| match name {
         Some(name) => word(name.as_bytes()),
@@ -215,21 +256,62 @@ fn chain(attribution: &Attribution, most: usize) -> String {
     let lineage = match attribution {
         Attribution::Unknown(reason) => return format!("owner unknown ({})", reason.name()),
         Attribution::Owned { lineage, .. } => lineage,
+        Attribution::Recorded(recorded) => return recorded_chain(recorded, most),
     };
     let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
-    let mut links: Vec<String> = vec![link(&lineage.process)];
+    let ancestry = lineage.ancestry.iter().map(|process| link(process));
+    join([link(&lineage.process)].into_iter().chain(ancestry).collect(), most, lineage.cut.is_some())
+}
+
+/// Links from the owner upwards, the middle left out where there are too many.
+fn join(mut links: Vec<String>, most: usize, is_cut: bool) -> String {
     if most == 1 {
-        return links.remove(0);
+        return links.drain(..1).collect();
     }
-    links.extend(lineage.ancestry.iter().map(|process| link(process)));
     if links.len() > most {
         let last = links.pop().unwrap_or_default();
         links.truncate(most - 1);
         links.extend(["…".to_owned(), last]);
-    } else if lineage.cut.is_some() {
+    } else if is_cut {
         links.push("…".to_owned());
     }
     links.join(" ← ")
+}
+
+/// The same from what the log has.
+fn recorded_who(recorded: &Recorded) -> String {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(|text| word(&unreadable(text)));
+    let user = recorded.fields.get("user");
+    let id = user.and_then(|user| user.get("id")).and_then(Value::as_str);
+    let name = text(user.and_then(|user| user.get("name")));
+    let name = name.or_else(|| id.map(|id| format!("uid {}", word(id.as_bytes()))));
+    let login = recorded.own.get("login").filter(|login| {
+        login.get("uid").and_then(Value::as_u64).is_some_and(|uid| Some(uid.to_string().as_str()) != id)
+    });
+    let login = login.map(|login| {
+        let uid = || login.get("uid").map(|uid| format!("uid {uid}")).unwrap_or_default();
+        format!("({})", text(login.get("name")).unwrap_or_else(uid))
+    });
+    let tty = text(recorded.process("tty").and_then(|tty| tty.get("name")));
+    let tty = tty.map(|tty| format!("@{tty}")).unwrap_or_default();
+    format!("{}{}{tty}", name.unwrap_or_else(|| "user unknown".to_owned()), login.unwrap_or_default())
+}
+
+fn recorded_chain(recorded: &Recorded, most: usize) -> String {
+    let link = |process: &Value| {
+        let name = process.get("name").and_then(Value::as_str).unwrap_or_default();
+        let pid = process.get("pid").and_then(Value::as_u64).unwrap_or_default();
+        format!("{}[{pid}]", word(&unreadable(name)))
+    };
+    let Some(process) = recorded.fields.get("process").filter(|_| recorded.is_owned()) else {
+        let attribution = recorded.own.get("attribution").and_then(|attribution| attribution.get("reason"));
+        let reason = attribution.and_then(Value::as_str).unwrap_or("not recorded");
+        return format!("owner unknown ({})", escape(reason.as_bytes()));
+    };
+    let ancestry =
+        recorded.own.get("ancestry").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let links = [process].into_iter().chain(ancestry).map(link).collect();
+    join(links, most, recorded.own.contains_key("ancestry_cut"))
 }
 
 fn lost(gap: &Gap) -> String {

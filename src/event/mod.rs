@@ -4,6 +4,7 @@
 //! in one line for people, `ascii` keeps both harmless.
 
 pub mod ascii;
+mod bound;
 pub mod community;
 pub mod message;
 pub mod record;
@@ -32,8 +33,20 @@ impl Event {
     /// Something was, or may have been, lost at this moment; nobody knows how many.
     #[must_use]
     pub fn gap(at: Moment, cause: &'static str, detail: String) -> Self {
-        let gap = Gap { cause, from: at, to: at, count: None, detail: Some(detail) };
-        Self { at, what: What::Gap(Box::new(gap)) }
+        Self::lost(at, at, cause, None, Some(detail))
+    }
+
+    /// Something was, or may have been, lost from one moment to another.
+    #[must_use]
+    pub fn lost(
+        from: Moment,
+        to: Moment,
+        cause: &'static str,
+        count: Option<u64>,
+        detail: Option<String>,
+    ) -> Self {
+        let gap = Gap { cause, from, to, count, detail, lost: BTreeMap::new() };
+        Self { at: to, what: What::Gap(Box::new(gap)) }
     }
 }
 
@@ -53,6 +66,8 @@ pub enum What {
     Reloaded {
         /// What is different, or why the old one stays.
         outcome: Result<Vec<String>, String>,
+        /// Effective settings, by their names in the configuration file.
+        settings: serde_json::Map<String, serde_json::Value>,
     },
     /// First sight of a connection.
     Opened(Arc<Connection>),
@@ -78,7 +93,18 @@ pub enum What {
         path: String,
         /// The file that was written before under this path, where there was one.
         previous: Option<String>,
+        /// Number of the record before this one, in whichever file; 0 for none.
+        sequence: u64,
+        /// Its chain.
+        chain: String,
     },
+    /// The wall clock was set.
+    ClockStepped {
+        /// By how much, µs; negative: backwards.
+        by_us: i64,
+    },
+    /// The records up to a place were sealed.
+    Sealed(Box<Seal>),
     /// What was seen and what the kernel counted, of a minute.
     Coverage(Box<Coverage>),
     /// A line that somebody's crash had torn was ended.
@@ -90,6 +116,23 @@ pub enum What {
         /// How long it is.
         bytes: u64,
     },
+}
+
+/// A seal of the chain, as the record tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seal {
+    /// Which key made it: 0 for the first, each is used once.
+    pub epoch: u64,
+    /// By which the first key is told from others: 8 hex digits.
+    pub key: String,
+    /// The last record that it covers ...
+    pub sequence: u64,
+    /// ... and its chain.
+    pub chain: String,
+    /// When it was made, as records write times.
+    pub time: String,
+    /// HMAC-SHA256 of all this, in hex.
+    pub mac: String,
 }
 
 /// What a watch is, as its first record tells.
@@ -120,6 +163,17 @@ pub struct Started {
     pub netns_scope: &'static str,
     /// How many there are.
     pub namespaces: u64,
+    /// `new`, `continued` or `lost`: whether the stream of the run before goes on.
+    pub stream: &'static str,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_reason: Option<String>,
+    /// `clean` or `unclean`: how that run ended. Absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_end: Option<&'static str>,
+    /// Of our own executable. Absent where it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable_sha256: Option<String>,
     /// What is not as it should be.
     pub warnings: Vec<String>,
 }
@@ -165,6 +219,8 @@ pub struct Gap {
     pub count: Option<u64>,
     /// The error, where there was one.
     pub detail: Option<String>,
+    /// How many by `event.action`, where records were lost.
+    pub lost: BTreeMap<&'static str, u64>,
 }
 
 /// What was seen in a stretch of time, beside what the kernel counted.
@@ -300,6 +356,8 @@ impl What {
             Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",
             Self::LogRepaired { .. } => "log-repaired",
+            Self::ClockStepped { .. } => "clock-stepped",
+            Self::Sealed(_) => "seal",
         }
     }
 
@@ -316,9 +374,12 @@ impl What {
 }
 
 impl Ending {
-    /// From first sight to where it was found gone. `None` where the beginning was not seen.
+    /// From first sight to where it was found gone. `None` where the beginning was not seen, or nobody watched when it
+    /// ended.
     #[must_use]
     pub fn duration(&self, connection: &Connection) -> Option<Duration> {
-        connection.seen.tells_start().then(|| self.gone_by.boot.saturating_sub(connection.opened.boot))
+        let watched = !matches!(self.reason, CloseReason::WhileDown | CloseReason::Reboot);
+        let told = watched && connection.seen.tells_start();
+        told.then(|| self.gone_by.boot.saturating_sub(connection.opened.boot))
     }
 }

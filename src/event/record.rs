@@ -10,12 +10,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ascii::{readable, to_json};
+use super::bound;
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
 use crate::connection::{Connection, Moment, TcpState};
-use crate::process::Attribution;
+use crate::process::{Attribution, Recorded};
 
 /// Version of the fields.
 pub const SCHEMA: u32 = 1;
@@ -55,7 +56,7 @@ pub struct Body {
 
 /// Gives events the schema's names.
 pub struct Renderer {
-    pub(super) host: Host,
+    host: Host,
     stream: String,
     run: String,
     new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
@@ -73,6 +74,17 @@ impl Renderer {
         Self { host, stream, run, new_id }
     }
 
+    /// What records repeat of the machine.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// An id later than all before.
+    pub fn new_id(&mut self, at: Moment) -> uuid::Uuid {
+        (self.new_id)(at)
+    }
+
     /// Renders a record of at most 16 KiB: where it would be longer, the ancestors' command lines are left out, then
     /// arguments cut, and `portreeve.truncated` says which.
     #[must_use]
@@ -81,7 +93,10 @@ impl Renderer {
         let message = message(event);
         let mut json = Vec::new();
         for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
-            let record = self.record(event, &message, id, cut);
+            let mut record = self.record(event, &message, id, cut);
+            if cut == Cut::Everything {
+                record.members.bound();
+            }
             // The values are maps, strings and integers: serde_json has no error for them.
             json = to_json(&record).unwrap_or_default();
             if json.len() + ENDING <= LONGEST {
@@ -108,25 +123,24 @@ impl Renderer {
                 "type": "portreeve", "version": env!("CARGO_PKG_VERSION"), "id": self.stream, "ephemeral_id": self.run,
             }),
             host: self.host_fields(event),
-            fields: Map::new(),
-            portreeve: Map::new(),
+            members: Members::default(),
             event: self.event_fields(event, id),
         };
-        record.portreeve.insert("schema".into(), SCHEMA.into());
-        record.portreeve.insert("boottime_us".into(), micros(event.at.boot).into());
-        self.tell(&mut record, event, cut);
+        record.members.own("schema", SCHEMA.into());
+        record.members.own("boottime_us", micros(event.at.boot).into());
+        self.tell(&mut record.members, event, cut);
         record
     }
 
-    fn tell(&self, record: &mut Record, event: &Event, cut: Cut) {
+    fn tell(&self, record: &mut Members, event: &Event, cut: Cut) {
         match &event.what {
-            What::Opened(connection) => self.connection(record, connection, cut),
+            What::Opened(connection) => self.host.connection(record, connection, cut),
             What::Changed { connection, changed } => {
-                self.connection(record, connection, cut);
+                self.host.connection(record, connection, cut);
                 record.own("changed", json!(changed));
             }
             What::Closed { connection, ending } => {
-                self.connection(record, connection, cut);
+                self.host.connection(record, connection, cut);
                 close(record, ending);
             }
             What::Started(started) => {
@@ -140,8 +154,11 @@ impl Renderer {
             What::Stopped { reason, totals } => {
                 record.own("watch", json!({ "reason": readable(reason.as_bytes()), "totals": totals }));
             }
-            What::Reloaded { outcome } => {
+            What::Reloaded { outcome, settings } => {
                 let watch = match outcome {
+                    Ok(changed) if cut < Cut::Everything => {
+                        json!({ "changed": changed, "settings": settings })
+                    }
                     Ok(changed) => json!({ "changed": changed }),
                     Err(error) => json!({ "error": error }),
                 };
@@ -149,14 +166,16 @@ impl Renderer {
             }
             What::Gap(gap) => record.own("gap", gap_fields(gap)),
             What::Coverage(coverage) => record.own("coverage", coverage_fields(coverage)),
-            What::LogOpened { path, previous } => {
-                let mut log = json!({ "path": path });
+            What::LogOpened { path, previous, sequence, chain } => {
+                let mut log = json!({ "path": path, "continues": { "sequence": sequence, "chain": chain } });
                 set(&mut log, "previous", previous.as_ref().map(|p| json!(p)));
                 record.own("log", log);
             }
             What::LogRepaired { path, offset, bytes } => {
                 record.own("log", json!({ "path": path, "offset": offset, "bytes": bytes }));
             }
+            What::ClockStepped { by_us } => record.own("clock", json!({ "by_us": by_us })),
+            What::Sealed(seal) => record.own("seal", json!(seal)),
         }
     }
 
@@ -178,13 +197,14 @@ impl Renderer {
             What::Opened(_) => ("event", &["connection", "start"], "success"),
             What::Changed { .. } => ("event", &["connection", "change"], "success"),
             What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
-            What::Reloaded { outcome: Err(_) } => ("state", &["change"], "failure"),
+            What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
             What::Reloaded { .. } => ("state", &["change"], "success"),
             What::Started(_) => ("state", &["start"], "success"),
             What::Stopped { .. } => ("state", &["end"], "success"),
             What::Gap(_) => ("state", &["error"], "failure"),
             What::Coverage(_) => ("metric", &["info"], "success"),
             What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
+            What::ClockStepped { .. } | What::Sealed(_) => ("state", &["info"], "success"),
         };
         let connection = what.connection();
         // An attempt is neither a success nor a failure yet.
@@ -214,8 +234,20 @@ impl Renderer {
         }
         fields
     }
+}
 
-    fn connection(&self, record: &mut Record, connection: &Connection, cut: Cut) {
+impl Host {
+    /// A connection as its records tell it, to be kept for a later run. `Recorded` in it stays as it is.
+    #[must_use]
+    pub fn kept(&self, connection: &Connection) -> Map<String, Value> {
+        let mut members = Members::default();
+        self.connection(&mut members, connection, Cut::None);
+        let Members { mut fields, own } = members;
+        fields.insert("portreeve".to_owned(), Value::Object(own));
+        fields
+    }
+
+    fn connection(&self, record: &mut Members, connection: &Connection, cut: Cut) {
         let Connection { id, netns, inode, cookie, tuple, state, .. } = connection;
         let Connection { uid, user, seen, opened, last_seen: _, attribution, .. } = connection;
         let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
@@ -236,9 +268,10 @@ impl Renderer {
         set(&mut own, "cookie", cookie.map(|cookie| json!(cookie.get().to_string())));
         set(&mut own, "netns", (netns.0 != 0).then(|| json!(netns.0)));
         record.own("connection", own);
-        record.own("attribution", attribution_fields(attribution));
+        set_attribution(record, attribution);
         match attribution {
             Attribution::Owned { lineage, .. } => self.lineage(record, lineage, *opened, cut),
+            Attribution::Recorded(recorded) => recite(record, recorded, cut),
             Attribution::Unknown(_) => {
                 if let Some(uid) = uid {
                     record.put("user", user_fields(*uid, user.as_deref()));
@@ -309,12 +342,28 @@ pub(super) struct Record {
     agent: Value,
     host: Value,
     #[serde(flatten)]
-    pub(super) fields: Map<String, Value>,
-    portreeve: Map<String, Value>,
+    members: Members,
     event: EventFields,
 }
 
-impl Record {
+/// Members that tell of the thing, not of the record.
+#[derive(Serialize, Default)]
+pub(super) struct Members {
+    #[serde(flatten)]
+    pub(super) fields: Map<String, Value>,
+    #[serde(rename = "portreeve")]
+    own: Map<String, Value>,
+}
+
+impl Members {
+    /// Cuts all texts, also those of records that `Cut` knows nothing of: an error's, a path's.
+    fn bound(&mut self) {
+        let texts = [&mut self.fields, &mut self.own].map(bound::shorten);
+        if texts.contains(&true) && !self.own.contains_key("truncated") {
+            self.own("truncated", json!(["message", "portreeve"]));
+        }
+    }
+
     pub(super) fn put(&mut self, name: &str, value: Value) {
         self.fields.insert(name.to_owned(), value);
     }
@@ -327,7 +376,7 @@ impl Record {
     }
 
     pub(super) fn own(&mut self, name: &str, value: Value) {
-        self.portreeve.insert(name.to_owned(), value);
+        self.own.insert(name.to_owned(), value);
     }
 }
 
@@ -352,10 +401,10 @@ struct EventFields {
     dataset: &'static str,
 }
 
-fn close(record: &mut Record, ending: &Ending) {
+fn close(record: &mut Members, ending: &Ending) {
     let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
     let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
-    set(&mut close, "last_seen", last_seen.map(|at| json!(time(at))));
+    set(&mut close, "last_seen", last_seen.map(|at| json!(from(at, *gone_by))));
     if let Some(Bytes { sent, received, exact }) = bytes {
         set(&mut close, "bytes_exact", Some(json!(exact)));
         record.add("destination", "bytes", json!(received));
@@ -369,13 +418,13 @@ fn close(record: &mut Record, ending: &Ending) {
 
 fn coverage_fields(coverage: &Coverage) -> Value {
     let mut fields = json!(coverage);
-    set(&mut fields, "from", coverage.span.map(|(from, _)| json!(time(from))));
+    set(&mut fields, "from", coverage.span.map(|(begin, end)| json!(from(begin, end))));
     set(&mut fields, "to", coverage.span.map(|(_, to)| json!(time(to))));
     fields
 }
 
-fn attribution_fields(attribution: &Attribution) -> Value {
-    match attribution {
+fn set_attribution(record: &mut Members, attribution: &Attribution) {
+    let fields = match attribution {
         Attribution::Unknown(reason) => json!({ "status": "unknown", "reason": reason.name() }),
         Attribution::Owned { holders, latency, .. } => {
             let mut pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
@@ -383,13 +432,50 @@ fn attribution_fields(attribution: &Attribution) -> Value {
             let status = if pids.len() > 1 { "shared" } else { "owned" };
             json!({ "status": status, "holders": pids, "latency_us": micros(*latency) })
         }
+        Attribution::Recorded(_) => return,
+    };
+    record.own("attribution", fields);
+}
+
+/// What a former run told of the owner, to the letter as far as there is room.
+fn recite(record: &mut Members, recorded: &Recorded, cut: Cut) {
+    let Recorded { mut fields, mut own } = recorded.clone();
+    if cut == Cut::Everything {
+        // Whoever wrote into the log or the state may have put anything there: these are known to be small.
+        keep_small(&mut fields, &["process", "user"]);
+        keep_small(&mut own, &["attribution"]);
+    }
+    record.fields.extend(fields);
+    record.own.extend(own);
+    if cut > Cut::None {
+        record.own.remove("ancestry");
+    }
+    let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) else { return };
+    let left_out: &[&str] = match cut {
+        Cut::None => &[],
+        Cut::Ancestors => &["parent"],
+        Cut::Arguments | Cut::Everything => {
+            &["parent", "args", "command_line", "executable", "working_directory", "cgroup"]
+        }
+    };
+    left_out.iter().for_each(|name| drop(process.remove(*name)));
+}
+
+/// Leaves these members, and of each the few texts and numbers by which it is known.
+fn keep_small(members: &mut Map<String, Value>, names: &[&str]) {
+    members.retain(|name, value| names.contains(&name.as_str()) && value.is_object());
+    for inner in members.values_mut().filter_map(Value::as_object_mut) {
+        let known = ["pid", "name", "entity_id", "id", "status", "reason"];
+        inner
+            .retain(|name, value| known.contains(&name.as_str()) && (value.is_string() || value.is_number()));
     }
 }
 
 fn gap_fields(gap: &Gap) -> Value {
-    let mut fields = json!({ "cause": gap.cause, "from": time(gap.from), "to": time(gap.to) });
+    let mut fields = json!({ "cause": gap.cause, "from": from(gap.from, gap.to), "to": time(gap.to) });
     set(&mut fields, "count", gap.count.map(|count| json!(count)));
     set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
+    set(&mut fields, "lost", (!gap.lost.is_empty()).then(|| json!(gap.lost)));
     fields
 }
 
@@ -407,7 +493,14 @@ fn outcome_of(success: Option<bool>) -> &'static str {
     }
 }
 
-fn time(at: Moment) -> String {
+/// The beginning of an interval as records write it.
+fn from(begin: Moment, end: Moment) -> String {
+    time(Moment { wall: begin.wall_before(end), ..begin })
+}
+
+/// A time as records write it.
+#[must_use]
+pub fn time(at: Moment) -> String {
     format!("{:.6}", at.wall)
 }
 

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use super::ascii::readable;
 use super::message::command_line;
-use super::record::{Cut, Record, Renderer, set};
+use super::record::{Cut, Host, Members, set};
 use crate::cgroup;
 use crate::connection::Moment;
 use crate::process::{Ids, Lineage, Login, Process, Tty};
 
-impl Renderer {
+impl Host {
     /// The owner with all that was read of it, its parent in ECS's place, and the whole chain in ours.
-    pub(super) fn lineage(&self, record: &mut Record, lineage: &Lineage, opened: Moment, cut: Cut) {
+    pub(super) fn lineage(&self, record: &mut Members, lineage: &Lineage, opened: Moment, cut: Cut) {
         self.owner(record, &lineage.process, opened, cut);
         let chain = lineage.ancestry.iter().map(|p| self.link(p, opened, cut)).collect::<Vec<_>>();
         if let Some(parent) = lineage.ancestry.first() {
@@ -29,7 +29,7 @@ impl Renderer {
     }
 
     /// Every field of the owner is placed here or in what this calls.
-    fn owner(&self, record: &mut Record, process: &Process, opened: Moment, cut: Cut) {
+    fn owner(&self, record: &mut Members, process: &Process, opened: Moment, cut: Cut) {
         let Process {
             args, args_bytes, args_cut, executable_deleted, redacted, working_directory, tty, ..
         } = process;
@@ -105,7 +105,7 @@ impl Renderer {
     /// The wall clock at a process's start, as of the connection's first sight: a later step does not move it.
     fn started(&self, process: &Process, opened: Moment) -> Option<String> {
         let ticks = u128::from(process.start_ticks) * 1_000_000_000;
-        let since_boot = ticks.checked_div(u128::from(self.host.ticks_per_second))?;
+        let since_boot = ticks.checked_div(u128::from(self.ticks_per_second))?;
         let since_boot = Duration::from_nanos(u64::try_from(since_boot).ok()?);
         let age = opened.boot.checked_sub(since_boot).unwrap_or_default();
         opened.wall.checked_sub(age).ok().map(|wall| format!("{wall:.2}"))
@@ -113,13 +113,13 @@ impl Renderer {
 
     /// Pid and start alone collide when a pid is reused at once: the pidfd's inode does not.
     fn entity_id(&self, process: &Process) -> String {
-        let boot = self.host.boot_id.as_deref().unwrap_or("unknown-boot");
+        let boot = self.boot_id.as_deref().unwrap_or("unknown-boot");
         let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
         format!("{boot}-{}-{}{unique}", process.pid, process.start_ticks)
     }
 }
 
-fn put_user(record: &mut Record, ids: Ids, name: Option<&str>, effective_name: Option<&str>) {
+fn put_user(record: &mut Members, ids: Ids, name: Option<&str>, effective_name: Option<&str>) {
     let mut user = user_fields(ids.real_uid, name);
     if ids.effective_uid != ids.real_uid {
         set(&mut user, "effective", Some(user_fields(ids.effective_uid, effective_name)));
@@ -144,7 +144,7 @@ fn texts(args: &[Vec<u8>]) -> Value {
 }
 
 /// Unit and container, from the cgroup path.
-fn put_place(record: &mut Record, path: &[u8]) {
+fn put_place(record: &mut Members, path: &[u8]) {
     if let Some(unit) = cgroup::unit(path) {
         record.put("service", json!({ "name": unit }));
     }

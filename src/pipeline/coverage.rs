@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use super::Pipeline;
 use super::namespace::Namespace;
 use crate::connection::{Connection, Moment, TcpState};
-use crate::event::{Coverage, Event, Gap, KernelCounts, Percentiles, Totals, What};
+use crate::event::{Coverage, Event, KernelCounts, Percentiles, Totals, What};
 use crate::netlink::{Diag, states};
 use crate::proc::Counters;
 use crate::process::Attribution;
@@ -107,6 +107,7 @@ impl Collected {
         *self.seen.entry(connection.seen.name()).or_default() += 1;
         match &connection.attribution {
             Attribution::Owned { latency, .. } => self.latency.saturating_record(micros(*latency)),
+            Attribution::Recorded(_) => {}
             Attribution::Unknown(reason) => *self.unattributed.entry(reason.name()).or_default() += 1,
         }
     }
@@ -195,8 +196,7 @@ impl Pipeline {
         for (kind, (from, count, uncounted)) in std::mem::take(&mut self.coverage.untold) {
             let more = if uncounted { ", and more that nobody counted" } else { "" };
             let detail = Some(format!("{} notices{more}; the tables are read instead", kind.name()));
-            let gap = Gap { cause: "events_lost", from, to: at, count: (count > 0).then_some(count), detail };
-            told.push(Event { at, what: What::Gap(Box::new(gap)) });
+            told.push(Event::lost(from, at, "events_lost", (count > 0).then_some(count), detail));
         }
     }
 
@@ -226,6 +226,10 @@ impl Pipeline {
         self.totals.missed_at_most += coverage.missed_at_most.unwrap_or(0);
         self.totals.incomparable += u64::from(!coverage.comparable);
         let mut told: Vec<Event> = missed(&coverage, at).into_iter().collect();
+        if let Some((from, most)) = self.left_out.take() {
+            let detail = "more connections at once than are followed; they are told by their ends where notices tell of those";
+            told.push(Event::lost(from, at, "table_full", Some(most), Some(detail.to_owned())));
+        }
         told.push(Event { at, what: What::Coverage(Box::new(coverage)) });
         told
     }
@@ -273,8 +277,7 @@ fn missed(coverage: &Coverage, at: Moment) -> Option<Event> {
     let missed = coverage.missed_at_most?.checked_sub(coverage.kernel.attempt_fails).filter(|n| *n > 0)?;
     let from = coverage.span.map_or(at, |(from, _)| from);
     let detail = Some("outbound opens, of any port, that the kernel counted and nothing told of".to_owned());
-    let gap = Gap { cause: "opens_missed", from, to: at, count: Some(missed), detail };
-    Some(Event { at, what: What::Gap(Box::new(gap)) })
+    Some(Event::lost(from, at, "opens_missed", Some(missed), detail))
 }
 
 impl Namespace {

@@ -241,7 +241,10 @@ impl Pipeline {
         let connection = &entry.connection;
         let cookie = connection.cookie;
         let attempt = connection.state == TcpState::SynSent;
+        let established = connection.state != TcpState::SynSent;
         let (reason, success) = match by {
+            // The evidence is of now, the end was not.
+            _ if entry.unseen => (CloseReason::WhileDown, established.then_some(true)),
             // States that only an established connection comes to.
             Evidence::Row => (CloseReason::Closed, Some(true)),
             _ if attempt && failures.attempts > 0 => {

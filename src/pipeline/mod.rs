@@ -9,6 +9,7 @@ mod look;
 mod namespace;
 mod observe;
 mod opens;
+mod restore;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -107,6 +108,8 @@ pub struct Pipeline {
     totals: Totals,
     /// What a tick had to tell that failed.
     untold: Vec<Event>,
+    /// More connections than are followed: since when, and how many at most at once.
+    left_out: Option<(Moment, u64)>,
 }
 
 impl Pipeline {
@@ -163,6 +166,7 @@ impl Pipeline {
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),
+            left_out: None,
         }
     }
 
@@ -184,6 +188,9 @@ impl Pipeline {
         self.find_namespaces(proc, at, &mut told);
         let reads = self.totals.reads;
         let outcome = self.tick_spaces(proc, at, &mut told);
+        if self.totals.polls == 1 {
+            self.tell_homeless(at, &mut told);
+        }
         if self.totals.reads == reads && self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }

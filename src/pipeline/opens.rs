@@ -17,13 +17,15 @@ use crate::source::selection::Known;
 use crate::table::Delta;
 
 /// An owner that was not found is searched for again after this, then after twice this, ...
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// ... up to this, and then no more.
 const LAST_RETRY: Duration = Duration::from_secs(64);
 /// As many SYNs are expected that come behind what they began.
 const MOST_EXPECTED: usize = 65_536;
 /// So long the most likely owners are searched for before it is asked whether the socket stands.
 const FIRST_TRY: Duration = Duration::from_millis(3);
+/// As many connections are followed at once: 100 MiB.
+const MOST_FOLLOWED: usize = 50_000;
 /// So long may the first reading search for owners.
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 /// The kernel keeps TIME_WAIT this long (`TCP_TIMEWAIT_LEN`).
@@ -86,6 +88,7 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let sight = (self.boottime)();
+        let sockets = self.as_many_as_are_followed(sockets, at);
         let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
         wanted.extend(inodes.map(|(inode, uid)| Wanted { inode, uid }));
         // Before anything else: a newborn owner may be gone in a tenth of a millisecond.
@@ -116,6 +119,17 @@ impl Pipeline {
         if !space.on.is_empty() {
             self.learn_cookies(space, sockets, at, told);
         }
+    }
+
+    /// Those for which there is room: the others are told by their end, where notices tell of it, and counted.
+    fn as_many_as_are_followed<'a>(&mut self, sockets: &'a [Socket], at: Moment) -> &'a [Socket] {
+        let room = MOST_FOLLOWED.saturating_sub(self.table.len());
+        let (followed, others) = sockets.split_at(room.min(sockets.len()));
+        if !others.is_empty() {
+            let (_, most) = self.left_out.get_or_insert((at, 0));
+            *most = (*most).max(others.len() as u64);
+        }
+        followed
     }
 
     /// The SYN of a connection that a table has told of may still come.
@@ -336,6 +350,13 @@ impl Pipeline {
         let Some(entry) = self.table.get_mut(&key) else { return };
         let old = &entry.connection.attribution;
         let changed = match (old, &attribution) {
+            // What a former run told stands, as long as it is true.
+            (Attribution::Recorded(_), Attribution::Unknown(_)) => return,
+            (Attribution::Recorded(old), Attribution::Owned { lineage, .. }) if old.is(&lineage.process) => {
+                return;
+            }
+            (Attribution::Recorded(old), Attribution::Owned { .. }) if old.is_owned() => vec!["process"],
+            (Attribution::Recorded(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
             // Nothing is unlearned: an owner that was known stays on record.
             (Attribution::Owned { .. }, Attribution::Unknown(_)) => return,
             (Attribution::Owned { lineage: old, .. }, Attribution::Owned { lineage, .. }) => {
@@ -346,7 +367,7 @@ impl Pipeline {
             }
             (Attribution::Unknown(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
-            (Attribution::Unknown(_), Attribution::Unknown(_)) => vec!["portreeve.attribution"],
+            (_, Attribution::Unknown(_) | Attribution::Recorded(_)) => vec!["portreeve.attribution"],
         };
         if let Attribution::Owned { latency, .. } = &attribution {
             self.coverage.attributed(*latency);

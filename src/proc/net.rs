@@ -55,6 +55,16 @@ impl Proc {
         }
     }
 
+    /// Reads the first page of a table, to see whether that can be done.
+    ///
+    /// # Errors
+    /// `Read` if not.
+    pub fn try_tcp(&self, net: Net<'_>) -> Result<(), ProcError> {
+        let fd = self.open_net(net, "net/tcp")?;
+        let mut page = vec![0; rustix::param::page_size()];
+        read(&fd, &mut page).map(|_| ()).map_err(|e| self.net_error(net, "net/tcp", e))
+    }
+
     /// Opens a file of a namespace's `net`.
     pub(super) fn open_net(&self, net: Net<'_>, name: &str) -> Result<OwnedFd, ProcError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;

@@ -68,11 +68,15 @@ struct Face {
 
 /// The lines of `status` that are of interest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Status {
-    name: Vec<u8>,
-    state: Option<u8>,
-    parent: Option<u32>,
-    ids: Option<Ids>,
+pub struct Status {
+    /// `Name:`, with the kernel's escapes.
+    pub name: Vec<u8>,
+    /// `State:`, its letter.
+    pub state: Option<u8>,
+    /// `PPid:`.
+    pub parent: Option<u32>,
+    /// `Uid:` and `Gid:`.
+    pub ids: Option<Ids>,
 }
 
 /// A face of which the arguments are on their way.
@@ -109,7 +113,7 @@ impl Held {
         read_text_at(self.dir.as_fd(), name, most)
     }
 
-    fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
+    pub(super) fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
         readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
@@ -443,9 +447,7 @@ impl Proc {
 
     fn read_stat(&self, held: &Held) -> Result<(Stat, Vec<u8>), ProcError> {
         let text = held.read("stat", 4096).map_err(|e| held.error(self, "stat", e))?;
-        let comm = parse_comm(&text).ok_or_else(|| self.bad_stat(held))?;
-        let stat = Stat::from_read(text.as_slice()).map_err(|_| self.bad_stat(held))?;
-        Ok((stat, comm))
+        parse_stat(&text).ok_or_else(|| self.bad_stat(held))
     }
 }
 
@@ -456,6 +458,13 @@ fn read_schedule(kept: &Kept) -> Option<Vec<u8>> {
 
 fn unsigned(pid: i32) -> u32 {
     u32::try_from(pid).unwrap_or(0)
+}
+
+/// `stat`: its numbers, and the name as bytes. Public for `fuzz/`.
+#[must_use]
+pub fn parse_stat(text: &[u8]) -> Option<(Stat, Vec<u8>)> {
+    let comm = parse_comm(text)?;
+    Some((Stat::from_read(text).ok()?, comm))
 }
 
 /// The name between the first `(`, which ends a number, and the last `)`: a process may call itself `x) S 1 (`.
@@ -469,8 +478,9 @@ fn parse_comm(stat: &[u8]) -> Option<Vec<u8>> {
     follows.then(|| stat.get(open + 1..close).map(<[u8]>::to_vec))?
 }
 
-/// The parent is the second word behind the name.
-fn parse_parent(stat: &[u8]) -> Option<u32> {
+/// The parent is the second word behind the name. Public for `fuzz/`.
+#[must_use]
+pub fn parse_parent(stat: &[u8]) -> Option<u32> {
     parse_comm(stat)?;
     let close = stat.iter().rposition(|b| *b == b')')?;
     let word = stat.get(close + 1..)?.split(|b| *b == b' ').filter(|word| !word.is_empty()).nth(1)?;
@@ -483,8 +493,9 @@ fn parse_tty(stat: &Stat) -> Option<Tty> {
 }
 
 /// Splits NUL-terminated arguments. Cut, if the process has more bytes than were read: because it has more than we
-/// take, or because it made the kernel stop early by a page that cannot be read.
-fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
+/// take, or because it made the kernel stop early by a page that cannot be read. Public for `fuzz/`.
+#[must_use]
+pub fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     let kept = text.get(..MAX_ARGS_BYTES.min(text.len())).unwrap_or_default();
     let cut = text.len() > MAX_ARGS_BYTES || size > text.len() as u64;
     let whole = kept.strip_suffix(b"\0").unwrap_or(kept);
@@ -496,8 +507,9 @@ fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     (args, cut)
 }
 
-/// Five lines; `Uid:` and `Gid:` are real, effective, saved, file system.
-fn parse_status(text: &[u8]) -> Status {
+/// Five lines; `Uid:` and `Gid:` are real, effective, saved, file system. Public for `fuzz/`.
+#[must_use]
+pub fn parse_status(text: &[u8]) -> Status {
     let mut status = Status::default();
     let (mut uids, mut gid) = (None, None);
     for line in text.split(|b| *b == b'\n') {
@@ -531,8 +543,10 @@ fn read_login(held: &Held) -> Option<Login> {
     Some(Login { uid, user: None, session: held.number("sessionid").filter(|session| *session != UNSET) })
 }
 
-/// The path in systemd's hierarchy (version 1) or in the only one (version 2, line `0::`).
-fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
+/// The path in systemd's hierarchy (version 1) or in the only one (version 2, line `0::`). Public
+/// for `fuzz/`.
+#[must_use]
+pub fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
     let lines = || text.split(|b| *b == b'\n');
     // The path may hold any byte but a line's end, so split at the second colon only.
     let path = |wanted: &[u8]| {

@@ -194,6 +194,13 @@ pub(super) fn open_with_rotated(live: &Path, note: &mut dyn FnMut(Notice)) -> Ve
     in_order(logs)
 }
 
+/// A live log and its rotated neighbours, in no order.
+#[must_use]
+pub fn with_rotated(live: &Path) -> Vec<PathBuf> {
+    let rotated = list_rotated(live).unwrap_or_default();
+    std::iter::once(live.to_owned()).chain(rotated).collect()
+}
+
 /// Opens the rotated neighbours of a live log, in no order.
 pub(super) fn open_rotated(live: &Path, note: &mut dyn FnMut(Notice)) -> Vec<Log> {
     let mut logs = Vec::new();

@@ -13,6 +13,8 @@ pub mod show;
 mod time;
 mod unpack;
 
+pub use files::with_rotated;
 pub use filter::{AddressMatch, Filter, IdPrefix};
 pub use notice::{Flaw, Notice};
 pub use time::parse_time;
+pub(crate) use unpack::{Packing, unpack};

@@ -13,7 +13,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 const MAGIC_BYTES: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,
@@ -35,7 +35,7 @@ impl Packing {
 ///
 /// # Errors
 /// What reading the first bytes says.
-pub(super) fn unpack(mut file: File) -> io::Result<Box<dyn Read>> {
+pub(crate) fn unpack(mut file: File) -> io::Result<Box<dyn Read>> {
     let mut head = Vec::new();
     file.by_ref().take(MAGIC_BYTES).read_to_end(&mut head)?;
     let packing = Packing::infer(&head);

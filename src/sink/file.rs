@@ -1,12 +1,13 @@
 //! A log file that others rotate, remove and fill the disk under.
 //!
 //! One `write` a record, straight to the kernel, so that a killed process loses nothing that it told. A record is
-//! whole or not there: what a full disk tore is cut off again. Plugged into flexi_logger, whose own file writer
+//! whole or not there: what a full disk tore is cut off again, what a crash tore is ended before the next record. Only
+//! one portreeve writes to a file: it is locked. Plugged into flexi_logger, whose own file writer
 //! swallows errors, so that `reopen_output` reaches it; records come by `append`, which returns its error.
 
 #![expect(clippy::disallowed_methods, reason = "this module opens the log")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flexi_logger::DeferredNow;
 use flexi_logger::writers::LogWriter;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 /// Readable by its group, which reads logs; by nobody else, because arguments may tell secrets.
 const MODE: u32 = 0o640;
@@ -48,11 +50,25 @@ pub struct LogFile(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     /// Where the next record belongs.
     end: u64,
     /// True if a torn record could not be cut off.
     torn: bool,
+    /// True if the last line is a crash's and has no end yet.
+    unended: bool,
+    told: Vec<Incident>,
+    /// Why the path cannot be opened again, until it can.
+    refused: Option<String>,
+    /// Files that were left and may not be on the disk yet.
+    left: Vec<Arc<File>>,
+}
+
+/// A file as it was opened.
+struct Opened {
+    file: File,
+    end: u64,
+    unended: bool,
     told: Vec<Incident>,
 }
 
@@ -61,10 +77,50 @@ impl LogFile {
     ///
     /// # Errors
     /// If it cannot be opened for writing, is a symbolic link, no ordinary file, or has a second name: then what is
-    /// written to it could end where nobody meant it to.
+    /// written to it could end where nobody meant it to. `WouldBlock` if another portreeve writes to it.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let (file, end, told) = open(path, None)?;
-        Ok(Self(Arc::new(Mutex::new(Inner { path: path.to_owned(), file, end, torn: false, told }))))
+        let Opened { file, end, unended, told } = open(path, None)?;
+        lock(&file)?;
+        let (path, file) = (path.to_owned(), Arc::new(file));
+        Ok(Self(Arc::new(Mutex::new(Inner {
+            path,
+            file,
+            end,
+            torn: false,
+            unended,
+            told,
+            refused: None,
+            left: Vec::new(),
+        }))))
+    }
+
+    /// Device and inode of the file, and where the next record belongs.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn place(&self) -> io::Result<(u64, u64, u64)> {
+        let inner = self.lock();
+        let meta = inner.file.metadata()?;
+        Ok((meta.dev(), meta.ino(), inner.end))
+    }
+
+    /// The file, for whoever waits until the disk has it.
+    #[must_use]
+    pub fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.lock().file)
+    }
+
+    /// Files that were left since the last call and may not be on the disk yet.
+    #[must_use]
+    pub fn left(&self) -> Vec<Arc<File>> {
+        std::mem::take(&mut self.lock().left)
+    }
+
+    /// Has it told that so many bytes were cut off before it was opened.
+    pub fn tell_cut(&self, lost_bytes: u64) {
+        if lost_bytes > 0 {
+            self.lock().told.push(Incident::Truncated { lost_bytes });
+        }
     }
 
     /// Path as configured.
@@ -93,13 +149,11 @@ impl LogFile {
         if named.is_none_or(|named| (named.dev(), named.ino()) != (ours.dev(), ours.ino())) {
             match inner.reopen() {
                 // It lives under another name: better there than nowhere, until the path can be opened.
-                Err(e) if ours.nlink() > 0 => log::warn!("cannot open {} again: {e}", inner.path.display()),
+                Err(e) if ours.nlink() > 0 => inner.warn_once(&e),
                 outcome => outcome?,
             }
         } else if ours.len() < inner.end {
-            let lost_bytes = inner.end - ours.len();
-            inner.end = ours.len();
-            inner.told.push(Incident::Truncated { lost_bytes });
+            inner.note_truncation(&ours)?;
         }
         Ok(std::mem::take(&mut inner.told))
     }
@@ -118,7 +172,23 @@ impl LogFile {
 }
 
 impl Inner {
+    fn warn_once(&mut self, error: &io::Error) {
+        let why = error.to_string();
+        if self.refused.as_ref() != Some(&why) {
+            log::warn!("cannot open {} again, the old file is gone on with: {why}", self.path.display());
+            self.refused = Some(why);
+        }
+    }
+
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        if self.unended {
+            self.write(b"\n")?;
+            self.unended = false;
+        }
+        self.write(record)
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
         if self.torn {
             // The disk is so full, or so broken, that the torn record could not even be cut off.
             self.file.set_len(self.end)?;
@@ -126,7 +196,7 @@ impl Inner {
         }
         let mut written = 0;
         while written < record.len() {
-            let error = match self.file.write(record.get(written..).unwrap_or_default()) {
+            let error = match (&*self.file).write(record.get(written..).unwrap_or_default()) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(length) => {
                     written += length;
@@ -145,28 +215,54 @@ impl Inner {
         Ok(())
     }
 
+    /// Somebody cut it, to nothing mostly: what is left begins a file anew.
+    fn note_truncation(&mut self, ours: &Metadata) -> io::Result<()> {
+        let lost_bytes = self.end - ours.len();
+        let torn = torn_line(&self.file, ours.len())?;
+        (self.end, self.torn, self.unended) = (ours.len(), false, torn.is_some());
+        if ours.len() == 0 {
+            self.told.push(Incident::Opened { previous: Some(name_of(ours)) });
+        }
+        self.told.extend(torn);
+        self.told.push(Incident::Truncated { lost_bytes });
+        Ok(())
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        let (file, end, told) = open(&self.path, Some(&ours))?;
+        let Opened { file, end, unended, told } = open(&self.path, Some(&ours))?;
         let same = file.metadata().is_ok_and(|new| (new.dev(), new.ino()) == (ours.dev(), ours.ino()));
-        // The new one is open before the old one is let go.
-        let old = std::mem::replace(&mut self.file, file);
-        (self.end, self.torn) = (end, false);
-        if !same {
-            if let Err(e) = old.sync_data() {
-                log::warn!("cannot sync the rotated log: {e}");
-            }
-            // Of a file in which nothing was told, nothing is told.
-            self.told.retain(|incident| !matches!(incident, Incident::Opened { .. }));
-            self.told.extend(told);
+        if same {
+            // What is torn in it is our own, and is cut off before the next record.
+            return Ok(());
         }
+        lock(&file)?;
+        if self.torn {
+            let _ = self.file.set_len(self.end);
+        }
+        // The new one is open before the old one is let go.
+        self.left.push(std::mem::replace(&mut self.file, Arc::new(file)));
+        (self.end, self.torn, self.unended, self.refused) = (end, false, unended, None);
+        // Of a file in which nothing was told, nothing is told.
+        self.told.retain(|incident| !matches!(incident, Incident::Opened { .. }));
+        self.told.extend(told);
         Ok(())
     }
 }
 
-fn open(path: &Path, previous: Option<&std::fs::Metadata>) -> io::Result<(File, u64, Vec<Incident>)> {
+/// Two watchers in one file would each break the other's chain. A file system without locks cannot tell.
+fn lock(file: &File) -> io::Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "another portreeve writes to it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open(path: &Path, previous: Option<&Metadata>) -> io::Result<Opened> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .append(true)
         .read(true)
         .create(true)
@@ -185,15 +281,18 @@ fn open(path: &Path, previous: Option<&std::fs::Metadata>) -> io::Result<(File, 
     if meta.mode() & 0o002 != 0 {
         return refuse("everybody may write to it (mend: chmod o-w)");
     }
-    let previous = previous.map(|meta| format!("{}:{}", meta.dev(), meta.ino()));
+    let previous = previous.map(name_of);
     let mut told = vec![Incident::Opened { previous }];
-    let mut end = meta.len();
-    if let Some(torn) = torn_line(&mut file, end)? {
-        file.write_all(b"\n")?;
-        end += 1;
-        told.push(torn);
-    }
-    Ok((file, end, told))
+    let end = meta.len();
+    let torn = torn_line(&file, end)?;
+    let unended = torn.is_some();
+    told.extend(torn);
+    Ok(Opened { file, end, unended, told })
+}
+
+/// As records name a file.
+fn name_of(meta: &Metadata) -> String {
+    format!("{}:{}", meta.dev(), meta.ino())
 }
 
 /// ELOOP says nothing to most people.
@@ -207,11 +306,11 @@ fn explain(path: &Path, error: io::Error) -> io::Error {
 }
 
 /// The last line, if a crash or a full disk tore it: it does not end in a line end.
-fn torn_line(file: &mut File, end: u64) -> io::Result<Option<Incident>> {
+fn torn_line(mut file: &File, end: u64) -> io::Result<Option<Incident>> {
     let start = end.saturating_sub(64 * 1024);
     file.seek(SeekFrom::Start(start))?;
     let mut tail = Vec::new();
-    Read::by_ref(file).take(end - start).read_to_end(&mut tail)?;
+    Read::by_ref(&mut file).take(end - start).read_to_end(&mut tail)?;
     if tail.last().is_none_or(|last| *last == b'\n') {
         return Ok(None);
     }
@@ -330,7 +429,10 @@ mod tests {
         opened(&file);
         file.append(b"0123456789\n").unwrap();
         fs::write(&path, "").unwrap();
-        assert_eq!(opened(&file), [Incident::Truncated { lost_bytes: 11 }]);
+        assert!(matches!(
+            opened(&file)[..],
+            [Incident::Opened { previous: Some(_) }, Incident::Truncated { lost_bytes: 11 }]
+        ));
         file.append(b"next\n").unwrap();
         assert_eq!((opened(&file), fs::read(&path).unwrap()), (vec![], b"next\n".to_vec()), "and no hole");
     }

@@ -8,16 +8,18 @@ mod file;
 mod stdout;
 mod stream;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+
+use uuid::Uuid;
 
 pub use file::{Incident, LogFile};
 pub use stdout::Stdout;
 pub use stream::{GENESIS, Stream};
 
 use crate::connection::Moment;
-use crate::event::{Body, Event, Gap, Renderer, What};
+use crate::event::{Body, Event, Gap, Host, Renderer, What};
 use crate::text::{Style, line};
 
 /// Bytes of records that wait at most.
@@ -87,13 +89,19 @@ pub struct Sink {
     lost: u64,
     /// The last error, until a write succeeds.
     failing: Option<String>,
+    /// What happened to the file and is not told yet.
+    incidents: VecDeque<Incident>,
+    /// True until it was asked whether the file is another.
+    is_new: bool,
+    /// Moment of the last record that was taken.
+    last: Moment,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Dropped {
     from: Moment,
     to: Moment,
-    count: u64,
+    lost: BTreeMap<&'static str, u64>,
 }
 
 impl Sink {
@@ -110,6 +118,9 @@ impl Sink {
             dropped: None,
             lost: 0,
             failing: None,
+            incidents: VecDeque::new(),
+            is_new: false,
+            last: Moment::default(),
         }
     }
 
@@ -117,14 +128,22 @@ impl Sink {
     pub fn push(&mut self, event: &Event) {
         let body = self.renderer.render(event);
         let size = size_of(&body);
+        self.last = event.at;
         if self.waiting_bytes + size > BACKLOG {
             // More than memory may hold came at once: what can be written goes now. `flush` says if nobody reads.
             let _ = self.flush(event.at);
         }
-        if self.waiting_bytes + size > BACKLOG {
+        // What an open and its close repeat is given up first.
+        let room = if body.action == "connection-changed" { BACKLOG / 4 * 3 } else { BACKLOG };
+        if self.waiting_bytes + size > room {
             self.lost += 1;
-            let dropped = self.dropped.get_or_insert(Dropped { from: event.at, to: event.at, count: 0 });
-            (dropped.to, dropped.count) = (event.at, dropped.count + 1);
+            let dropped = self.dropped.get_or_insert_with(|| Dropped {
+                from: event.at,
+                to: event.at,
+                lost: BTreeMap::new(),
+            });
+            dropped.to = event.at;
+            *dropped.lost.entry(body.action).or_default() += 1;
             return;
         }
         self.waiting_bytes += size;
@@ -146,9 +165,9 @@ impl Sink {
             self.report(&e);
             return Ok(());
         }
-        if let Some(Dropped { from, to, count }) = self.dropped.take() {
-            let detail = self.failing.clone();
-            let gap = Gap { cause: "backlog_full", from, to, count: Some(count), detail };
+        if let Some(Dropped { from, to, lost }) = self.dropped.take() {
+            let (detail, count) = (self.failing.clone(), Some(lost.values().sum()));
+            let gap = Gap { cause: "backlog_full", from, to, count, detail, lost };
             self.push(&Event { at: now, what: What::Gap(Box::new(gap)) });
             return self.flush(now);
         }
@@ -201,43 +220,83 @@ impl Sink {
         }
     }
 
-    /// Opens the file again if it was renamed, removed or cut underneath; tells a new file's first record.
+    /// Opens the file again if it was renamed, removed or cut underneath; tells what happened to it, before what waits:
+    /// that is a file's first record.
     fn look_at_the_file(&mut self, now: Moment) -> io::Result<()> {
-        if let Destination::File(file) = &mut self.destination {
-            let incidents = file.look()?;
-            self.tell_incidents(&incidents, now);
+        let Destination::File(file) = &mut self.destination else { return Ok(()) };
+        let incidents = file.look()?;
+        if !incidents.is_empty() && incidents.iter().any(|i| matches!(i, Incident::Opened { .. })) {
+            // Of a file in which nothing was told, nothing is told.
+            self.incidents.retain(|incident| !matches!(incident, Incident::Opened { .. }));
+            self.is_new = true;
+        }
+        self.incidents.extend(incidents);
+        // They stand before what waits, and so does their time.
+        let first = self.waiting.front().map(|first| first.at);
+        let at = first.filter(|first| first.boot < now.boot).unwrap_or(now);
+        while let Some(incident) = self.incidents.front() {
+            let event = Event { at, what: self.tell(incident) };
+            let body = self.renderer.render(&event);
+            self.write(&body)?;
+            self.incidents.pop_front();
         }
         Ok(())
     }
 
-    /// Puts records about the file itself before those that wait: they are a file's first.
-    fn tell_incidents(&mut self, incidents: &[Incident], now: Moment) {
+    fn tell(&self, incident: &Incident) -> What {
         let path = match &self.destination {
             Destination::File(file) => file.path().display().to_string(),
-            Destination::Stdout(_) => return,
+            Destination::Stdout(_) => String::new(),
         };
-        // They stand before what waits, and so does their time.
-        let now =
-            self.waiting.front().map_or(now, |first| if first.at.boot < now.boot { first.at } else { now });
-        for incident in incidents.iter().rev() {
-            let path = path.clone();
-            let what = match incident {
-                Incident::Opened { previous } => What::LogOpened { path, previous: previous.clone() },
-                Incident::Repaired { offset, bytes } => {
-                    What::LogRepaired { path, offset: *offset, bytes: *bytes }
-                }
-                Incident::Truncated { lost_bytes } => What::Gap(Box::new(Gap {
-                    cause: "log_truncated",
-                    from: now,
-                    to: now,
-                    count: None,
-                    detail: Some(format!("{lost_bytes} bytes of the log were cut off by another program")),
-                })),
-            };
-            let body = self.renderer.render(&Event { at: now, what });
-            self.waiting_bytes += size_of(&body);
-            self.waiting.push_front(body);
+        match incident {
+            Incident::Opened { previous } => {
+                let (sequence, chain) = self.stream.place();
+                let chain = String::from_utf8_lossy(&chain).into_owned();
+                What::LogOpened { path, previous: previous.clone(), sequence, chain }
+            }
+            Incident::Repaired { offset, bytes } => {
+                What::LogRepaired { path, offset: *offset, bytes: *bytes }
+            }
+            Incident::Truncated { lost_bytes } => What::Gap(Box::new(Gap {
+                cause: "log_truncated",
+                from: self.last,
+                to: self.last,
+                count: None,
+                detail: Some(format!("{lost_bytes} bytes of the log were cut off by another program")),
+                lost: BTreeMap::new(),
+            })),
         }
+    }
+
+    /// What records repeat of the machine.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        self.renderer.host()
+    }
+
+    /// An id later than all that records bear so far.
+    pub fn new_id(&mut self, at: Moment) -> Uuid {
+        self.renderer.new_id(at)
+    }
+
+    /// Number and chain of the last record that was written.
+    #[must_use]
+    pub fn place(&self) -> (u64, [u8; 64]) {
+        self.stream.place()
+    }
+
+    /// The log, where there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&LogFile> {
+        match &self.destination {
+            Destination::File(file) => Some(file),
+            Destination::Stdout(_) => None,
+        }
+    }
+
+    /// True once if another file has been begun since the last call.
+    pub fn took_new_file(&mut self) -> bool {
+        std::mem::take(&mut self.is_new)
     }
 
     /// Records that memory could not hold, so far.
@@ -250,15 +309,6 @@ impl Sink {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.dropped.is_none() && self.destination.is_done()
-    }
-
-    /// Asks the disk to keep what was written.
-    pub fn sync(&mut self) {
-        if let Destination::File(file) = &self.destination
-            && let Err(e) = file.sync()
-        {
-            log::warn!("cannot sync {}: {e}", file.path().display());
-        }
     }
 }
 

@@ -31,6 +31,18 @@ impl Default for Stream {
 }
 
 impl Stream {
+    /// Goes on behind a record.
+    #[must_use]
+    pub fn resume(sequence: u64, chain: [u8; 64]) -> Self {
+        Self { sequence, chain }
+    }
+
+    /// Number and chain of the last record.
+    #[must_use]
+    pub fn place(&self) -> (u64, [u8; 64]) {
+        (self.sequence, self.chain)
+    }
+
     /// Gives a body the next place. `body` ends where `event.sequence` belongs.
     #[must_use]
     pub fn seal(&self, body: &[u8]) -> Sealed {

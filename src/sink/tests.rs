@@ -15,7 +15,8 @@ fn at(second: i64) -> Moment {
 
 fn event(second: i64, size: usize) -> Event {
     let detail = Some("x".repeat(size));
-    let gap = Gap { cause: "test", from: at(second), to: at(second), count: None, detail };
+    let gap =
+        Gap { cause: "test", from: at(second), to: at(second), count: None, detail, lost: BTreeMap::new() };
     Event { at: at(second), what: What::Gap(Box::new(gap)) }
 }
 

@@ -41,7 +41,7 @@ fn fields(records: &[Value]) -> BTreeMap<String, &'static str> {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "string",
-        Value::Number(number) if number.is_u64() => "integer",
+        Value::Number(number) if number.is_u64() || number.is_i64() => "integer",
         Value::Bool(_) => "boolean",
         Value::Array(items) => match items.first().map(kind) {
             None => "array",

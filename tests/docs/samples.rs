@@ -9,7 +9,7 @@ use clap::Parser;
 use portreeve::cli::Cli;
 use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
 use portreeve::event::{
-    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Started, What,
+    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Seal, Started, What,
 };
 use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
 use portreeve::sink::Stream;
@@ -61,10 +61,16 @@ pub fn events() -> Vec<Event> {
         to: moment(2),
         count: Some(7),
         detail: Some("full".into()),
+        lost: BTreeMap::from([("connection-opened", 7)]),
     };
     let path = || "/var/log/portreeve/events.jsonl".to_owned();
     let all = [
-        What::LogOpened { path: path(), previous: Some("64512:13".to_owned()) },
+        What::LogOpened {
+            path: path(),
+            previous: Some("64512:13".to_owned()),
+            sequence: 3,
+            chain: "0".repeat(64),
+        },
         What::LogRepaired { path: path(), offset: 6, bytes: 6 },
         What::Started(Box::new(started())),
         What::Opened(owned()),
@@ -74,8 +80,10 @@ pub fn events() -> Vec<Event> {
         What::Closed { connection: owned(), ending },
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
-        What::Reloaded { outcome: Ok(vec!["ports".to_owned()]) },
-        What::Reloaded { outcome: Err("line 2".to_owned()) },
+        What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
+        What::Reloaded { outcome: Err("line 2".to_owned()), settings: started().settings },
+        What::ClockStepped { by_us: -3_600_000_000 },
+        What::Sealed(Box::new(seal())),
         What::Stopped { reason: "SIGTERM".to_owned(), totals: Box::default() },
     ];
     all.into_iter().map(|what| Event { at: moment(3), what }).collect()
@@ -120,7 +128,9 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         | CloseReason::Refused
         | CloseReason::TimedOut
         | CloseReason::Unreachable
-        | CloseReason::OutOfScope => reason.name(),
+        | CloseReason::OutOfScope
+        | CloseReason::WhileDown
+        | CloseReason::Reboot => reason.name(),
     };
     let cut = |cut| match cut {
         ChainCut::Vanished | ChainCut::TooLong => cut.name(),
@@ -133,6 +143,8 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         CloseReason::Refused,
         CloseReason::TimedOut,
         CloseReason::Unreachable,
+        CloseReason::WhileDown,
+        CloseReason::Reboot,
         CloseReason::OutOfScope,
     ];
     // A connection that we opened and that has a row is in none of the others.
@@ -180,7 +192,21 @@ fn host() -> Host {
 }
 
 fn started() -> Started {
-    let typed = ["portreeve", "-l", "/log", "-n", "3", "-d", "10m", "-c", "/dev/null"];
+    let typed = [
+        "portreeve",
+        "-l",
+        "/log",
+        "-n",
+        "3",
+        "-d",
+        "10m",
+        "-c",
+        "/dev/null",
+        "--state-dir",
+        "/s",
+        "--seal",
+        "/k",
+    ];
     let lists = ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin"];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {
@@ -195,7 +221,22 @@ fn started() -> Started {
         events: Kind::ALL.into_iter().map(|kind| (kind.name(), "on".to_owned())).collect(),
         netns_scope: "all",
         namespaces: 3,
+        stream: "lost",
+        stream_reason: Some("it is gone".to_owned()),
+        previous_end: Some("clean"),
+        executable_sha256: Some("0".repeat(64)),
         warnings: vec!["something".to_owned()],
+    }
+}
+
+fn seal() -> Seal {
+    Seal {
+        epoch: 0,
+        key: "0".repeat(8),
+        sequence: 3,
+        chain: "0".repeat(64),
+        time: "2026-11-20T13:42:50.123456Z".to_owned(),
+        mac: "0".repeat(64),
     }
 }
 

@@ -1,0 +1,329 @@
+//! Every field that a record may hold: portreeve-events(5) as a table.
+//! Knows nothing of bytes or of parsing; `tests/verify` holds it against the page, so that they cannot drift apart.
+
+/// Kinds of records, as bits of a set.
+pub mod on {
+    /// `watch-started`
+    pub const START: u16 = 1;
+    /// `watch-stopped`
+    pub const STOP: u16 = 1 << 1;
+    /// `watch-reloaded`
+    pub const RELOAD: u16 = 1 << 2;
+    /// `connection-opened`
+    pub const OPEN: u16 = 1 << 3;
+    /// `connection-changed`
+    pub const CHANGE: u16 = 1 << 4;
+    /// `connection-closed`
+    pub const CLOSE: u16 = 1 << 5;
+    /// `gap`
+    pub const GAP: u16 = 1 << 6;
+    /// `coverage`
+    pub const COVER: u16 = 1 << 7;
+    /// `log-opened`
+    pub const FILE: u16 = 1 << 8;
+    /// `log-repaired`
+    pub const REPAIR: u16 = 1 << 9;
+    /// `clock-stepped`
+    pub const STEP: u16 = 1 << 10;
+    /// `seal`
+    pub const SEAL: u16 = 1 << 11;
+    /// What tells of a connection.
+    pub const CONN: u16 = OPEN | CHANGE | CLOSE;
+    /// All of them.
+    pub const ALL: u16 = (1 << 12) - 1;
+    /// None of them.
+    pub const NO: u16 = 0;
+}
+
+use on::{ALL, CHANGE, CLOSE, CONN, COVER, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP};
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A string to compare or to read.
+    Text,
+    /// An address as a string.
+    Ip,
+    /// RFC 3339, UTC, ending in `Z`.
+    Time,
+    /// A whole number from 0, of at most 64 bits.
+    Integer,
+    /// A whole number that may be below 0.
+    Signed,
+    /// `true` or `false`.
+    Boolean,
+    /// An array of strings.
+    Texts,
+    /// An array of whole numbers from 0.
+    Integers,
+    /// An object whose members count things by names that are not fixed.
+    Counts,
+}
+
+/// One field.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Names joined by dots.
+    pub path: &'static str,
+    /// What it holds.
+    pub kind: Type,
+    /// The records that may have it.
+    pub may: u16,
+    /// The records that must have it.
+    pub must: u16,
+}
+
+const fn field(path: &'static str, kind: Type, may: u16, must: u16) -> Field {
+    Field { path, kind, may, must }
+}
+
+/// Holds objects, one of them for each process.
+pub const ARRAY_OF_OBJECTS: &str = "portreeve.ancestry";
+
+use Type::{Boolean, Counts, Integer, Integers, Ip, Signed, Text, Texts, Time};
+
+/// The table. Objects are not named: they are where their members are.
+#[rustfmt::skip]
+pub const FIELDS: &[Field] = &[
+    field("@timestamp", Time, ALL, ALL),
+    field("message", Text, ALL, ALL),
+    field("ecs.version", Text, ALL, ALL),
+    field("agent.ephemeral_id", Text, ALL, ALL),
+    field("agent.id", Text, ALL, ALL),
+    field("agent.type", Text, ALL, ALL),
+    field("agent.version", Text, ALL, ALL),
+    field("host.boot.id", Text, ALL, NO),
+    field("host.name", Text, ALL, ALL),
+    field("host.os.full", Text, START, NO),
+    field("host.os.kernel", Text, START, NO),
+    field("host.os.type", Text, START, START),
+    field("container.id", Text, CONN, NO),
+    field("container.name", Text, CONN, NO),
+    field("container.runtime", Text, CONN, NO),
+    field("destination.bytes", Integer, CLOSE, NO),
+    field("destination.ip", Ip, CONN, CONN),
+    field("destination.port", Integer, CONN, CONN),
+    field("group.id", Text, CONN, NO),
+    field("network.bytes", Integer, CLOSE, NO),
+    field("network.community_id", Text, CONN, CONN),
+    field("network.direction", Text, CONN, CONN),
+    field("network.transport", Text, CONN, CONN),
+    field("network.type", Text, CONN, CONN),
+    field("process.args", Texts, CONN, NO),
+    field("process.args_count", Integer, CONN, NO),
+    field("process.cgroup", Text, CONN, NO),
+    field("process.command_line", Text, CONN, NO),
+    field("process.entity_id", Text, CONN, NO),
+    field("process.executable", Text, CONN, NO),
+    field("process.name", Text, CONN, NO),
+    field("process.parent.args", Texts, CONN, NO),
+    field("process.parent.command_line", Text, CONN, NO),
+    field("process.parent.executable", Text, CONN, NO),
+    field("process.parent.name", Text, CONN, NO),
+    field("process.parent.pid", Integer, CONN, NO),
+    field("process.parent.start", Time, CONN, NO),
+    field("process.pid", Integer, CONN, NO),
+    field("process.start", Time, CONN, NO),
+    field("process.tty.char_device.major", Integer, CONN, NO),
+    field("process.tty.char_device.minor", Integer, CONN, NO),
+    field("process.tty.name", Text, CONN, NO),
+    field("process.working_directory", Text, CONN, NO),
+    field("service.name", Text, CONN, NO),
+    field("source.bytes", Integer, CLOSE, NO),
+    field("source.ip", Ip, CONN, CONN),
+    field("source.port", Integer, CONN, CONN),
+    field("user.effective.id", Text, CONN, NO),
+    field("user.effective.name", Text, CONN, NO),
+    field("user.id", Text, CONN, NO),
+    field("user.name", Text, CONN, NO),
+    field("portreeve.ancestry.command_line", Text, CONN, NO),
+    field("portreeve.ancestry.executable", Text, CONN, NO),
+    field("portreeve.ancestry.name", Text, CONN, NO),
+    field("portreeve.ancestry.pid", Integer, CONN, NO),
+    field("portreeve.ancestry.remembered", Boolean, CONN, NO),
+    field("portreeve.ancestry.start", Time, CONN, NO),
+    field("portreeve.ancestry.user", Text, CONN, NO),
+    field("portreeve.ancestry_cut", Text, CONN, NO),
+    field("portreeve.args_cut.bytes", Integer, CONN, NO),
+    field("portreeve.attribution.holders", Integers, CONN, NO),
+    field("portreeve.attribution.latency_us", Integer, CONN, NO),
+    field("portreeve.attribution.reason", Text, CONN, NO),
+    field("portreeve.attribution.status", Text, CONN, CONN),
+    field("portreeve.boottime_us", Integer, ALL, ALL),
+    field("portreeve.changed", Texts, CHANGE, CHANGE),
+    field("portreeve.clock.by_us", Signed, STEP, STEP),
+    field("portreeve.close.bytes_exact", Boolean, CLOSE, NO),
+    field("portreeve.close.exact", Boolean, CLOSE, CLOSE),
+    field("portreeve.close.gone_by", Time, CLOSE, CLOSE),
+    field("portreeve.close.last_seen", Time, CLOSE, NO),
+    field("portreeve.close.reason", Text, CLOSE, CLOSE),
+    field("portreeve.connection.cookie", Text, CONN, NO),
+    field("portreeve.connection.id", Text, CONN, CONN),
+    field("portreeve.connection.inode", Integer, CONN, NO),
+    field("portreeve.connection.netns", Integer, CONN, NO),
+    field("portreeve.connection.seen", Text, CONN, CONN),
+    field("portreeve.connection.state", Text, CONN, CONN),
+    field("portreeve.coverage.accounted", Integer, COVER, NO),
+    field("portreeve.coverage.agrees", Boolean, COVER, NO),
+    field("portreeve.coverage.attribution_latency_us.count", Integer, COVER, COVER),
+    field("portreeve.coverage.attribution_latency_us.max", Integer, COVER, COVER),
+    field("portreeve.coverage.attribution_latency_us.p50", Integer, COVER, COVER),
+    field("portreeve.coverage.attribution_latency_us.p99", Integer, COVER, COVER),
+    field("portreeve.coverage.closes", Integer, COVER, COVER),
+    field("portreeve.coverage.comparable", Boolean, COVER, COVER),
+    field("portreeve.coverage.failed_reads", Integer, COVER, COVER),
+    field("portreeve.coverage.from", Time, COVER, NO),
+    field("portreeve.coverage.kernel.active_opens", Integer, COVER, COVER),
+    field("portreeve.coverage.kernel.attempt_fails", Integer, COVER, COVER),
+    field("portreeve.coverage.late", Integer, COVER, COVER),
+    field("portreeve.coverage.live", Integer, COVER, COVER),
+    field("portreeve.coverage.lookups", Integer, COVER, COVER),
+    field("portreeve.coverage.lost.destroy", Integer, COVER, NO),
+    field("portreeve.coverage.lost.proc", Integer, COVER, NO),
+    field("portreeve.coverage.lost.syn", Integer, COVER, NO),
+    field("portreeve.coverage.missed_at_most", Integer, COVER, NO),
+    field("portreeve.coverage.namespaces", Integer, COVER, COVER),
+    field("portreeve.coverage.namespaces_left_out", Integer, COVER, COVER),
+    field("portreeve.coverage.opens", Integer, COVER, COVER),
+    field("portreeve.coverage.poll_interval_us.count", Integer, COVER, COVER),
+    field("portreeve.coverage.poll_interval_us.max", Integer, COVER, COVER),
+    field("portreeve.coverage.poll_interval_us.p50", Integer, COVER, COVER),
+    field("portreeve.coverage.poll_interval_us.p99", Integer, COVER, COVER),
+    field("portreeve.coverage.polls", Integer, COVER, COVER),
+    field("portreeve.coverage.reads", Integer, COVER, COVER),
+    field("portreeve.coverage.seen.destroy", Integer, COVER, NO),
+    field("portreeve.coverage.seen.poll", Integer, COVER, NO),
+    field("portreeve.coverage.seen.start", Integer, COVER, NO),
+    field("portreeve.coverage.seen.syn", Integer, COVER, NO),
+    field("portreeve.coverage.seen.time_wait", Integer, COVER, NO),
+    field("portreeve.coverage.to", Time, COVER, NO),
+    field("portreeve.coverage.unattributed.budget", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.denied", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.holder_vanished", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.in_flight", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.no_holder", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.time_wait", Integer, COVER, NO),
+    field("portreeve.coverage.unmatched", Integer, COVER, COVER),
+    field("portreeve.denied", Texts, CONN, NO),
+    field("portreeve.executable_deleted", Boolean, CONN, NO),
+    field("portreeve.gap.cause", Text, GAP, GAP),
+    field("portreeve.gap.count", Integer, GAP, NO),
+    field("portreeve.gap.detail", Text, GAP, NO),
+    field("portreeve.gap.from", Time, GAP, GAP),
+    field("portreeve.gap.lost", Counts, GAP, NO),
+    field("portreeve.gap.to", Time, GAP, GAP),
+    field("portreeve.log.bytes", Integer, REPAIR, REPAIR),
+    field("portreeve.log.continues.chain", Text, FILE, NO),
+    field("portreeve.log.continues.sequence", Integer, FILE, NO),
+    field("portreeve.log.offset", Integer, REPAIR, REPAIR),
+    field("portreeve.log.path", Text, FILE | REPAIR, FILE | REPAIR),
+    field("portreeve.log.previous", Text, FILE, NO),
+    field("portreeve.login.name", Text, CONN, NO),
+    field("portreeve.login.session", Integer, CONN, NO),
+    field("portreeve.login.uid", Integer, CONN, NO),
+    field("portreeve.redacted", Integer, CONN, NO),
+    field("portreeve.schema", Integer, ALL, ALL),
+    field("portreeve.seal.chain", Text, SEAL, SEAL),
+    field("portreeve.seal.epoch", Integer, SEAL, SEAL),
+    field("portreeve.seal.key", Text, SEAL, SEAL),
+    field("portreeve.seal.mac", Text, SEAL, SEAL),
+    field("portreeve.seal.sequence", Integer, SEAL, SEAL),
+    field("portreeve.seal.time", Time, SEAL, SEAL),
+    field("portreeve.truncated", Texts, ALL, NO),
+    field("portreeve.watch.capabilities", Texts, START, NO),
+    field("portreeve.watch.changed", Texts, RELOAD, NO),
+    field("portreeve.watch.error", Text, RELOAD, NO),
+    field("portreeve.watch.events.destroy", Text, START, NO),
+    field("portreeve.watch.events.proc", Text, START, NO),
+    field("portreeve.watch.events.syn", Text, START, NO),
+    field("portreeve.watch.executable_sha256", Text, START, NO),
+    field("portreeve.watch.init_netns", Integer, START, NO),
+    field("portreeve.watch.namespaces", Integer, START, START),
+    field("portreeve.watch.netns", Integer, START, NO),
+    field("portreeve.watch.netns_scope", Text, START, NO),
+    field("portreeve.watch.owners", Text, START, NO),
+    field("portreeve.watch.previous_end", Text, START, NO),
+    field("portreeve.watch.reason", Text, STOP, STOP),
+    field("portreeve.watch.settings.color", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.count", Integer, START | RELOAD, NO),
+    field("portreeve.watch.settings.duration", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.events", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.exclude", Texts, START | RELOAD, NO),
+    field("portreeve.watch.settings.format", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.include", Texts, START | RELOAD, NO),
+    field("portreeve.watch.settings.interval", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.log-file", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.mask", Texts, START | RELOAD, NO),
+    field("portreeve.watch.settings.netns", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.ports", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.seal", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.source", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.utc", Boolean, START | RELOAD, NO),
+    field("portreeve.watch.source", Text, START, NO),
+    field("portreeve.watch.source_reason", Text, START, START),
+    field("portreeve.watch.stream", Text, START, NO),
+    field("portreeve.watch.stream_reason", Text, START, NO),
+    field("portreeve.watch.totals.active_opens", Integer, STOP, STOP),
+    field("portreeve.watch.totals.closes", Integer, STOP, STOP),
+    field("portreeve.watch.totals.doubtful_ends", Integer, STOP, STOP),
+    field("portreeve.watch.totals.duplicate_rows", Integer, STOP, STOP),
+    field("portreeve.watch.totals.ends_left_out", Integer, STOP, STOP),
+    field("portreeve.watch.totals.failed_reads", Integer, STOP, STOP),
+    field("portreeve.watch.totals.incomparable", Integer, STOP, STOP),
+    field("portreeve.watch.totals.late", Integer, STOP, STOP),
+    field("portreeve.watch.totals.live", Integer, STOP, STOP),
+    field("portreeve.watch.totals.lookups", Integer, STOP, STOP),
+    field("portreeve.watch.totals.lost", Integer, STOP, STOP),
+    field("portreeve.watch.totals.missed_at_most", Integer, STOP, STOP),
+    field("portreeve.watch.totals.notices_lost", Integer, STOP, STOP),
+    field("portreeve.watch.totals.opens", Integer, STOP, STOP),
+    field("portreeve.watch.totals.passed", Integer, STOP, STOP),
+    field("portreeve.watch.totals.polls", Integer, STOP, STOP),
+    field("portreeve.watch.totals.reads", Integer, STOP, STOP),
+    field("portreeve.watch.totals.standing_ends", Integer, STOP, STOP),
+    field("portreeve.watch.totals.unattributed", Integer, STOP, STOP),
+    field("portreeve.watch.totals.unparsed_rows", Integer, STOP, STOP),
+    field("portreeve.watch.uid", Integer, START, NO),
+    field("portreeve.watch.warnings", Texts, START, START),
+    field("event.action", Text, ALL, ALL),
+    field("event.kind", Text, ALL, ALL),
+    field("event.category", Texts, ALL, ALL),
+    field("event.type", Texts, ALL, ALL),
+    field("event.outcome", Text, ALL, ALL),
+    field("event.reason", Text, CLOSE, CLOSE),
+    field("event.start", Time, CONN, NO),
+    field("event.end", Time, CLOSE, CLOSE),
+    field("event.duration", Integer, CLOSE, NO),
+    field("event.id", Text, ALL, ALL),
+    field("event.provider", Text, ALL, ALL),
+    field("event.dataset", Text, ALL, ALL),
+    field("event.sequence", Integer, ALL, ALL),
+    field("chain", Text, ALL, ALL),
+];
+
+/// Where a field stands in the table; for constants: a name that is not there does not compile.
+#[must_use]
+pub const fn index_of(path: &str) -> usize {
+    let mut index = 0;
+    let mut rest: &[Field] = FIELDS;
+    while let [first, others @ ..] = rest {
+        if same(first.path.as_bytes(), path.as_bytes()) {
+            return index;
+        }
+        index += 1;
+        rest = others;
+    }
+    panic!("no such field")
+}
+
+const fn same(mut a: &[u8], mut b: &[u8]) -> bool {
+    while let ([x, more_a @ ..], [y, more_b @ ..]) = (a, b) {
+        if *x != *y {
+            return false;
+        }
+        (a, b) = (more_a, more_b);
+    }
+    a.is_empty() && b.is_empty()
+}

@@ -1,0 +1,125 @@
+//! Fields whose values are a closed set: part of V5.
+//! Knows which words portreeve-events(5) names, not what follows from them.
+
+use super::fields::on;
+use super::record::{ACTIONS, Record, f};
+
+/// Words that a field may hold.
+type Words = &'static [&'static str];
+
+const STATES: Words = &[
+    "syn_sent",
+    "established",
+    "fin_wait1",
+    "fin_wait2",
+    "time_wait",
+    "close_wait",
+    "last_ack",
+    "closing",
+    "close",
+    "syn_recv",
+    "listen",
+    "new_syn_recv",
+    "unknown",
+];
+const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
+const STATUSES: Words = &["owned", "shared", "unknown"];
+const WHY_UNKNOWN: Words = &["no_holder", "in_flight", "holder_vanished", "denied", "time_wait", "budget"];
+const REASONS: Words = &[
+    "closed",
+    "reset",
+    "refused",
+    "timed_out",
+    "unreachable",
+    "failed",
+    "cancelled",
+    "out_of_scope",
+    "while_down",
+    "reboot",
+];
+/// Causes of gaps.
+pub const CAUSES: Words = &[
+    "backlog_full",
+    "log_truncated",
+    "read_failed",
+    "events_lost",
+    "events_failed",
+    "source_failed",
+    "opens_missed",
+    "events_off",
+    "netns_unreadable",
+    "stalled",
+    "not_watching",
+    "suspended",
+    "table_full",
+    "attribution_lost",
+    "sync_failed",
+    "state_failed",
+];
+
+/// What an action's `event.kind`, `.category`, `.type` and `.dataset` are.
+fn labels(action: usize) -> [&'static str; 4] {
+    let kinds = match ACTIONS.get(action).copied().unwrap_or_default() {
+        "watch-started" => ["state", "[\"start\"]"],
+        "watch-stopped" => ["state", "[\"end\"]"],
+        "watch-reloaded" => ["state", "[\"change\"]"],
+        "connection-opened" => ["event", "[\"connection\",\"start\"]"],
+        "connection-changed" => ["event", "[\"connection\",\"change\"]"],
+        "connection-closed" => ["event", "[\"connection\",\"end\"]"],
+        "gap" => ["state", "[\"error\"]"],
+        "coverage" => ["metric", "[\"info\"]"],
+        _ => ["state", "[\"info\"]"],
+    };
+    let [kind, types] = kinds;
+    if kind == "event" {
+        [kind, "[\"network\"]", types, "portreeve.connection"]
+    } else {
+        [kind, "[\"host\"]", types, "portreeve.watch"]
+    }
+}
+
+/// What is said of the first field that holds a word which it may not.
+pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
+    let wrong = |field: usize| {
+        let name = super::fields::FIELDS.get(field).map_or("", |field| field.path);
+        Some(format!("{name} is {}", record.quote(field)))
+    };
+    let [kind, category, types, dataset] = labels(action);
+    let fixed = [
+        (f::AGENT, "portreeve"),
+        (f::PROVIDER, "portreeve"),
+        (f::SCHEMA, "1"),
+        (f::KIND, kind),
+        (f::CATEGORY, category),
+        (f::TYPE, types),
+        (f::DATASET, dataset),
+    ];
+    if let Some((field, _)) = fixed.into_iter().find(|(field, word)| !record.is(*field, word)) {
+        return wrong(field);
+    }
+    let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
+    let rest: &[(usize, Words)] = match record.action {
+        on::OPEN | on::CHANGE => &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES)],
+        on::CLOSE => {
+            &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
+        }
+        on::GAP => &[(f::CAUSE, CAUSES)],
+        _ => &[],
+    };
+    open.iter_mut().skip(1).zip(rest).for_each(|(place, words)| *place = *words);
+    let is_known = |(field, words): &&(usize, Words)| {
+        let text = record.text(*field).unwrap_or_default();
+        words.iter().any(|word| word.as_bytes() == text)
+    };
+    if let Some((field, _)) = open.iter().find(|pair| !is_known(pair)) {
+        return wrong(*field);
+    }
+    let why = record.text(f::WHY_UNKNOWN);
+    if why.is_some_and(|why| !WHY_UNKNOWN.iter().any(|word| word.as_bytes() == why)) {
+        return wrong(f::WHY_UNKNOWN);
+    }
+    if record.action == on::CLOSE && record.text(f::EVENT_REASON) != record.text(f::CLOSE_REASON) {
+        return wrong(f::EVENT_REASON);
+    }
+    None
+}
