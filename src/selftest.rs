@@ -184,8 +184,13 @@ pub fn sees_all_owners(proc: &Proc) -> bool {
 pub fn executable_sha256() -> Option<String> {
     let (mut file, mut hash) = (std::fs::File::open("/proc/self/exe").ok()?, Sha256::new());
     let mut piece = vec![0; 64 * 1024];
-    while let Some(read) = file.read(&mut piece).ok()?.checked_sub(1) {
-        hash.update(piece.get(..=read)?);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => hash.update(piece.get(..read)?),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -32,6 +32,7 @@ mod records;
 mod roles;
 mod tables;
 mod tap;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn inside(args: &[String]) -> ExitCode {
             Section::Memory => memory::run(&plan),
             Section::Recall => recall::run(&plan),
             Section::Flood => flood::run(&plan),
+            Section::Verify => verify::run(&plan),
         };
         println!("{}", before.until_now());
         goals.extend(reached);

@@ -14,6 +14,7 @@ cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sud
   memory     resident memory, binary size
   recall     which share of short connections is seen, and attributed
   flood      10,000 connections a second: what is told, memory, pace
+  verify     checking a log of a million records
 ";
 
 #[derive(Clone, Copy, PartialEq)]
@@ -27,9 +28,10 @@ pub enum Section {
     Memory,
     Recall,
     Flood,
+    Verify,
 }
 
-const ALL: [(&str, Section); 9] = [
+const ALL: [(&str, Section); 10] = [
     ("quiet", Section::Quiet),
     ("processes", Section::Processes),
     ("active", Section::Active),
@@ -39,6 +41,7 @@ const ALL: [(&str, Section); 9] = [
     ("memory", Section::Memory),
     ("recall", Section::Recall),
     ("flood", Section::Flood),
+    ("verify", Section::Verify),
 ];
 
 pub struct Plan {
@@ -67,6 +70,8 @@ pub struct Plan {
     pub flood: Duration,
     /// A log has come to rest when nothing was written for so many seconds.
     pub still: u32,
+    /// Records of the log that is checked.
+    pub records: u64,
     /// Connections followed at once for the memory row.
     pub followed: usize,
 }
@@ -112,6 +117,7 @@ impl Plan {
             flood: Duration::from_secs(30),
             still: 6,
             recalls: 200,
+            records: 1_000_000,
             followed: 50_000,
         }
     }
@@ -137,6 +143,7 @@ impl Plan {
             flood: Duration::from_secs(3),
             still: 1,
             recalls: 20,
+            records: 50_000,
             followed: 5_000,
             ..full
         }

@@ -74,8 +74,10 @@ pub fn parse_ring(text: &[u8]) -> Option<Vec<Inode>> {
     Some(lines.take_while(|line| line.starts_with(b" ")).filter_map(socket).collect())
 }
 
-/// True if `fdinfo` of a unix socket says that descriptors wait in it to be received (Linux 5.5).
-fn parse_in_flight(text: &[u8]) -> bool {
+/// True if `fdinfo` of a unix socket says that descriptors wait in it to be received (Linux 5.5). Public for
+/// `fuzz/`.
+#[must_use]
+pub fn parse_in_flight(text: &[u8]) -> bool {
     let mut lines = text.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"scm_fds:"));
     lines.next().and_then(|count| parse_u64(count.trim_ascii())).is_some_and(|count| count > 0)
 }

@@ -6,7 +6,7 @@ use std::io;
 
 use super::Options;
 use super::fields::on;
-use super::findings::Findings;
+use super::findings::{Excuse, Findings};
 use super::lines::{Lines, Step};
 use super::record::{Reader, Record, Wrong, f};
 use super::seal::Seals;
@@ -92,7 +92,8 @@ impl Check {
                 }
                 Step::Unended => {
                     self.log.summary.others += 1;
-                    found.add(1, "the file ends within the line, and is not the newest".to_owned());
+                    let text = "the file ends within the line, and is not the newest".to_owned();
+                    found.hold(1, text, Excuse::Crash, 0, 0);
                 }
                 Step::Line if self.is_torn(lines) => self.log.summary.torn += 1,
                 Step::Line => is_first = !self.line(lines.line(), is_first, found) && is_first,
@@ -125,13 +126,17 @@ impl Check {
     /// True if a record behind the line says that it was torn. Only a few records about the file may stand between.
     fn is_torn(&mut self, lines: &Lines) -> bool {
         const MOST_BETWEEN: usize = 4;
+        const MOST_BYTES: usize = 2_048;
         let (offset, length) = (lines.offset, lines.line().len() as u64);
-        for next in lines.following().split(|byte| *byte == b'\n').take(MOST_BETWEEN) {
-            let head = next.get(next.len().saturating_sub(640)..).unwrap_or_default();
+        let mut following = lines.following();
+        for _ in 0..MOST_BETWEEN {
             // Records of connections are longer, and follow most lines.
-            if next.len() > 2_048
-                || memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at))
-            {
+            let near = following.get(..MOST_BYTES).unwrap_or(following);
+            let Some(length_of_next) = memchr::memchr(b'\n', near) else { return false };
+            let next = following.get(..length_of_next).unwrap_or_default();
+            following = following.get(length_of_next + 1..).unwrap_or_default();
+            let head = next.get(next.len().saturating_sub(640)..).unwrap_or_default();
+            if memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at)) {
                 return false;
             }
             let Some(record) = self.scout.read(next, &mut Vec::new()) else { return false };
@@ -159,16 +164,24 @@ impl Check {
             }
         }
         if let Some(now) = expect_live {
-            let age = self.log.fresh.map(|fresh| now.saturating_sub(fresh));
-            match age {
-                None => found.add(45, "no coverage and no seal was told".to_owned()),
+            // Whoever cuts off the end could write a coverage of now, but no seal.
+            let (fresh, what) = match self.log.seals.has_secret() {
+                true => (self.log.seals.proved_at, "proved seal"),
+                false => (self.log.fresh, "coverage or seal"),
+            };
+            match fresh.map(|fresh| now.saturating_sub(fresh)) {
+                None => found.add(45, format!("no {what} was told")),
                 Some(age) if age > FRESH => {
-                    found.add(45, format!("the newest coverage or seal is {} s old", age / 1_000_000));
+                    found.add(45, format!("the newest {what} is {} s old", age / 1_000_000));
                 }
                 Some(_) => {}
             }
         }
+        if self.log.seals.has_secret() && self.log.seals.proved == 0 {
+            found.add(44, "there is no seal that the secret proves".to_owned());
+        }
         self.log.summary.seals = (self.log.seals.count, self.log.seals.proved);
+        self.log.summary.epochs = self.log.seals.epochs;
         self.log.summary.count(found.counts());
         self.log.summary
     }
