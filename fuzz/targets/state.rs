@@ -22,20 +22,22 @@ use super::is_printable;
 
 pub fn run(data: &[u8]) {
     let place = Temporary::new();
-    let folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
-    let mut lines = data.split(|byte| *byte == b'\n');
-    let state = lines.next().unwrap_or_default();
+    let mut folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
+    let mut lines = data.split_inclusive(|byte| *byte == b'\n');
+    let head = lines.next().unwrap_or_default();
+    let value: Value = serde_json::from_slice(head).unwrap_or_default();
+    let connections = usize::try_from(value["live"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+    let state = lines.by_ref().take(connections).fold(head.to_vec(), |state, line| [&state, line].concat());
     let log = place.0.join("log");
     fs::write(place.0.join("state/state.json"), state).unwrap();
-    fs::write(&log, behind(state, lines)).unwrap();
-    let Past::Known(found) = folder.past(&log) else { return };
+    fs::write(&log, behind(&value, lines.map(<[u8]>::trim_ascii_end))).unwrap();
+    let Past::Known { state: found, .. } = folder.past(&log) else { return };
     tell(&found);
-    keeps(&folder, &log, &found);
+    keeps(&mut folder, &log, &found);
 }
 
 /// These beginnings of records as a log that goes on from the state.
-fn behind<'a>(state: &[u8], bodies: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let state: Value = serde_json::from_slice(state).unwrap_or_default();
+fn behind<'a>(state: &Value, bodies: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let chain = state["chain"].as_str().and_then(|chain| chain.as_bytes().try_into().ok()).unwrap_or(GENESIS);
     let sequence = state["sequence"].as_u64().filter(|sequence| *sequence < u64::MAX - 10_000).unwrap_or(0);
     let mut stream = Stream::resume(sequence, chain);
@@ -77,15 +79,18 @@ fn tell(state: &State) {
     }
 }
 
-/// A state that is saved at the end of its log is the same when it is found again.
-fn keeps(folder: &Folder, log: &Path, state: &State) {
+/// A state that stands in its log and is saved is the same when it is found again.
+fn keeps(folder: &mut Folder, log: &Path, state: &State) {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(log).unwrap();
-    let mut state = state.clone();
-    (state.place.device, state.place.inode, state.place.offset) = (meta.dev(), meta.ino(), meta.len());
-    folder.save(&state, &host()).expect("room on the disk");
-    let Past::Known(again) = folder.past(log) else { panic!("what was saved is not found again") };
+    if (state.place.device, state.place.inode) != (meta.dev(), meta.ino()) {
+        return;
+    }
+    folder.save(state, &host()).expect("room on the disk");
+    let Past::Known { state: again, .. } = folder.past(log) else {
+        panic!("what was saved is not found again")
+    };
     let ids = |state: &State| state.live.iter().map(|live| live.connection.id).collect::<Vec<_>>();
-    assert_eq!((ids(&again), again.sequence, again.chain), (ids(&state), state.sequence, state.chain));
+    assert_eq!((ids(&again), again.sequence, again.chain), (ids(state), state.sequence, state.chain));
     assert_eq!((again.seal, again.last_id, again.is_clean), (state.seal, state.last_id, state.is_clean));
 }

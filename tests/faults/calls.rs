@@ -104,11 +104,11 @@ fn fail_each(bench: &mut Bench, calls: &[(&'static str, &[&'static str])]) {
 
 /// One test a group and a source: they run beside each other.
 macro_rules! groups {
-    ($($name:ident: $calls:expr, $source:literal;)*) => {$(
+    ($($name:ident: $calls:expr, $source:literal, $restarts:literal;)*) => {$(
         #[test]
         fn $name() {
             let lab = lab!("strace");
-            match Bench::new(lab, $source) {
+            match Bench::new(lab, $source, $restarts) {
                 Ok(mut bench) => fail_each(&mut bench, $calls),
                 Err(reason) => support::not_run(stringify!($name), &reason),
             }
@@ -117,17 +117,17 @@ macro_rules! groups {
 }
 
 groups! {
-    a_reading_that_fails_makes_nothing_up: READING, "netlink";
-    a_reading_of_tables_that_fails_makes_nothing_up: READING, "procfs";
-    a_write_that_fails_loses_nothing_untold: WRITING, "netlink";
-    a_notice_that_fails_to_come_makes_nothing_up: LISTENING, "netlink";
-    a_watch_that_cannot_begin_says_why: BEGINNING, "netlink";
+    a_reading_that_fails_makes_nothing_up: READING, "netlink", false;
+    a_reading_of_tables_that_fails_makes_nothing_up: READING, "procfs", false;
+    a_write_that_fails_loses_nothing_untold: WRITING, "netlink", true;
+    a_notice_that_fails_to_come_makes_nothing_up: LISTENING, "netlink", false;
+    a_watch_that_cannot_begin_says_why: BEGINNING, "netlink", false;
 }
 
 #[test]
 fn a_fault_that_stays_is_told_and_makes_nothing_up() {
     let lab = lab!("strace");
-    let mut bench = match Bench::new(lab, "netlink") {
+    let mut bench = match Bench::new(lab, "netlink", true) {
         Ok(bench) => bench,
         Err(reason) => return support::not_run("a_fault_that_stays_is_told_and_makes_nothing_up", &reason),
     };
