@@ -118,6 +118,8 @@ pub enum Reason {
     HolderVanished,
     /// Some processes' descriptors may not be read.
     Denied,
+    /// Some process let us wait for its descriptors.
+    Timeout,
     /// Only the end was seen: the kernel had already forgotten the owner.
     TimeWait,
     /// The search has not finished; a later record may tell.
@@ -134,6 +136,7 @@ impl Reason {
             Self::NoHolder => "no_holder",
             Self::HolderVanished => "holder_vanished",
             Self::Denied => "denied",
+            Self::Timeout => "timeout",
             Self::TimeWait => "time_wait",
             Self::Budget => "budget",
             Self::InFlight => "in_flight",

@@ -280,7 +280,7 @@ impl Quest<'_> {
             if self.wanted.is_empty() {
                 return false;
             }
-            let Some((holder, descriptor)) = self.proc.next_descriptor(table) else { return false };
+            let Some((holder, descriptor)) = self.proc.next_descriptor(held, table) else { return false };
             match descriptor {
                 Descriptor::Socket(inode) if self.wanted.contains_key(&inode) => {
                     self.answer(held, holder, inode);

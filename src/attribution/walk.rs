@@ -7,6 +7,7 @@
 //! descriptors, not which.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use super::search::{Ages, Found, Quest};
 use crate::connection::Inode;
@@ -15,6 +16,8 @@ use crate::process::{Holder, Reason};
 
 /// So many descriptors are looked at in one step.
 const STEP: usize = 64;
+/// They take no longer than this where they have not to be waited for.
+const STEP_TIME: Duration = Duration::from_micros(500);
 /// A table with more than this is put aside until the others of its stage were read, ...
 const BIG: usize = 1_024;
 /// ... as long as there are not more such tables than this: each costs a descriptor.
@@ -47,6 +50,7 @@ pub(super) struct Walk {
     rings: Vec<Holder>,
     sockets: Vec<Holder>,
     denied: bool,
+    silent: bool,
     in_flight: bool,
 }
 
@@ -95,6 +99,7 @@ impl Walk {
             rings: Vec::new(),
             sockets: Vec::new(),
             denied: false,
+            silent: false,
             in_flight: false,
         })
     }
@@ -112,7 +117,16 @@ impl Walk {
 
     /// Goes on a little. False: it is at its end; where it visited everybody, what it covers is answered.
     pub(super) fn step(&mut self, quest: &mut Quest) -> bool {
-        self.steps += 1;
+        let (spent, silences) = (quest.proc.spent_elsewhere(), quest.proc.silences());
+        let goes_on = self.go_on(quest);
+        // Who has us wait does so in his own turns.
+        let spent = quest.proc.spent_elsewhere().saturating_sub(spent);
+        self.steps += 1 + u64::try_from(spent.as_micros() / STEP_TIME.as_micros()).unwrap_or(0);
+        self.silent |= quest.proc.silences() != silences;
+        goes_on
+    }
+
+    fn go_on(&mut self, quest: &mut Quest) -> bool {
         if let Some(listing) = &mut self.listing {
             match listing.next() {
                 Some(portion) => self.listed.extend(portion),
@@ -224,10 +238,11 @@ impl Walk {
             Stage::Threads => Stage::Rings,
             Stage::Rings => Stage::Flight,
             Stage::Flight => {
-                let reason = match (self.denied, self.in_flight) {
-                    (true, _) => Reason::Denied,
-                    (false, true) => Reason::InFlight,
-                    (false, false) => Reason::NoHolder,
+                let reason = match self {
+                    Self { silent: true, .. } => Reason::Timeout,
+                    Self { denied: true, .. } => Reason::Denied,
+                    Self { in_flight: true, .. } => Reason::InFlight,
+                    _ => Reason::NoHolder,
                 };
                 let left = self.covers.drain(..).filter(|inode| quest.wanted.remove(inode).is_some());
                 quest.found.extend(left.map(|inode| (inode, Found::Nobody(reason))));

@@ -204,10 +204,11 @@ impl Pipeline {
 
     fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
         self.attributor.begin_tick();
-        // By CPU time: what another process takes of the core is not spent on searching.
-        let began = (self.cputime)();
-        let found = self.search.run(proc, wanted, &self.cputime, began + time);
-        let spent = (self.cputime)().saturating_sub(began);
+        // By CPU time: what another process takes of the core is not spent on searching. What has to be waited for is.
+        let clock = || (self.cputime)() + proc.spent_elsewhere();
+        let began = clock();
+        let found = self.search.run(proc, wanted, &clock, began + time);
+        let spent = clock().saturating_sub(began);
         self.search_left = self.search_left.saturating_sub(spent);
         found
     }

@@ -18,6 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, fstatfs, openat, readlinkat, statat};
@@ -389,13 +390,13 @@ fn read_text_at(dir: impl AsFd, name: &str, most: usize) -> Result<Vec<u8>, Errn
 /// The numbers in a folder, in portions: one of any size can be left and gone on with, since the kernel keeps the place.
 #[derive(Debug)]
 pub struct Listing {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
 }
 
 impl Listing {
     fn open(dir: impl AsFd, name: &str) -> Result<Self, Errno> {
         let dir = openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { dir })
+        Ok(Self { dir: Arc::new(dir) })
     }
 }
 

@@ -203,6 +203,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unattributed.in_flight", Integer, COVER, NO),
     field("portreeve.coverage.unattributed.no_holder", Integer, COVER, NO),
     field("portreeve.coverage.unattributed.time_wait", Integer, COVER, NO),
+    field("portreeve.coverage.unattributed.timeout", Integer, COVER, NO),
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
     field("portreeve.denied", Texts, CONN, NO),
     field("portreeve.executable_deleted", Boolean, CONN, NO),

@@ -169,7 +169,8 @@ fn plain(rule: &str) -> String {
 }
 
 fn word(why: &[u8]) -> &'static str {
-    const KNOWN: [&str; 6] = ["no_holder", "in_flight", "holder_vanished", "denied", "time_wait", "budget"];
+    const KNOWN: [&str; 7] =
+        ["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
     KNOWN.into_iter().find(|word| word.as_bytes() == why).unwrap_or("other")
 }
 

@@ -24,7 +24,8 @@ const STATES: Words = &[
 ];
 const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
-const WHY_UNKNOWN: Words = &["no_holder", "in_flight", "holder_vanished", "denied", "time_wait", "budget"];
+const WHY_UNKNOWN: Words =
+    &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
 const REASONS: Words = &[
     "closed",
     "reset",

@@ -103,6 +103,7 @@ fn unknowns() -> Vec<&'static str> {
         Reason::NoHolder
         | Reason::HolderVanished
         | Reason::Denied
+        | Reason::Timeout
         | Reason::TimeWait
         | Reason::Budget
         | Reason::InFlight => reason.name(),
@@ -111,6 +112,7 @@ fn unknowns() -> Vec<&'static str> {
         Reason::NoHolder,
         Reason::HolderVanished,
         Reason::Denied,
+        Reason::Timeout,
         Reason::TimeWait,
         Reason::Budget,
         Reason::InFlight,
