@@ -1,6 +1,6 @@
 /* Connects and hides the socket from whoever looks into /proc/PID/fd, or lets him wait for ever:
  *
- *     hide thread|leader|flight|ring|many|silent ADDRESS PORT
+ *     hide thread|leader|flight|ring|many|silent|poll ADDRESS PORT
  *
  * Prints its pid once the socket is hidden, or "lacks: WHY", and holds it until standard input ends. */
 #define _GNU_SOURCE
@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -168,12 +170,10 @@ static void put(const char *path, const char *text) {
     close(fd);
 }
 
-/* One thread waits for the page and holds the memory map's lock; another waits for that to change the map; behind him waits
- * whoever wants to read our memory, as our arguments. */
-static void in_silence(void) {
+/* A page of our own that is never there: touching it takes for ever. */
+static void *silent_page(void) {
     char file[] = "/tmp/silent", options[64];
     struct stat stat;
-    pthread_t thread;
     /* Any user may mount it for himself, where /dev/fuse is open to all as it mostly is. */
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) lack("a mount namespace");
     must(mount("tmpfs", "/tmp", "tmpfs", 0, NULL), "mount");
@@ -195,17 +195,50 @@ static void in_silence(void) {
     close(fuse);
     int fd = must(open(file, O_RDONLY), "open");
     must(fstat(fd, &stat), "fstat");
-    void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     madvise(page, 4096, MADV_RANDOM);
+    return page;
+}
+
+static void hold_without_libc(void) {
+    char line[16], byte;
+    must(write(1, line, snprintf(line, sizeof line, "%d\n", getpid())), "write");
+    while (read(0, &byte, 1) > 0) {}
+    _exit(0);
+}
+
+/* One thread waits for the page and holds the memory map's lock; another waits for that to change the map; behind him waits
+ * whoever wants to read our memory, as our arguments. */
+static void in_silence(void) {
+    pthread_t thread;
+    void *page = silent_page();
     connected();
     must(-pthread_create(&thread, NULL, touch, page), "pthread_create");
     must(-pthread_create(&thread, NULL, map, NULL), "pthread_create");
     usleep(500000);
     /* What is left of the program must not touch the map. */
-    char line[16], byte;
-    must(write(1, line, snprintf(line, sizeof line, "%d\n", getpid())), "write");
-    while (read(0, &byte, 1) > 0) {}
-    _exit(0);
+    hold_without_libc();
+}
+
+static int polled;
+
+static void *wait_for_events(void *page) {
+    return (void *)(long)epoll_wait(polled, page, 1, -1);
+}
+
+/* A thread waits for the page and holds the lock of an epoll; behind him waits whoever reads that one's fdinfo, as the table
+ * it is in is read, and nothing ends that. */
+static void in_poll(void) {
+    pthread_t thread;
+    struct epoll_event wanted = { .events = EPOLLIN };
+    void *page = silent_page();
+    int fd = must(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+    polled = must(epoll_create1(0), "epoll_create1");
+    must(epoll_ctl(polled, EPOLL_CTL_ADD, must(eventfd(1, 0), "eventfd"), &wanted), "epoll_ctl");
+    must(-pthread_create(&thread, NULL, wait_for_events, page), "pthread_create");
+    usleep(200000);
+    must(connect(fd, (struct sockaddr *)&to, sizeof to), "connect");
+    hold_without_libc();
 }
 
 int main(int argc, char **argv) {
@@ -217,5 +250,6 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "ring")) in_ring();
     if (!strcmp(argv[1], "many")) behind_many();
     if (!strcmp(argv[1], "silent")) in_silence();
+    if (!strcmp(argv[1], "poll")) in_poll();
     return 2;
 }

@@ -166,3 +166,45 @@ fn who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up
     assert!(silent.wait().unwrap().success());
     assert_eq!(with_action(&stopped.records, "gap"), [] as [Value; 0]);
 }
+
+/// As the service is: where links can be read, nothing waits.
+#[test]
+fn who_lets_us_wait_for_his_descriptors_for_ever_has_no_owner_told_and_holds_up_nobody() {
+    let name = "who_lets_us_wait_for_his_descriptors_for_ever_has_no_owner_told_and_holds_up_nobody";
+    let lab = lab!("cc");
+    let (hider, _server) = (build(&lab), lab.listen("127.0.0.1:22"));
+    let mut watch = Watch::start(&lab, &mut lab.portreeve_as(NOBODY, &SYS_PTRACE));
+    let mut silent = match hide(&mut lab.command(&hider), "poll") {
+        Ok(child) => child,
+        Err(lack) => return support::not_run(name, &lack),
+    };
+    let expected = json!({
+        "process": null,
+        "user.id": "1",
+        "portreeve.attribution.status": "unknown",
+        "portreeve.attribution.reason": "timeout",
+    });
+    assert_fields(&watch.wait_opened(), &expected);
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(lab.connect("127.0.0.1:22"));
+        let began = std::time::Instant::now();
+        let open = watch.wait_opens(1 + others.len()).remove(others.len());
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "told after {:?}", began.elapsed());
+        assert_fields(&open, &json!({ "process.pid": std::process::id(), "user.id": "0" }));
+    }
+    // Its own user's too.
+    let mut honest = hide(&mut lab.command_as(1, &[], &hider), "many").unwrap();
+    let open = watch.wait_opens(2 + others.len()).remove(1 + others.len());
+    assert_fields(&open, &json!({ "process.pid": honest.id(), "user.id": "1" }));
+    drop(honest.stdin.take());
+    assert!(honest.wait().unwrap().success());
+    // What is left of the watcher can be reaped only then, but has said all it had to.
+    watch.signal(rustix::process::Signal::TERM);
+    watch.wait_actions("watch-stopped", 1);
+    drop(silent.stdin.take());
+    assert!(silent.wait().unwrap().success());
+    let stopped = watch.wait_end();
+    assert!(stopped.status.success(), "{}", stopped.status);
+    assert_eq!(with_action(&stopped.records, "gap"), [] as [Value; 0]);
+}
