@@ -375,6 +375,9 @@ impl Ledger {
         {
             log::error!("the disk did not answer before the end");
         }
+        if let Some(file) = self.sink.file() {
+            file.release();
+        }
     }
 
     fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) {

@@ -10,8 +10,9 @@
 //! Descriptors travel, by inheritance through set-user-ID programs and by unix sockets: nobody's `fdinfo` is safe, not
 //! root's either. A memory map does not: root's arguments are.
 //!
-//! Who leaves a thread in such a wait keeps our process as well: the watch ends as always, record and state written, but
-//! what is left of it can be reaped only when the wait ends.
+//! As long as a thread is in such a wait our process cannot be reaped: the watch ends as always, with record and state
+//! written and its locks let go, and what is left of it goes when the wait ends. Of a watch that is killed the locks
+//! stay as long.
 #![expect(
     clippy::disallowed_methods,
     reason = "a reading's time is taken on its own thread, which also rests there"

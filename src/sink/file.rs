@@ -166,6 +166,12 @@ impl LogFile {
         self.lock().file.sync_data()
     }
 
+    /// Lets another watcher have the file: the last record has been written. The kernel would not, as long as anything
+    /// of this process is left (`proc::patience`).
+    pub fn release(&self) {
+        let _has_no_locks = flock(&*self.lock().file, FlockOperation::Unlock);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -343,6 +349,17 @@ mod tests {
 
     fn opened(file: &LogFile) -> Vec<Incident> {
         file.look().unwrap()
+    }
+
+    #[test]
+    fn another_has_the_file_once_it_was_released_though_a_handle_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let file = LogFile::open(&path).unwrap();
+        assert_eq!(LogFile::open(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let _left = file.handle();
+        file.release();
+        LogFile::open(&path).unwrap();
     }
 
     #[test]
