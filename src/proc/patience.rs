@@ -57,7 +57,7 @@ pub(super) enum Part {
 /// Who is left alone: a process, and its user when several of his do not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Whose {
-    /// The real user.
+    /// Who logged in, or the real user.
     pub uid: u32,
     /// The process, not a thread of it.
     pub pid: u32,

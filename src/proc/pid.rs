@@ -264,7 +264,7 @@ impl Proc {
         let Some((tid, (executable, executable_deleted))) = living else { return };
         (process.executable, process.executable_deleted) = (executable, executable_deleted);
         let asked = self.ask_arguments(held, &format!("task/{tid}/cmdline"), process.ids);
-        let arguments = self.wait_for(held.pid, asked, process.ids).unwrap_or_default();
+        let arguments = self.wait_for(held, asked).unwrap_or_default();
         (process.args, process.args_cut) = split_args(&arguments, 0);
         process.args_bytes = arguments.len() as u64;
         if depth == Depth::Owner {
@@ -278,13 +278,17 @@ impl Proc {
         held: &Held,
         reading: impl FnOnce() -> Result<T, Errno> + Send + 'static,
     ) -> Result<T, Errno> {
-        let whose = || {
-            let status = parse_status(&held.read("status", 4096).unwrap_or_default());
-            Whose { uid: real_uid(status.ids), pid: self.process_of(held).unwrap_or(held.pid) }
-        };
         let mut patience = self.patience.borrow_mut();
-        let asked = patience.ask(Part::Descriptors, whose, reading);
-        patience.wait(asked, whose)
+        let asked = patience.ask(Part::Descriptors, || self.whose(held), reading);
+        patience.wait(asked, || self.whose(held))
+    }
+
+    /// Who is to blame if a process does not answer: who logged in, as long as that is known, for he may be several users.
+    fn whose(&self, held: &Held) -> Whose {
+        let status = parse_status(&held.read("status", 4096).unwrap_or_default());
+        let real_uid = status.ids.map_or(0, |ids| ids.real_uid);
+        let uid = read_login(held).map_or(real_uid, |login| login.uid);
+        Whose { uid, pid: self.process_of(held).unwrap_or(held.pid) }
     }
 
     /// What was spent on other threads on reading: to be added to this one's CPU time.
@@ -302,28 +306,28 @@ impl Proc {
     /// Has arguments read meanwhile, without waiting for long, whatever the process does.
     fn ask_arguments(&self, held: &Held, name: &str, of: Option<Ids>) -> Asked<Vec<u8>> {
         match openat(&held.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(file) => self.ask_for(held.pid, &Arc::new(file), of),
+            Ok(file) => self.ask_for(held, &Arc::new(file), of),
             Err(e) => Asked::There(Err(e)),
         }
     }
 
-    fn ask_for(&self, pid: u32, file: &Arc<OwnedFd>, of: Option<Ids>) -> Asked<Vec<u8>> {
+    fn ask_for(&self, held: &Held, file: &Arc<OwnedFd>, of: Option<Ids>) -> Asked<Vec<u8>> {
         match of {
             // Root needs no such tricks, and his short-lived processes are read at once.
             Some(Ids { real_uid: 0, effective_uid: 0, .. }) => {
                 Asked::There(read_text(file, MAX_ARGS_BYTES + 1))
             }
             _ => {
-                let (file, part) = (Arc::clone(file), Part::Arguments);
+                let file = Arc::clone(file);
                 let read = move || read_text(&file, MAX_ARGS_BYTES + 1);
-                self.patience.borrow_mut().ask(part, || Whose { uid: real_uid(of), pid }, read)
+                self.patience.borrow_mut().ask(Part::Arguments, || self.whose(held), read)
             }
         }
     }
 
     /// Empty where they cannot be had, but for the one reason that is told.
-    fn wait_for(&self, pid: u32, asked: Asked<Vec<u8>>, of: Option<Ids>) -> Result<Vec<u8>, Errno> {
-        match self.patience.borrow_mut().wait(asked, || Whose { uid: real_uid(of), pid }) {
+    fn wait_for(&self, held: &Held, asked: Asked<Vec<u8>>) -> Result<Vec<u8>, Errno> {
+        match self.patience.borrow_mut().wait(asked, || self.whose(held)) {
             Err(e) if e != Errno::TIMEDOUT => Ok(Vec::new()),
             outcome => outcome,
         }
@@ -372,8 +376,7 @@ impl Proc {
             return Ok(None);
         }
         let Begun { executable, status, arguments } = self.begin(kept);
-        let face =
-            Face { executable, arguments: self.wait_for(kept.held.pid, arguments, status.ids), status };
+        let face = Face { executable, arguments: self.wait_for(&kept.held, arguments), status };
         if face.is_same(&print.face) {
             print.asleep = schedule.filter(|_| self.sleeps_alone(kept, &face));
             return Ok(None);
@@ -392,7 +395,7 @@ impl Proc {
     fn begin(&self, kept: &Kept) -> Begun {
         let executable = kept.held.link("exe");
         let status = parse_status(&read_text(&kept.status, 4096).unwrap_or_default());
-        Begun { executable, arguments: self.ask_for(kept.held.pid, &kept.arguments, status.ids), status }
+        Begun { executable, arguments: self.ask_for(&kept.held, &kept.arguments, status.ids), status }
     }
 
     fn read_whole(
@@ -405,7 +408,7 @@ impl Proc {
         loop {
             let Begun { executable, status, arguments } = begin();
             let outcome = self.read_once(held, depth, &executable, &status);
-            let face = Face { executable, arguments: self.wait_for(held.pid, arguments, status.ids), status };
+            let face = Face { executable, arguments: self.wait_for(held, arguments), status };
             let (mut process, size) = outcome?;
             process.denied.extend(face.arguments.is_err().then_some("cmdline"));
             let arguments = face.arguments.as_deref().unwrap_or_default();
@@ -479,11 +482,6 @@ impl Proc {
         let text = held.read("stat", 4096).map_err(|e| held.error(self, "stat", e))?;
         parse_stat(&text).ok_or_else(|| self.bad_stat(held))
     }
-}
-
-/// Root where it cannot be told.
-fn real_uid(ids: Option<Ids>) -> u32 {
-    ids.map_or(0, |ids| ids.real_uid)
 }
 
 /// `None`: it cannot be read, or the kernel does not count.
