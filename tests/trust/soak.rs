@@ -74,11 +74,14 @@ struct Trouble<'a> {
     run: Option<Run>,
     dice: Dice,
     rotated: usize,
+    /// So many runs had begun before this one.
+    starts: usize,
     done: BTreeMap<&'static str, usize>,
 }
 
 impl Trouble<'_> {
     fn start(&mut self) {
+        self.starts = starts(&self.log.now()).len();
         let mut command = self.lab.portreeve();
         self.run = Some(self.log.spawn(&mut command));
     }
@@ -122,6 +125,9 @@ impl Trouble<'_> {
                 "stop and continue"
             }
             6 => {
+                // Before it has set up its signals it ends as a kill ends it.
+                let begun = self.starts;
+                self.log.wait("its start", |records| (starts(records).len() > begun).then_some(()));
                 self.run.take().expect("it runs").stop();
                 self.dice.sleep(1, 800);
                 self.start();
@@ -231,8 +237,15 @@ fn every_session_is_told_once_whatever_happens_to_the_watcher_and_its_log() {
     let (done, lived) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let log = Log::inside(&lab, "/run/disk");
     let first = log.run(&lab);
-    let mut trouble =
-        Trouble { lab: &lab, log, run: Some(first), dice: Dice(seed), rotated: 0, done: BTreeMap::new() };
+    let mut trouble = Trouble {
+        lab: &lab,
+        log,
+        run: Some(first),
+        dice: Dice(seed),
+        rotated: 0,
+        starts: 0,
+        done: BTreeMap::new(),
+    };
     std::thread::scope(|scope| {
         for user in 0..USERS {
             let (lab, done, lived) = (&lab, &done, &lived);
