@@ -295,6 +295,10 @@ fn report(lab: &Lab, trouble: &Trouble<'_>, lived: &[Lived]) {
     );
     assert!(streams.iter().skip(1).all(|stream| stream == "continued"), "{streams:?}");
     let wrong = [&verdict.lost, &verdict.false_opens, &verdict.false_closes, &verdict.without_close];
-    assert!(wrong.iter().all(|list| list.is_empty()), "{verdict:#?}");
+    if wrong.iter().any(|list| !list.is_empty()) {
+        let kept = std::env::temp_dir().join(format!("portreeve-soak-{}", std::process::id()));
+        lab.run(&format!("cp -r /run/disk {}", kept.display()));
+        panic!("the log is kept in {}: {verdict:#?}", kept.display());
+    }
     assert!(verdict.told_once > 0);
 }
