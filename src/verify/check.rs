@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::Options;
+use super::chains::Chains;
 use super::fields::on;
 use super::findings::Findings;
 use super::lines::{Lines, Step};
@@ -33,6 +34,7 @@ pub struct Check {
 struct Log {
     stream: Option<Stream>,
     earlier: Vec<Vec<u8>>,
+    chains: Chains,
     seals: Seals,
     anchors: BTreeMap<u64, Anchor>,
     /// When coverage or a seal was told last.
@@ -55,6 +57,7 @@ impl Check {
         let log = Log {
             stream: None,
             earlier: Vec::new(),
+            chains: Chains::new(),
             seals: Seals::new(options.secret.clone()),
             anchors: options.anchors.iter().map(anchor).collect(),
             fresh: None,
@@ -154,6 +157,7 @@ impl Check {
     /// The end of the set.
     pub fn finish(mut self, newest: usize, expect_live: Option<i64>, found: &mut Findings<'_>) -> Summary {
         found.settle();
+        self.log.chains.finish(found);
         self.log.end_stream();
         (found.file, found.line, found.sequence) = (newest, 0, None);
         for (n, anchor) in &self.log.anchors {
@@ -194,7 +198,8 @@ impl Log {
             self.begin_stream(record, found);
         }
         let Some(stream) = &mut self.stream else { return };
-        stream.take(record, is_first_of_file, &mut self.seals, &mut self.summary, found);
+        let whole = (&mut self.chains, &mut self.seals, &mut self.summary);
+        stream.take(record, is_first_of_file, whole, found);
         if record.action & (on::COVER | on::SEAL) != 0 {
             self.fresh = self.fresh.max(Some(record.ts));
         }
