@@ -19,7 +19,11 @@ pub struct Container<'a> {
 /// The innermost systemd unit: `ssh.service`, `session-3.scope`. `None` outside systemd.
 #[must_use]
 pub fn unit(path: &[u8]) -> Option<&str> {
-    components(path).rfind(|name| name.ends_with(".service") || name.ends_with(".scope"))
+    let is_unit = |name: &&str| {
+        let bare = name.strip_suffix(".service").or_else(|| name.strip_suffix(".scope"));
+        bare.is_some_and(|bare| !bare.is_empty())
+    };
+    components(path).rfind(is_unit)
 }
 
 /// The innermost container.
@@ -45,7 +49,7 @@ const RUNTIMES: [(&str, &str); 6] = [
 ];
 
 fn container_of<'a>(parent: &str, name: &'a str) -> Option<Container<'a>> {
-    if let Some((runtime, id)) = named(parent, name) {
+    if let Some((runtime, id)) = named(parent, name).filter(|(_, id)| !id.is_empty()) {
         return Some(Container { runtime: Some(runtime), id: unescaped(id), is_named: true });
     }
     let scope = name.strip_suffix(".scope").unwrap_or(name);
@@ -113,6 +117,7 @@ mod tests {
             ("/user.slice/user-1000.slice/session-3.scope", Some("session-3.scope")),
             ("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", Some("a.service")),
             ("/user.slice/user-1000.slice/user@1000.service/init.scope/x", Some("init.scope")),
+            ("/.service/.scope", None),
             ("/", None),
             ("", None),
         ] {
@@ -150,6 +155,11 @@ mod tests {
             let wanted = Container { runtime: Some(runtime), id: name.into(), is_named: true };
             assert_eq!(container(path.as_bytes()), Some(wanted), "{path}");
         }
+        assert_eq!(
+            container(b"/lxc.payload./machine-.scope"),
+            None,
+            "anybody may make a group of such a name"
+        );
         assert_eq!(container(br"/machine.slice/machine-qemu\x2d1\x2ddebian.scope"), None);
     }
 }

@@ -220,11 +220,19 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|e| {
+    parse(&text).map_err(|text| ConfigError::Parse { path: path.to_owned(), text })
+}
+
+/// What a configuration file says. Public for `fuzz/`.
+///
+/// # Errors
+/// Line, key and reason, as one line.
+pub fn parse(text: &str) -> Result<Options, String> {
+    toml::from_str(text).map_err(|e| {
         let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let message = e.message().replace('\n', ", ");
-        ConfigError::Parse { path: path.to_owned(), text: format!("line {line}: {message}") }
+        format!("line {line}: {message}")
     })
 }
 

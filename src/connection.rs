@@ -128,6 +128,13 @@ impl TcpState {
         }
     }
 
+    /// As the state of a connection that we make: where both ends connect at once, ours answers the other's SYN and is an
+    /// attempt still.
+    #[must_use]
+    pub fn of_ours(self) -> Self {
+        if self == Self::SynRecv { Self::SynSent } else { self }
+    }
+
     /// True in the states that a socket passes after its process let go of it, which is after it was established.
     #[must_use]
     pub fn is_ending(self) -> bool {
@@ -182,6 +189,18 @@ pub struct Moment {
     pub wall: jiff::Timestamp,
     /// CLOCK_BOOTTIME. Never runs backwards within a boot; counts suspended time.
     pub boot: Duration,
+}
+
+impl Moment {
+    /// The wall clock of this moment in an interval that ends with another: by the clock of that, if it was set back
+    /// between.
+    #[must_use]
+    pub fn wall_before(self, end: Self) -> jiff::Timestamp {
+        if self.wall <= end.wall {
+            return self.wall;
+        }
+        end.wall.checked_sub(end.boot.saturating_sub(self.boot)).unwrap_or(end.wall)
+    }
 }
 
 /// What one reading of the tables brought, reduced to what the later stages need.

@@ -33,13 +33,15 @@ impl Users {
     /// # Errors
     /// If no thread can be had.
     pub fn new() -> std::io::Result<Self> {
+        Self::asking(|uid| uzers::get_user_by_uid(uid).and_then(|user| user.name().to_str().map(Arc::from)))
+    }
+
+    fn asking(name_of: impl Fn(u32) -> Option<Arc<str>> + Send + 'static) -> std::io::Result<Self> {
         let (ask, asked) = channel::<u32>();
         let (answer, answers) = channel();
         std::thread::Builder::new().name("names".to_owned()).stack_size(256 * 1024).spawn(move || {
             for uid in asked {
-                let user = uzers::get_user_by_uid(uid);
-                let name = user.and_then(|user| user.name().to_str().map(Arc::from));
-                if answer.send((uid, name)).is_err() {
+                if answer.send((uid, name_of(uid))).is_err() {
                     break;
                 }
             }
@@ -116,5 +118,21 @@ mod tests {
         assert_eq!(users.name(0, Duration::ZERO).as_deref(), Some("root"));
         assert_eq!(users.name(4_000_000_000, Duration::ZERO), None);
         assert_eq!(users.known.len(), 2, "both answers are remembered");
+    }
+
+    #[test]
+    fn a_directory_that_does_not_answer_is_waited_for_once_and_its_answer_taken_when_it_comes() {
+        let (release, held) = channel::<()>();
+        let ask = move |uid: u32| held.recv().ok().map(|()| Arc::from(format!("user{uid}")));
+        let mut users = Users::asking(ask).unwrap();
+        assert_eq!((users.name(1, Duration::ZERO), users.waiting.len()), (None, 1));
+        // These would take 40 seconds, each its patience.
+        assert!((2..400).all(|uid| users.name(uid, Duration::ZERO).is_none()));
+        release.send(()).unwrap();
+        let mut told = None;
+        while told.is_none() {
+            told = users.name(1, Duration::ZERO);
+        }
+        assert_eq!(told.as_deref(), Some("user1"));
     }
 }

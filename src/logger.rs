@@ -1,4 +1,5 @@
 //! Diagnostics of the program itself, on standard error: never records.
+//! They quote paths and configuration: no terminal and no journal may take a part of one for its own.
 
 use std::io;
 
@@ -6,6 +7,7 @@ use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, Logger, LoggerHa
 use log::{Level, Record};
 
 use crate::sink::LogFile;
+use crate::text::harmless;
 
 /// Starts diagnostics. The log file is plugged in so that one call opens everything again. Keep the handle.
 ///
@@ -31,7 +33,7 @@ fn for_people(out: &mut dyn io::Write, _now: &mut DeferredNow, record: &Record<'
         Level::Warn => "warning: ",
         _ => "",
     };
-    write!(out, "portreeve: {level}{}", record.args())
+    write!(out, "portreeve: {level}{}", harmless(&record.args().to_string()))
 }
 
 /// The journal adds time and name itself, and takes the priority from the first characters (sd-daemon(3)).
@@ -42,5 +44,5 @@ fn for_journal(out: &mut dyn io::Write, _now: &mut DeferredNow, record: &Record<
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     };
-    write!(out, "<{priority}>{}", record.args())
+    write!(out, "<{priority}>{}", harmless(&record.args().to_string()))
 }

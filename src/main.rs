@@ -20,7 +20,7 @@ use portreeve::report::{Filter, Notice};
 use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
-use portreeve::text::Style;
+use portreeve::text::{Style, harmless};
 use portreeve::verify::Secret;
 use portreeve::{logger, report, verify};
 
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, text }) => {
             // A closed standard error is no reason to panic.
-            let _ = writeln!(stderr(), "portreeve: {text}");
+            let _ = writeln!(stderr(), "portreeve: {}", harmless(&text));
             ExitCode::from(status)
         }
     }
@@ -105,7 +105,8 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
     }
     let is_shown = file.is_none() && matches!(output.format, Format::Text(_));
     if let Some(path) = file.map(|file| file.path()).filter(|_| stderr().is_terminal()) {
-        let path = path.display();
+        let path = path.display().to_string();
+        let path = harmless(&path);
         let _ = writeln!(stderr(), "portreeve: records go to {path} (portreeve show -f {path})");
     }
     let outcome = match args.once {

@@ -127,7 +127,7 @@ impl SynTap {
             };
             received.messages += 1;
             let outgoing = from.filter(|from| from.pkttype() == PACKET_OUTGOING);
-            if let Some((from, tuple)) = outgoing.zip(packet.get(..length).and_then(parse)) {
+            if let Some((from, tuple)) = outgoing.zip(packet.get(..length).and_then(parse_syn)) {
                 visit(Syn { tuple, device: u32::try_from(from.ifindex()).unwrap_or(0) });
             }
         }
@@ -141,8 +141,10 @@ impl AsFd for SynTap {
     }
 }
 
-/// The ends of a SYN, from its IP header on. `None` for any other packet: some came before the filter was there.
-fn parse(packet: &[u8]) -> Option<Tuple> {
+/// The ends of a SYN, from its IP header on. `None` for any other packet: some came before the filter was there. Public
+/// for `fuzz/`.
+#[must_use]
+pub fn parse_syn(packet: &[u8]) -> Option<Tuple> {
     let first = *packet.first()?;
     let (protocol, tcp, source, destination): (u8, usize, IpAddr, IpAddr) = match first >> 4 {
         4 => {
@@ -343,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_ends_are_those_of_the_packet() {
-        let ends = |packet: &[u8]| parse(packet).map(|t| format!("{} {}", t.local, t.remote));
+        let ends = |packet: &[u8]| parse_syn(packet).map(|t| format!("{} {}", t.local, t.remote));
         assert_eq!(ends(&v4(3, 22, SYN)).unwrap(), "10.0.0.1:50000 203.0.113.7:22");
         assert_eq!(ends(&v6(6, 22, SYN)).unwrap(), "[2001:db8::1]:50000 [2001:db8::2]:22");
         assert_eq!(ends(&v4(0, 22, SYN | ACK)), None);
@@ -369,7 +371,7 @@ mod tests {
             let packet = [&[first], packet.as_slice()].concat();
             let passed = passes(&[0..=u16::MAX], &packet);
             // What the filter passes can be told.
-            assert!(!passed || parse(&packet).is_some() || ![4, 6].contains(&(first >> 4)));
+            assert!(!passed || parse_syn(&packet).is_some() || ![4, 6].contains(&(first >> 4)));
         }
     }
 }

@@ -299,7 +299,8 @@ impl State {
         let (name, rest) = rest.split_first_chunk::<8>()?;
         let (length, rest) = rest.split_first_chunk::<2>()?;
         let pending = std::str::from_utf8(rest.get(..usize::from(u16::from_be_bytes(*length)))?).ok()?;
-        let epoch = u64::from_be_bytes(*epoch);
+        // The last epoch would have no next key.
+        let epoch = Some(u64::from_be_bytes(*epoch)).filter(|epoch| *epoch < u64::MAX)?;
         let name = String::from_utf8(name.to_vec()).ok()?;
         let pending = if pending.is_empty() { None } else { Some(parse(pending, epoch, &name)?) };
         Some(Self { epoch, key: Key(Zeroizing::new(*key)), name, pending })

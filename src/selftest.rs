@@ -1,4 +1,4 @@
-//! Whether the watch would be blind: asked once, before it begins.
+//! Whether the watch is blind: asked before it begins, and again while it runs.
 //!
 //! A watcher that sees nothing and says nothing is worse than none. What cannot be told is a warning, never a refusal.
 
@@ -7,41 +7,93 @@
 use std::fmt;
 use std::io::Read;
 
+use rustix::thread::CapabilitySet;
 use sha2::{Digest, Sha256};
 
 use crate::connection::Netns;
-use crate::proc::{Net, Proc, ProcError};
+use crate::proc::{Held, Net, Proc, ProcError, Shows};
 
 /// Why there is no point in watching.
 #[derive(Debug)]
 pub enum Blind {
     /// The tables cannot be read.
     NoTables(ProcError),
+    /// `/proc` has processes alone.
+    PartOfProc,
     /// Other processes cannot be seen. The mount option that hides them, where it is known.
     HiddenProcesses(Option<String>),
     /// The network namespace is not pid 1's and nobody else lives in it.
-    EmptyNamespace(Netns),
+    EmptyNamespace(Option<Netns>),
+    /// Owners cannot be read, although we hold the privilege that should be enough.
+    NoOwners(Obstacle),
+}
+
+/// What takes effect from a privilege.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Privileges hold in a user namespace of our own.
+    UserNamespace,
+    /// No link can be read, not even our own.
+    Links,
+    /// `fdinfo` tells no inodes.
+    Kernel,
+    /// Landlock, or another security module.
+    Domain,
 }
 
 impl fmt::Display for Blind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTables(_) => f.write_str("the socket tables cannot be read, so nothing can be watched"),
+            Self::PartOfProc => f.write_str(
+                "/proc shows processes alone (subset=pid), so neither the boot nor the kernel's settings can be read; \
+                 mount it whole (in a systemd unit: ProcSubset=all)",
+            ),
             Self::HiddenProcesses(option) => {
                 let option = option.as_deref().unwrap_or("hidepid or a security module");
                 write!(
                     f,
                     "other processes are hidden here ({option}), so no connection could be attributed; grant \
-                     CAP_SYS_PTRACE, or mount /proc without it"
+                     CAP_SYS_PTRACE, or mount /proc without it (in a systemd unit: AmbientCapabilities=CAP_SYS_PTRACE, \
+                     or ProtectProc=default)"
                 )
             }
-            Self::EmptyNamespace(Netns(number)) => write!(
+            Self::EmptyNamespace(netns) => {
+                let number = netns.map_or_else(String::new, |Netns(number)| format!(" (net:[{number}])"));
+                write!(
+                    f,
+                    "this network namespace{number} is not that of pid 1 and holds no other process, so there is \
+                     nothing to watch in it; start portreeve in the namespace that is meant (in a systemd unit: \
+                     PrivateNetwork=no)"
+                )
+            }
+            Self::NoOwners(obstacle) => write!(
                 f,
-                "this network namespace (net:[{number}]) is not that of pid 1 and holds no other process, so there is \
-                 nothing to watch in it; start portreeve in the namespace that is meant (in a systemd unit: \
-                 PrivateNetwork=no)"
+                "other users' processes cannot be read in spite of CAP_SYS_PTRACE, so no connection could be \
+                 attributed: {obstacle}"
             ),
         }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UserNamespace => {
+                "it counts in this user namespace alone; start portreeve outside (in a systemd unit: PrivateUsers=no)"
+            }
+            Self::Links => {
+                "a filter of system calls forbids to read links (in a systemd unit: SystemCallFilter= must allow \
+                 readlinkat)"
+            }
+            Self::Kernel => {
+                "this kernel's fdinfo tells no inodes; grant CAP_DAC_READ_SEARCH too (in a systemd unit: \
+                 AmbientCapabilities= and CapabilityBoundingSet=)"
+            }
+            Self::Domain => {
+                "a Landlock domain or another security module forbids it; start portreeve outside of that"
+            }
+        })
     }
 }
 
@@ -67,42 +119,64 @@ pub struct View {
     pub warnings: Vec<String>,
 }
 
-/// Looks.
+/// Looks. Costs less than a millisecond; where it answers `Blind` or a warning, up to some microseconds a process.
 ///
 /// # Errors
 /// `Blind`, with the cause and the mend.
 pub fn look(proc: &Proc) -> Result<View, Blind> {
     proc.read_counters(Net::Own).map_err(Blind::NoTables)?;
-    proc.read_tcp(Net::Own, |_| {}).map_err(Blind::NoTables)?;
-    proc.hold(1)
-        .and_then(|init| proc.comm_of(&init))
-        .map_err(|_| Blind::HiddenProcesses(proc.hiding_option()))?;
+    proc.try_tcp(Net::Own).map_err(Blind::NoTables)?;
+    let hiding = proc.hiding_options();
+    if hiding.iter().any(|option| option == "subset=pid") {
+        return Err(Blind::PartOfProc);
+    }
+    let init = proc.hold(1).and_then(|init| proc.comm_of(&init).map(|_| init));
+    let init = init.map_err(|_| match may_trace() && !proc.is_first_user_namespace() {
+        true => Blind::NoOwners(Obstacle::UserNamespace),
+        false => Blind::HiddenProcesses(hiding.into_iter().next()),
+    })?;
+    let owners = find_owners(proc, &init);
     let mut view = View {
         netns: proc.own_netns().ok(),
         init_netns: proc.netns_of("1").ok(),
-        all_owners: sees_all_owners(proc),
+        all_owners: owners == Owners::All,
         warnings: Vec::new(),
     };
-    if !view.all_owners {
-        view.warnings.push(denied(proc));
+    match owners {
+        Owners::All => {}
+        Owners::Own => view.warnings.push(denied(proc)),
+        Owners::Nobody => return Err(Blind::NoOwners(obstacle(proc))),
     }
-    match (view.netns, view.init_netns) {
-        (Some(ours), Some(init)) if ours != init => match anyone_else_in(proc, ours) {
-            Some(false) => return Err(Blind::EmptyNamespace(ours)),
-            _ => {
-                view.warnings.push(format!("this network namespace (net:[{}]) is not that of pid 1", ours.0))
-            }
-        },
-        (Some(_), Some(_)) => {}
-        _ => view.warnings.push("whether this network namespace is that of pid 1 may not be read".to_owned()),
-    }
+    view.warnings.extend(look_at_network(proc, view.netns)?);
     Ok(view)
+}
+
+/// Whose processes show themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    All,
+    Own,
+    Nobody,
+}
+
+fn may_trace() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
+}
+
+fn find_owners(proc: &Proc, init: &Held) -> Owners {
+    if proc.shows(init) == Shows::Itself {
+        Owners::All
+    } else if may_trace() {
+        read_owners(proc)
+    } else {
+        Owners::Own
+    }
 }
 
 /// True if other users' descriptors can be read now.
 #[must_use]
 pub fn sees_all_owners(proc: &Proc) -> bool {
-    proc.hold(1).is_ok_and(|init| proc.read_sockets(&init, None, |_, _| false).is_ok())
+    proc.hold(1).is_ok_and(|init| find_owners(proc, &init) == Owners::All)
 }
 
 /// Of our own executable: which program wrote a log.
@@ -110,10 +184,48 @@ pub fn sees_all_owners(proc: &Proc) -> bool {
 pub fn executable_sha256() -> Option<String> {
     let (mut file, mut hash) = (std::fs::File::open("/proc/self/exe").ok()?, Sha256::new());
     let mut piece = vec![0; 64 * 1024];
-    while let Some(read) = file.read(&mut piece).ok()?.checked_sub(1) {
-        hash.update(piece.get(..=read)?);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => hash.update(piece.get(..read)?),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// For who holds the privilege by which all should show themselves.
+fn read_owners(proc: &Proc) -> Owners {
+    let (us, our_user) = (std::process::id(), rustix::process::geteuid().as_raw());
+    let (mut denied, mut own) = (false, false);
+    for pid in proc.pids().unwrap_or_default().into_iter().filter(|pid| *pid != us) {
+        let foreign = proc.uid_of(pid) != Some(our_user);
+        match proc.hold(pid).map_or(Shows::Unknown, |held| proc.shows(&held)) {
+            Shows::Itself if foreign => return Owners::All,
+            Shows::Itself => own = true,
+            Shows::Nothing => denied |= foreign,
+            Shows::Unknown => {}
+        }
+    }
+    match (own, denied) {
+        // There is nobody else.
+        (true, false) => Owners::All,
+        (true, true) => Owners::Own,
+        (false, _) => Owners::Nobody,
+    }
+}
+
+fn obstacle(proc: &Proc) -> Obstacle {
+    if !proc.reads_links() {
+        Obstacle::Links
+    } else if !proc.is_first_user_namespace() {
+        Obstacle::UserNamespace
+    } else if !proc.reads_fdinfo() {
+        Obstacle::Kernel
+    } else {
+        Obstacle::Domain
+    }
 }
 
 fn denied(proc: &Proc) -> String {
@@ -126,12 +238,27 @@ fn denied(proc: &Proc) -> String {
     )
 }
 
-/// Whether another process lives in this namespace. `None`: some may not be asked, and of the others none does.
-fn anyone_else_in(proc: &Proc, netns: Netns) -> Option<bool> {
+/// Whether there is anybody in our network whose connections could be seen; a warning where it is not the machine's.
+fn look_at_network(proc: &Proc, netns: Option<Netns>) -> Result<Option<String>, Blind> {
+    let (Ok(ours), Ok(init)) = (proc.network_mark("self"), proc.network_mark("1")) else {
+        return Ok(Some("whether this network namespace is that of pid 1 may not be read".to_owned()));
+    };
+    if ours == init {
+        return Ok(None);
+    }
+    if anyone_else_in(proc, ours) == Some(false) {
+        return Err(Blind::EmptyNamespace(netns));
+    }
+    let number = netns.map_or_else(String::new, |Netns(number)| format!(" (net:[{number}])"));
+    Ok(Some(format!("this network namespace{number} is not that of pid 1")))
+}
+
+/// Whether another process lives in this network namespace. `None`: some may not be asked, and of the others none does.
+fn anyone_else_in(proc: &Proc, network: u64) -> Option<bool> {
     let mut denied = false;
     for pid in proc.pids().ok()?.into_iter().filter(|pid| *pid != std::process::id()) {
-        match proc.netns_of(&pid.to_string()) {
-            Ok(other) if other == netns => return Some(true),
+        match proc.network_mark(&pid.to_string()) {
+            Ok(other) if other == network => return Some(true),
             Ok(_) => {}
             Err(e) => denied |= !e.is_gone(),
         }

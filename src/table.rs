@@ -18,6 +18,9 @@ pub const ABSENT_READS: u8 = 3;
 /// A second TIME_WAIT of one tuple is another connection's if it will last this much longer than the first: a
 /// repeated FIN of the other end starts the timer anew, by at most a few seconds.
 const TIMER_SLACK: Duration = Duration::from_secs(5);
+/// So long it lasts (TCP_TIMEWAIT_LEN), and so inexact its timer is. Ports are used again after a second at the earliest.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+const TIMER_ERROR: Duration = Duration::from_millis(500);
 /// An end without a timer (its last bytes are still on their way) is remembered this long after its last sight.
 const TAIL_KEPT: Duration = Duration::from_secs(130);
 /// As many ends are remembered, 24 bytes each. A flood that has more is not told from its TIME_WAITs any more: they
@@ -64,7 +67,7 @@ pub struct Delta {
     pub standing_ends: u64,
     /// Ends that may be those of connections that were told: counted and not told.
     pub doubtful_ends: u64,
-    /// Rows that came more than once.
+    /// Rows that came more than once, or beside another socket's between the same ends.
     pub duplicates: u64,
 }
 
@@ -98,6 +101,14 @@ impl Tails {
 
     fn knows(&self, place: &(Netns, Tuple)) -> bool {
         self.known.contains_key(&self.hasher.hash_one(place))
+    }
+
+    /// True if the TIME_WAIT of a connection that stood at this time is known, and not only that of one before it
+    /// between the same ends.
+    fn has_time_wait_of(&self, place: &(Netns, Tuple), opened: Duration) -> bool {
+        let earliest = (opened + TIME_WAIT).saturating_sub(TIMER_ERROR).as_millis();
+        let known = self.known.get(&self.hasher.hash_one(place));
+        known.is_some_and(|tail| tail.time_wait && u128::from(tail.until_ms) >= earliest)
     }
 
     fn forget(&mut self, now: Duration) {
@@ -184,7 +195,7 @@ impl Table {
         entry.absent_from = None;
         let connection = Arc::make_mut(&mut entry.connection);
         let established = connection.state == TcpState::SynSent && socket.state.was_established();
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         connection.cookie = socket.cookie.or(connection.cookie);
         established
     }
@@ -241,9 +252,9 @@ impl Table {
 
     /// Removes a connection and remembers its ports, so that its TIME_WAIT is not taken for another.
     pub fn close(&mut self, key: &Key, at: Moment) -> Option<Entry> {
-        self.get(key)?;
+        let opened = self.get(key)?.connection.opened;
         let place = (key.netns, key.tuple);
-        if !self.tails.knows(&place) {
+        if !self.tails.has_time_wait_of(&place, opened.boot) {
             self.tails.insert(&place, at.boot + TAIL_KEPT, false);
         }
         let entry = self.live.remove(&place)?;
@@ -271,7 +282,7 @@ impl Table {
         }
         let mut judged = HashSet::new();
         for (socket, outbound) in rest {
-            if outbound && !judged.insert((socket.tuple, socket.inode)) {
+            if outbound && !judged.insert((socket.tuple, socket.inode.is_some())) {
                 delta.duplicates += 1;
             } else {
                 self.judge(snapshot, socket, outbound, at, &mut delta);
@@ -297,7 +308,7 @@ impl Table {
         if connection.state == TcpState::SynSent && socket.state.was_established() {
             delta.established.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        (connection.state, connection.last_seen) = (socket.state, at);
+        (connection.state, connection.last_seen) = (socket.state.of_ours(), at);
         if connection.cookie.is_none()
             && let Some(cookie) = socket.cookie
         {
@@ -326,6 +337,12 @@ impl Table {
             return;
         }
         if let Some(entry) = self.live.get(&place) {
+            if entry.read == self.reads {
+                // Two sockets between the same ends in one reading: the later came while it was read, so that its open
+                // is counted after this and calls for another; or they are bound to two devices, and neither goes.
+                delta.duplicates += 1;
+                return;
+            }
             delta.replaced.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
         delta.opened.push(*socket);

@@ -38,9 +38,7 @@ pub fn line(at: Timestamp, message: &str, style: &Style) -> String {
     push_time(&mut line, at, style);
     line.push_str("  ");
     let verb_start = line.len();
-    for c in aligned(message).chars() {
-        if is_harmless(c) { line.push(c) } else { push_escaped(&mut line, c) }
-    }
+    line.push_str(&harmless(&aligned(message)));
     if style.width.is_some_and(|columns| line.chars().count() > columns) {
         shorten_id(&mut line);
     }
@@ -88,6 +86,19 @@ pub fn escape(untrusted: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A text of ours that may quote others', for a terminal: one line of printable ASCII and our own marks.
+#[must_use]
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_harmless) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_harmless(c) { line.push(c) } else { push_escaped(&mut line, c) }
+    }
+    line.into()
 }
 
 fn is_harmless(c: char) -> bool {

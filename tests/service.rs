@@ -41,6 +41,7 @@ fn the_package_serves_a_real_system_and_leaves_nothing_behind() {
     takes_its_interval_from_the_environment(&system);
     the_examples_give_what_they_say(&system);
     leaves_a_wrong_setting_to_a_person(&system);
+    leaves_blindness_to_a_person(&system);
     says_that_it_stopped(&system);
 
     system.sh("systemctl start portreeve; dpkg --remove portreeve");
@@ -231,6 +232,30 @@ fn leaves_a_wrong_setting_to_a_person(system: &Container) {
     let state = "systemctl show --property ActiveState --property ExecMainStatus --property NRestarts portreeve | sort";
     assert_eq!(system.sh(state), "ActiveState=failed\nExecMainStatus=78\nNRestarts=0\n");
     system.sh("mv /run/portreeve.toml /etc/portreeve/; systemctl restart portreeve");
+}
+
+/// Each of these would leave a watch that runs and sees nothing; the journal names the line to change.
+fn leaves_blindness_to_a_person(system: &Container) {
+    let blinding = [
+        ("PrivateNetwork=yes", "PrivateNetwork=no"),
+        // With /proc read-only systemd itself fails: it cannot write the map of users.
+        ("ReadOnlyPaths=\\nPrivateUsers=yes", "PrivateUsers=no"),
+        ("AmbientCapabilities=", "AmbientCapabilities=CAP_SYS_PTRACE"),
+        ("ProcSubset=pid", "ProcSubset=all"),
+        ("SystemCallFilter=~readlinkat", "SystemCallFilter="),
+    ];
+    for (line, mend) in blinding {
+        let folder = "/run/systemd/system/portreeve.service.d";
+        system.sh(&format!(
+            "mkdir -p {folder}; printf '[Service]\\n{line}\\n' > {folder}/blind.conf; systemctl daemon-reload"
+        ));
+        assert!(!system.succeeds("systemctl restart portreeve"), "{line}");
+        let state = "systemctl show --property ExecMainStatus --property NRestarts portreeve | sort";
+        assert_eq!(system.sh(state), "ExecMainStatus=77\nNRestarts=0\n", "{line}");
+        let said = system.sh("journalctl --sync; journalctl --unit portreeve --lines 8 --output cat");
+        assert!(said.contains(mend), "{line}: {said}");
+        system.sh(&format!("rm -r {folder}; systemctl daemon-reload; systemctl restart portreeve"));
+    }
 }
 
 fn says_that_it_stopped(system: &Container) {

@@ -3,7 +3,7 @@
 //! Order: the newest processes, by counting down from the last pid that the kernel gave out (0.1 ms whatever the
 //! number of processes); those that were found to hold another socket lately; then the walk (`walk`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -53,11 +53,21 @@ const MOST_ABOVE: usize = 32;
 /// As many who were found lately are remembered.
 const LATELY: usize = 32;
 
+/// So many walks among users' own processes go on beside each other; where there are more users, the last is of all the
+/// rest of them.
+const MOST_WALKS: usize = 8;
+
 /// Searches that are under way.
 #[derive(Debug, Default)]
 pub struct Search {
     wanted: HashMap<Inode, u32>,
-    walk: Option<Walk>,
+    /// Those of users, each by itself: nobody's crowd may hold up the search for another's socket. One is of everybody.
+    walks: Vec<Walk>,
+    /// What none of them covers: sockets that are new, by user, and those that no process of their user's holds.
+    unwalked: BTreeMap<u32, Vec<Inode>>,
+    unowned: Vec<Inode>,
+    /// Steps that were taken for each user, as long as anything is searched for; `None`: for all together.
+    accounts: BTreeMap<Option<u32>, u64>,
     /// Who was found lately, the last one first: a program that keeps making connections is found without a walk.
     lately: VecDeque<u32>,
     /// True if it was one of these who answered last: then they are asked before the newest.
@@ -105,6 +115,9 @@ impl Search {
         if !new.is_empty() {
             self.wanted.extend(new.iter().map(|w| (w.inode, w.uid)));
             self.try_likely(proc, clock, until, &mut found);
+            for new in new.iter().filter(|new| self.wanted.contains_key(&new.inode)) {
+                self.unwalked.entry(new.uid).or_default().push(new.inode);
+            }
         }
         if self.is_under_way() {
             self.go_on_walking(proc, clock, until, &mut found);
@@ -116,7 +129,7 @@ impl Search {
         self.lately.truncate(LATELY);
         if !self.is_under_way() {
             // What it left to do is no start for the next, which begins with the newest again.
-            self.walk = None;
+            (self.walks, self.unwalked, self.unowned, self.accounts) = Default::default();
             // A start may have asked for tens of thousands at once.
             self.wanted.shrink_to(64);
         }
@@ -155,24 +168,64 @@ impl Search {
         until: Duration,
         found: &mut HashMap<Inode, Found>,
     ) {
-        let mut users: HashSet<u32> = self.wanted.values().copied().collect();
+        self.begin_walks(proc);
         while !self.wanted.is_empty() && clock() < until {
-            let walk = self.walk.take().or_else(|| {
-                users = self.wanted.values().copied().collect();
-                Walk::begin(proc, &self.wanted, Ages::now(proc, &mut self.pid_max))
-            });
-            let Some(mut walk) = walk else {
+            // Whoever has been searched for least goes first.
+            let next = (0..self.walks.len()).min_by_key(|i| self.walks.get(*i).map(|walk| walk.steps));
+            let Some(next) = next else {
                 // The root cannot be listed: nothing can be said of anyone.
                 let denied = |(inode, _)| (inode, Found::Nobody(Reason::Denied));
                 found.extend(self.wanted.drain().map(denied));
                 return;
             };
+            let mut walk = self.walks.swap_remove(next);
             let mut quest = Quest { proc, wanted: &mut self.wanted, found };
-            if walk.step(&mut quest, &users) {
-                self.walk = Some(walk);
+            if walk.step(&mut quest) && !walk.has_found_all(&self.wanted) {
+                self.walks.push(walk);
+                continue;
             }
+            for account in accounts_of(&walk.users) {
+                self.accounts.insert(account, walk.steps);
+            }
+            self.unowned.extend(walk.into_left());
+            self.begin_walks(proc);
         }
     }
+
+    /// For what no walk covers, unless one of the same user's is under way: that comes to its end before.
+    fn begin_walks(&mut self, proc: &Proc) {
+        let Self { wanted, walks, unwalked, unowned, accounts, pid_max, .. } = self;
+        let is_wanted = |inode: &Inode| wanted.contains_key(inode);
+        let (mut waiting, mut new) = (BTreeMap::new(), Vec::new());
+        let room = MOST_WALKS.saturating_sub(walks.len());
+        for (uid, mut covers) in std::mem::take(unwalked) {
+            covers.retain(is_wanted);
+            if room == 0 || walks.iter().any(|walk| walk.users.contains(&uid)) {
+                waiting.insert(uid, covers);
+            } else if covers.is_empty() {
+                continue;
+            } else if new.len() < room {
+                new.push((HashSet::from([uid]), covers));
+            } else if let Some((users, shared)) = new.last_mut() {
+                users.insert(uid);
+                shared.extend(covers);
+            }
+        }
+        *unwalked = waiting;
+        if !walks.iter().any(|walk| walk.users.is_empty()) {
+            unowned.retain(is_wanted);
+            new.extend((!unowned.is_empty()).then(|| (HashSet::new(), std::mem::take(unowned))));
+        }
+        let ages = if new.is_empty() { None } else { Ages::now(proc, pid_max) };
+        walks.extend(new.into_iter().filter_map(|(users, covers)| {
+            let steps = accounts_of(&users).iter().filter_map(|account| accounts.get(account)).max();
+            Walk::begin(proc, users, covers, ages, steps.copied().unwrap_or(0))
+        }));
+    }
+}
+
+fn accounts_of(users: &HashSet<u32>) -> Vec<Option<u32>> {
+    if users.is_empty() { vec![None] } else { users.iter().copied().map(Some).collect() }
 }
 
 impl Quest<'_> {

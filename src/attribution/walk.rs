@@ -1,9 +1,10 @@
 //! The walk over all processes, for sockets whose holder is none of the likely ones.
 //!
 //! In steps of at most half a millisecond, whatever anybody opened, so that it keeps to its budget: processes of the
-//! socket's user, newest first; then all others; then threads that have a table of descriptors of their own; then
-//! io_urings, which hold sockets without any descriptor. What still nobody holds may be in flight: sent through a unix
-//! socket and not received. The kernel tells that there are such descriptors, not which.
+//! socket's user, newest first, in a walk of that user's own; then, for all users together, everybody's; then threads
+//! that have a table of descriptors of their own; then io_urings, which hold sockets without any descriptor. What still
+//! nobody holds may be in flight: sent through a unix socket and not received. The kernel tells that there are such
+//! descriptors, not which.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -17,7 +18,7 @@ const STEP: usize = 64;
 /// A table with more than this is put aside until the others of its stage were read, ...
 const BIG: usize = 1_024;
 /// ... as long as there are not more such tables than this: each costs a descriptor.
-const MOST_BIG: usize = 16;
+const MOST_BIG: usize = 8;
 /// Rings, and sockets that may have received something, that are remembered for the last stages.
 const MOST_RINGS: usize = 256;
 const MOST_SOCKETS: usize = 4_096;
@@ -27,13 +28,16 @@ const MOST_SOCKETS: usize = 4_096;
 pub(super) struct Walk {
     /// What this pass must find; what was added later needs a pass of its own.
     covers: Vec<Inode>,
+    /// Whose processes are visited; empty: everybody's.
+    pub(super) users: HashSet<u32>,
+    /// How much was done for these users, here and in the walks before.
+    pub(super) steps: u64,
     stage: Stage,
     ages: Option<Ages>,
     /// Processes are still being listed, for the stage that is next.
     listing: Option<Listing>,
     listed: Vec<u32>,
     queue: VecDeque<u32>,
-    later: Vec<u32>,
     /// The table that is being read, and those that were put aside.
     table: Option<Reading>,
     big: VecDeque<Reading>,
@@ -56,10 +60,8 @@ struct Reading {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Newest first: those of the right users are looked at, the others put aside.
-    Users,
-    /// Those put aside.
-    Others,
+    /// Newest first.
+    Tables,
     /// All once more, thread by thread.
     Threads,
     /// Rings that were met.
@@ -69,16 +71,23 @@ enum Stage {
 }
 
 impl Walk {
-    /// `None`: the root cannot be listed.
-    pub(super) fn begin(proc: &Proc, wanted: &HashMap<Inode, u32>, ages: Option<Ages>) -> Option<Self> {
+    /// Of some users' processes; of none: of all. `None`: the root cannot be listed.
+    pub(super) fn begin(
+        proc: &Proc,
+        users: HashSet<u32>,
+        covers: Vec<Inode>,
+        ages: Option<Ages>,
+        steps: u64,
+    ) -> Option<Self> {
         Some(Self {
-            covers: wanted.keys().copied().collect(),
-            stage: Stage::Users,
+            covers,
+            users,
+            steps,
+            stage: Stage::Tables,
             ages,
             listing: Some(proc.list_pids().ok()?),
             listed: Vec::new(),
             queue: VecDeque::new(),
-            later: Vec::new(),
             table: None,
             big: VecDeque::new(),
             crowd: None,
@@ -90,8 +99,20 @@ impl Walk {
         })
     }
 
-    /// Goes on a little. False: it is at its end, and what it covers is answered.
-    pub(super) fn step(&mut self, quest: &mut Quest, users: &HashSet<u32>) -> bool {
+    /// True if all that it covers has been found.
+    pub(super) fn has_found_all(&mut self, wanted: &HashMap<Inode, u32>) -> bool {
+        while self.covers.pop_if(|inode| !wanted.contains_key(inode)).is_some() {}
+        self.covers.is_empty()
+    }
+
+    /// What was not found among the users' own processes.
+    pub(super) fn into_left(self) -> Vec<Inode> {
+        self.covers
+    }
+
+    /// Goes on a little. False: it is at its end; where it visited everybody, what it covers is answered.
+    pub(super) fn step(&mut self, quest: &mut Quest) -> bool {
+        self.steps += 1;
         if let Some(listing) = &mut self.listing {
             match listing.next() {
                 Some(portion) => self.listed.extend(portion),
@@ -107,7 +128,7 @@ impl Walk {
                 self.crowd = Some((pid, threads));
             }
         } else if !self.queue.is_empty() {
-            self.visit_next(quest.proc, users);
+            self.visit_next(quest.proc);
         } else if let Some(reading) = self.big.pop_front() {
             self.table = Some(Reading { done: 0, ..reading });
         } else {
@@ -145,14 +166,14 @@ impl Walk {
         self.queue = pids.into();
     }
 
-    fn visit_next(&mut self, proc: &Proc, users: &HashSet<u32>) {
+    fn visit_next(&mut self, proc: &Proc) {
         // Others' processes take 1 µs each, less than a look at the clock.
         for _ in 0..STEP {
             let Some(pid) = self.queue.pop_front() else { return };
-            // One that may not be dumped belongs to root here, whoever runs it: it comes later, and is not missed.
-            let is_users = || proc.uid_of(pid).is_some_and(|uid| users.contains(&uid));
             match self.stage {
-                Stage::Users if !is_users() => self.later.push(pid),
+                // One that may not be dumped belongs to root here, whoever runs it: it is found when all are visited.
+                _ if !self.users.is_empty()
+                    && !proc.uid_of(pid).is_some_and(|uid| self.users.contains(&uid)) => {}
                 Stage::Threads => self.crowd = threads_of(proc, pid).map(|threads| (pid, threads)),
                 _ => self.open(proc, pid, None),
             }
@@ -195,11 +216,8 @@ impl Walk {
 
     fn next_stage(&mut self, quest: &mut Quest) -> bool {
         self.stage = match self.stage {
-            Stage::Users => {
-                self.queue = std::mem::take(&mut self.later).into();
-                Stage::Others
-            }
-            Stage::Others => {
+            Stage::Tables if !self.users.is_empty() => return false,
+            Stage::Tables => {
                 self.listing = quest.proc.list_pids().ok();
                 Stage::Threads
             }

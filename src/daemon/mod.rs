@@ -167,7 +167,7 @@ fn set_up_parts(
     let proc = Proc::new("/proc").map_err(DaemonError::Proc)?.with_own_socket_mount();
     let view = selftest::look(&proc).map_err(DaemonError::Blind)?;
     let mut users = Users::new().map_err(DaemonError::System)?;
-    let found = ledger::find(&output);
+    let found = ledger::find(&output).unless_ahead(proc.boot_id().as_deref(), now());
     let new_id = new_ids(found.beginning.last_id);
     let outside = Outside {
         new_id: Box::new(new_id.clone()),
@@ -266,13 +266,19 @@ impl Daemon {
 
     /// The first record, and what became of what the run before followed.
     fn begin(&mut self, mut started: Started, beginning: Beginning) {
-        let Beginning { stream, reason, previous, live, .. } = beginning;
-        let at = self.moment();
+        let Beginning { stream, reason, previous, boot, live, .. } = beginning;
+        let at = now();
         (started.stream, started.stream_reason) = (stream, reason);
         started.previous_end = previous.map(|(_, is_clean)| if is_clean { "clean" } else { "unclean" });
         self.push(vec![Event { at, what: What::Started(Box::new(started)) }]);
         if let Some((from, _)) = previous {
-            let told = resume(&mut self.pipeline, live, from, &self.proc.boot_id(), at);
+            let this_boot = self.proc.boot_id();
+            if boot == this_boot {
+                // The clock may have been set while nobody watched.
+                let _ = self.steps.look(from);
+            }
+            let at = self.moment();
+            let told = resume(&mut self.pipeline, live, from, &this_boot, at);
             self.push(told);
         }
     }
@@ -324,6 +330,9 @@ impl Daemon {
         self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => {
+                if self.failing.is_some() {
+                    log::warn!("polls work again");
+                }
                 self.tell_failed_polls(at);
                 self.push(events);
             }
@@ -442,7 +451,6 @@ impl Daemon {
 
     fn tell_failed_polls(&mut self, at: Moment) {
         if let Some((from, count, text)) = self.failing.take() {
-            log::warn!("polls work again");
             self.push(vec![Event::lost(from, at, "read_failed", Some(count), Some(text))]);
         }
     }
@@ -488,9 +496,11 @@ impl Daemon {
     fn stop(&mut self, reason: String) -> String {
         let _ = self.drain();
         let at = self.moment();
-        if let Ok(events) = self.pipeline.tick(&self.proc, at) {
-            self.push(events);
+        match self.pipeline.tick(&self.proc, at) {
+            Ok(events) => self.push(events),
+            Err(error) => self.note_failed_poll(&error, at),
         }
+        self.tell_failed_polls(at);
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();

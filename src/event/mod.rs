@@ -4,6 +4,7 @@
 //! in one line for people, `ascii` keeps both harmless.
 
 pub mod ascii;
+mod bound;
 pub mod community;
 pub mod message;
 pub mod record;

@@ -10,12 +10,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ascii::{readable, to_json};
+use super::bound;
 use super::community::community_id;
 use super::message::message;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
 use crate::connection::{Connection, Moment, TcpState};
-use crate::process::{Attribution, Recorded};
+use crate::process::{Attribution, Recorded, Told};
 
 /// Version of the fields.
 pub const SCHEMA: u32 = 1;
@@ -92,7 +93,10 @@ impl Renderer {
         let message = message(event);
         let mut json = Vec::new();
         for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
-            let record = self.record(event, &message, id, cut);
+            let mut record = self.record(event, &message, id, cut);
+            if cut == Cut::Everything {
+                record.members.bound();
+            }
             // The values are maps, strings and integers: serde_json has no error for them.
             json = to_json(&record).unwrap_or_default();
             if json.len() + ENDING <= LONGEST {
@@ -352,6 +356,14 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// Cuts all texts, also those of records that `Cut` knows nothing of: an error's, a path's.
+    fn bound(&mut self) {
+        let texts = [&mut self.fields, &mut self.own].map(bound::shorten);
+        if texts.contains(&true) && !self.own.contains_key("truncated") {
+            self.own("truncated", json!(["message", "portreeve"]));
+        }
+    }
+
     pub(super) fn put(&mut self, name: &str, value: Value) {
         self.fields.insert(name.to_owned(), value);
     }
@@ -392,7 +404,7 @@ struct EventFields {
 fn close(record: &mut Members, ending: &Ending) {
     let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
     let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
-    set(&mut close, "last_seen", last_seen.map(|at| json!(time(at))));
+    set(&mut close, "last_seen", last_seen.map(|at| json!(from(at, *gone_by))));
     if let Some(Bytes { sent, received, exact }) = bytes {
         set(&mut close, "bytes_exact", Some(json!(exact)));
         record.add("destination", "bytes", json!(received));
@@ -406,7 +418,7 @@ fn close(record: &mut Members, ending: &Ending) {
 
 fn coverage_fields(coverage: &Coverage) -> Value {
     let mut fields = json!(coverage);
-    set(&mut fields, "from", coverage.span.map(|(from, _)| json!(time(from))));
+    set(&mut fields, "from", coverage.span.map(|(begin, end)| json!(from(begin, end))));
     set(&mut fields, "to", coverage.span.map(|(_, to)| json!(time(to))));
     fields
 }
@@ -427,25 +439,40 @@ fn set_attribution(record: &mut Members, attribution: &Attribution) {
 
 /// What a former run told of the owner, to the letter as far as there is room.
 fn recite(record: &mut Members, recorded: &Recorded, cut: Cut) {
-    record.fields.extend(recorded.fields.clone());
-    record.own.extend(recorded.own.clone());
+    let Told { mut fields, mut own } = recorded.told();
+    if cut == Cut::Everything {
+        // Whoever wrote into the log or the state may have put anything there: these are known to be small.
+        keep_small(&mut fields, &["process", "user"]);
+        keep_small(&mut own, &["attribution"]);
+    }
+    record.fields.extend(fields);
+    record.own.extend(own);
     if cut > Cut::None {
         record.own.remove("ancestry");
     }
-    if let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) {
-        let left_out: &[&str] = match cut {
-            Cut::None => &[],
-            Cut::Ancestors => &["parent"],
-            Cut::Arguments | Cut::Everything => {
-                &["parent", "args", "command_line", "executable", "working_directory", "cgroup"]
-            }
-        };
-        left_out.iter().for_each(|name| drop(process.remove(*name)));
+    let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) else { return };
+    let left_out: &[&str] = match cut {
+        Cut::None => &[],
+        Cut::Ancestors => &["parent"],
+        Cut::Arguments | Cut::Everything => {
+            &["parent", "args", "command_line", "executable", "working_directory", "cgroup"]
+        }
+    };
+    left_out.iter().for_each(|name| drop(process.remove(*name)));
+}
+
+/// Leaves these members, and of each the few texts and numbers by which it is known.
+fn keep_small(members: &mut Map<String, Value>, names: &[&str]) {
+    members.retain(|name, value| names.contains(&name.as_str()) && value.is_object());
+    for inner in members.values_mut().filter_map(Value::as_object_mut) {
+        let known = ["pid", "name", "entity_id", "id", "status", "reason"];
+        inner
+            .retain(|name, value| known.contains(&name.as_str()) && (value.is_string() || value.is_number()));
     }
 }
 
 fn gap_fields(gap: &Gap) -> Value {
-    let mut fields = json!({ "cause": gap.cause, "from": time(gap.from), "to": time(gap.to) });
+    let mut fields = json!({ "cause": gap.cause, "from": from(gap.from, gap.to), "to": time(gap.to) });
     set(&mut fields, "count", gap.count.map(|count| json!(count)));
     set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
     set(&mut fields, "lost", (!gap.lost.is_empty()).then(|| json!(gap.lost)));
@@ -464,6 +491,11 @@ fn outcome_of(success: Option<bool>) -> &'static str {
         Some(false) => "failure",
         None => "unknown",
     }
+}
+
+/// The beginning of an interval as records write it.
+fn from(begin: Moment, end: Moment) -> String {
+    time(Moment { wall: begin.wall_before(end), ..begin })
 }
 
 /// A time as records write it.

@@ -232,10 +232,10 @@ impl Thread {
         let _ = self.answers.send(Done::Sealed(outcome.map_err(|e| e.to_string())));
     }
 
-    fn save(&self, state: &State, log: &File) {
+    fn save(&mut self, state: &State, log: &File) {
         let began = Instant::now();
         self.sync(log);
-        let outcome = self.folder.as_ref().map_or(Ok(()), |folder| folder.save(state, &self.host));
+        let outcome = self.folder.as_mut().map_or(Ok(()), |folder| folder.save(state, &self.host));
         let outcome = outcome.map_err(|e| e.to_string());
         let _ = self.answers.send(Done::Saved(outcome, began.elapsed()));
     }

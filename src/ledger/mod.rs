@@ -52,6 +52,8 @@ pub struct Beginning {
     pub reason: Option<String>,
     /// Moment of the last record, and true if its run ended with it.
     pub previous: Option<(Moment, bool)>,
+    /// In which boot that was. `None` where the boot id is hidden.
+    pub boot: Option<String>,
     /// What was open then.
     pub live: Vec<Live>,
     /// No id that was given so far is later.
@@ -104,25 +106,48 @@ pub fn find(output: &Output) -> Found {
         (Some(folder), Destination::File(file)) => folder.past(&file.path()),
         _ => Past::None,
     };
-    let anew = |stream, reason| Found {
-        stream: Stream::default(),
-        id: None,
-        seal: None,
-        beginning: Beginning { stream, reason, ..Beginning::default() },
-    };
     match past {
-        Past::None => anew("new", None),
-        Past::Lost(why) => anew("lost", Some(why)),
-        Past::Known(state) => {
-            let State { stream, sequence, chain, at, is_clean, last_id, seal, live, .. } = *state;
+        Past::None => Found::anew("new", None),
+        Past::Lost(why) => Found::anew("lost", Some(why)),
+        Past::Known { state, cut } => {
+            if let Destination::File(file) = &output.destination {
+                file.tell_cut(cut);
+            }
+            let State { stream, sequence, chain, at, boot, is_clean, last_id, seal, live, .. } = *state;
             let beginning = Beginning {
                 stream: "continued",
                 reason: None,
                 previous: Some((at, is_clean)),
+                boot,
                 live,
                 last_id: Some(last_id),
             };
             Found { stream: Stream::resume(sequence, chain), id: Some(stream), seal, beginning }
+        }
+    }
+}
+
+impl Found {
+    fn anew(stream: &'static str, reason: Option<String>) -> Self {
+        let beginning = Beginning { stream, reason, ..Beginning::default() };
+        Self { stream: Stream::default(), id: None, seal: None, beginning }
+    }
+
+    /// A virtual machine was set back to a snapshot and its log was not: that past is not this machine's, and its
+    /// sockets are others.
+    #[must_use]
+    pub fn unless_ahead(self, boot: Option<&str>, now: Moment) -> Self {
+        match &self.beginning.previous {
+            Some((at, _))
+                if boot.is_some() && self.beginning.boot.as_deref() == boot && at.boot > now.boot =>
+            {
+                let ahead = (at.boot - now.boot).as_secs();
+                Self::anew(
+                    "lost",
+                    Some(format!("its last record is of a moment {ahead} s later in this boot than now")),
+                )
+            }
+            _ => self,
         }
     }
 }
@@ -307,17 +332,18 @@ impl Ledger {
         let (sequence, chain) = self.sink.place();
         let handle = file.handle();
         let boot = self.sink.host().boot_id.clone();
-        let live = live.into_iter().map(|connection| Live { connection, boot: boot.clone() }).collect();
+        let live = live.into_iter().map(|connection| Live { connection, boot: boot.clone() });
         let state = State {
             stream: self.stream.clone(),
             sequence,
             chain,
             place: Place { device, inode, offset },
             at: self.told,
+            boot: boot.clone(),
             is_clean,
             last_id: self.sink.new_id(now),
             seal: self.seal,
-            live,
+            live: live.collect(),
         };
         if let Some(disk) = &mut self.disk {
             disk.save(state, handle);

@@ -81,7 +81,7 @@ impl ProcessNotices {
         most: usize,
         mut visit: impl FnMut(ProcessNotice),
     ) -> Result<Received, NetlinkError> {
-        let each = |datagram: &[u8]| Messages(datagram).filter_map(|m| parse(m.payload)).for_each(&mut visit);
+        let each = |datagram: &[u8]| parse_processes(datagram).for_each(&mut visit);
         self.0.drain(most, each).map_err(NetlinkError::new("receive the kernel's notices of processes"))
     }
 
@@ -124,6 +124,11 @@ impl AsFd for ProcessNotices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.0.as_fd()
     }
+}
+
+/// The notices of one datagram. Public for `fuzz/`.
+pub fn parse_processes(datagram: &[u8]) -> impl Iterator<Item = ProcessNotice> {
+    Messages(datagram).filter_map(|message| parse(message.payload))
 }
 
 /// `struct cn_msg` and `struct proc_event`. `None` for the notices that are not told.

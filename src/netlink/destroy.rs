@@ -82,7 +82,7 @@ impl DestroyNotices {
         most: usize,
         mut visit: impl FnMut(Destroyed),
     ) -> Result<Received, NetlinkError> {
-        let each = |datagram: &[u8]| Messages(datagram).filter_map(|m| parse(m.payload)).for_each(&mut visit);
+        let each = |datagram: &[u8]| parse_ends(datagram).for_each(&mut visit);
         self.link.drain(most, each).map_err(NetlinkError::new("receive the ends of TCP sockets"))
     }
 }
@@ -91,6 +91,11 @@ impl AsFd for DestroyNotices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.0.as_fd()
     }
+}
+
+/// The notices of one datagram. Public for `fuzz/`.
+pub fn parse_ends(datagram: &[u8]) -> impl Iterator<Item = Destroyed> {
+    Messages(datagram).filter_map(|message| parse(message.payload))
 }
 
 fn parse(payload: &[u8]) -> Option<Destroyed> {

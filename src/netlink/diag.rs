@@ -284,6 +284,11 @@ pub(super) fn parse_row(row: &[u8]) -> Option<Socket> {
     })
 }
 
+/// The rows of one datagram, with what they counted. Public for `fuzz/`.
+pub fn parse_sights(datagram: &[u8]) -> impl Iterator<Item = Sight> {
+    Messages(datagram).filter_map(|message| parse_sight(&message))
+}
+
 fn parse_sight(message: &Message<'_>) -> Option<Sight> {
     Some(Sight { socket: parse_row(message.payload)?, counts: info(message.payload).and_then(parse_counts) })
 }

@@ -20,9 +20,9 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-pub use connector::{ProcessNotice, ProcessNotices};
-pub use destroy::{DestroyNotices, Destroyed};
-pub use diag::{Diag, Dump, Sight, states};
+pub use connector::{ProcessNotice, ProcessNotices, parse_processes};
+pub use destroy::{DestroyNotices, Destroyed, parse_ends};
+pub use diag::{Diag, Dump, Sight, parse_sights, states};
 pub use filter::{Clause, Filter};
 
 /// What the kernel refused, or answered with nonsense.

@@ -105,7 +105,7 @@ impl Pipeline {
             }
             self.sought.insert(inode, (key, sight));
             keys.push(key);
-            if super::is_fragile(socket.state) {
+            if super::is_fragile(socket.state.of_ours()) {
                 space.fragile.push(key);
             }
         }
@@ -219,7 +219,7 @@ impl Pipeline {
             inode: Some(key.inode),
             cookie: socket.cookie,
             tuple: key.tuple,
-            state: socket.state,
+            state: socket.state.of_ours(),
             uid: Some(socket.uid),
             user: None,
             seen,

@@ -35,8 +35,13 @@ impl Pipeline {
         booted: Moment,
         at: Moment,
     ) -> Vec<Event> {
-        let end = |connection| self.abandon(connection, CloseReason::Reboot, booted, at);
-        connections.iter().map(end).collect()
+        let mut told = Vec::new();
+        for connection in connections {
+            // A clock that was set since: the end is not before the last sight.
+            let wall = booted.wall.max(connection.last_seen.wall);
+            told.push(self.abandon(connection, CloseReason::Reboot, Moment { wall, ..booted }, at));
+        }
+        told
     }
 
     fn abandon(
@@ -48,10 +53,13 @@ impl Pipeline {
     ) -> Event {
         self.totals.closes += 1;
         let established = connection.state != TcpState::SynSent;
+        let last_seen = connection.last_seen;
+        // The clock may have been set since: what was seen is not gone before that.
+        let gone_by = if gone_by.wall < last_seen.wall { at } else { gone_by };
         let ending = Ending {
             reason,
             success: (reason == CloseReason::Reboot && established).then_some(true),
-            last_seen: Some(connection.last_seen),
+            last_seen: Some(last_seen),
             gone_by,
             exact: false,
             bytes: None,

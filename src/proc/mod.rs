@@ -9,9 +9,10 @@ mod mounts;
 mod net;
 mod netlink;
 mod netns;
+mod patience;
 mod pid;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,11 +25,15 @@ use rustix::io::{Errno, pread};
 use rustix::process::{Pid, getpriority_process};
 
 pub use counters::{Counters, parse_counters};
-pub use fd::{Descriptor, Sight, Table, parse_fdinfo, parse_ring, parse_socket_link};
+pub use fd::{Descriptor, Shows, Sight, Table, parse_fdinfo, parse_in_flight, parse_ring, parse_socket_link};
+pub use mounts::parse_hiding_options;
 pub use net::{Net, TableRead, parse_row};
 pub use netlink::parse_netlink_drops;
 pub use netns::Lives;
-pub use pid::{Depth, Held, Kept, MAX_ARGS_BYTES, Print};
+pub use pid::{
+    Depth, Held, Kept, MAX_ARGS_BYTES, Print, Status, parse_cgroup, parse_parent, parse_stat, parse_status,
+    split_args,
+};
 
 use crate::connection::Netns;
 
@@ -100,6 +105,7 @@ pub struct Proc {
     snmp: OnceCell<OwnedFd>,
     last_pid: OnceCell<OwnedFd>,
     version: OnceCell<Option<(u32, u32)>>,
+    patience: RefCell<patience::Patience>,
 }
 
 impl Proc {
@@ -120,6 +126,7 @@ impl Proc {
             snmp: OnceCell::new(),
             last_pid: OnceCell::new(),
             version: OnceCell::new(),
+            patience: RefCell::default(),
         })
     }
 
@@ -171,6 +178,34 @@ impl Proc {
         let name = format!("{process}/ns/net");
         let link = readlinkat(&self.dir, name.as_str(), Vec::new()).map_err(|e| self.read_error(&name, e))?;
         parse_netns_link(link.as_bytes()).ok_or_else(|| self.parse_error(&name, "namespace link"))
+    }
+
+    /// What tells network namespaces apart without any privilege: the inode of `net/tcp`, of which each has its own.
+    ///
+    /// # Errors
+    /// `Read` if the process is gone.
+    pub fn network_mark(&self, process: &str) -> Result<u64, ProcError> {
+        let name = format!("{process}/net/tcp");
+        let stat =
+            statat(&self.dir, name.as_str(), AtFlags::empty()).map_err(|e| self.read_error(&name, e))?;
+        Ok(stat.st_ino)
+    }
+
+    /// True unless users are numbered here as nowhere else: then privileges hold inside alone.
+    #[must_use]
+    pub fn is_first_user_namespace(&self) -> bool {
+        let Ok(map) = self.read_file("self/uid_map", 4096) else { return true };
+        map.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).eq([
+            &b"0"[..],
+            b"0",
+            b"4294967295",
+        ])
+    }
+
+    /// True if links can be read at all: our own program's.
+    #[must_use]
+    pub fn reads_links(&self) -> bool {
+        readlinkat(&self.dir, "self/exe", Vec::new()).is_ok()
     }
 
     /// All process ids, in the kernel's order (ascending).
@@ -396,8 +431,9 @@ fn parse_u64(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `net:[4026531840]`.
-fn parse_netns_link(link: &[u8]) -> Option<Netns> {
+/// `net:[4026531840]`. Public for `fuzz/`.
+#[must_use]
+pub fn parse_netns_link(link: &[u8]) -> Option<Netns> {
     parse_u64(link.strip_prefix(b"net:[")?.strip_suffix(b"]")?).map(Netns)
 }
 

@@ -55,6 +55,16 @@ impl Proc {
         }
     }
 
+    /// Reads the first page of a table, to see whether that can be done.
+    ///
+    /// # Errors
+    /// `Read` if not.
+    pub fn try_tcp(&self, net: Net<'_>) -> Result<(), ProcError> {
+        let fd = self.open_net(net, "net/tcp")?;
+        let mut page = vec![0; rustix::param::page_size()];
+        read(&fd, &mut page).map(|_| ()).map_err(|e| self.net_error(net, "net/tcp", e))
+    }
+
     /// Opens a file of a namespace's `net`.
     pub(super) fn open_net(&self, net: Net<'_>, name: &str) -> Result<OwnedFd, ProcError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -111,7 +121,13 @@ impl Proc {
             let filled = buffer.get(..kept + length).unwrap_or_default();
             let whole = filled.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
             for line in filled.get(..whole).unwrap_or_default().split(|b| *b == b'\n') {
-                if std::mem::take(&mut header) || line.is_empty() {
+                if std::mem::take(&mut header) {
+                    if !is_header(line) {
+                        return Err(ProcError::Parse { path: self.net_path(net, name), field: "header" });
+                    }
+                    continue;
+                }
+                if line.is_empty() {
                     continue;
                 }
                 match parse_row(line) {
@@ -127,11 +143,24 @@ impl Proc {
                 return Err(ProcError::Parse { path: self.net_path(net, name), field: "line length" });
             }
             buffer.copy_within(whole..whole + kept, 0);
+            if length == 0 && header {
+                return Err(ProcError::Parse { path: self.net_path(net, name), field: "header" });
+            }
             if length == 0 || (kept == 0 && length + LONGEST_ROW < page) {
                 return Ok(());
             }
         }
     }
+}
+
+/// Columns are found by their place: those of another kernel may stand elsewhere and parse all the same.
+fn is_header(line: &[u8]) -> bool {
+    let names = "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode";
+    let words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    // The tables of IPv4 and IPv6 differ in one.
+    words
+        .map(|word| if word == b"remote_address" { b"rem_address" } else { word })
+        .eq(names.split(' ').map(str::as_bytes))
 }
 
 /// Parses one line behind the header.
@@ -207,6 +236,21 @@ mod tests {
     const MAPPED: &[u8] = b"   0: 0000000000000000FFFF00000100007F:D6BA 0000000000000000FFFF00000100007F:0016 01 00000000:00000000 00:00000000 00000000     0        0 4242 1 0000000000000000 20 4 30 10 -1";
     const TIME_WAIT: &[u8] = b"   5: 0100007F:B8DC 0100007F:0016 06 00000000:00000000 03:00001768 00000000     0        0 0 3 0000000000000000                                      ";
 
+    const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode                                                     \n";
+
+    #[test]
+    fn a_table_with_other_columns_is_not_read() {
+        assert!(Proc::new("/proc").unwrap().read_tcp(Net::Own, |_| {}).is_ok(), "this kernel's are known");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("self/net")).unwrap();
+        let proc = Proc::new(dir.path()).unwrap();
+        for table in ["", "\n", &HEADER.replace(" uid", " gid"), &HEADER.replace(" st ", " st mark ")] {
+            std::fs::write(dir.path().join("self/net/tcp"), table).unwrap();
+            let error = proc.read_tcp(Net::Own, |_| panic!("a row")).unwrap_err().to_string();
+            assert!(error.ends_with("bad header"), "{table:?}: {error}");
+        }
+    }
+
     #[test]
     #[cfg(target_endian = "little")]
     fn a_row_parses() {
@@ -256,7 +300,7 @@ mod tests {
             let row = String::from_utf8_lossy(V4).into_owned();
             let rows: String =
                 (0..count).map(|n| row.replacen("31337", &(10_000 + n).to_string(), 1) + "\n").collect();
-            std::fs::write(net.join("tcp"), format!("  sl  local_address header\n{rows}")).unwrap();
+            std::fs::write(net.join("tcp"), format!("{HEADER}{rows}")).unwrap();
             let mut inodes = Vec::new();
             let read = Proc::new(dir.path()).unwrap().read_tcp(Net::Own, |s| inodes.extend(s.inode)).unwrap();
             let wanted: Vec<_> = (0..count).filter_map(|n| Inode::new(10_000 + n as u64)).collect();

@@ -5,14 +5,17 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, openat, readlinkat, statat, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Decimal, Listing, Proc, ProcError, list_numbers, parse_u64, read_at, read_text, read_text_at};
+use super::{
+    Decimal, Listing, Proc, ProcError, is_gone, list_numbers, parse_u64, read_at, read_text, read_text_at,
+};
 use crate::process::{Ids, Login, Process, Tty};
 
 /// Arguments are read up to here: what a person can have typed, and a bound for what a process can make us store.
@@ -39,7 +42,7 @@ pub struct Kept {
     /// The process.
     pub held: Rc<Held>,
     status: OwnedFd,
-    arguments: OwnedFd,
+    arguments: Arc<OwnedFd>,
     /// `schedstat`: time on a processor, time of waiting for one, and how often it got one.
     schedule: Option<OwnedFd>,
 }
@@ -57,17 +60,22 @@ pub struct Print {
 #[derive(Debug, Clone)]
 struct Face {
     executable: Result<Vec<u8>, Errno>,
-    arguments: Vec<u8>,
+    /// TIMEDOUT: the process lets who asks for them wait.
+    arguments: Result<Vec<u8>, Errno>,
     status: Status,
 }
 
 /// The lines of `status` that are of interest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Status {
-    name: Vec<u8>,
-    state: Option<u8>,
-    parent: Option<u32>,
-    ids: Option<Ids>,
+pub struct Status {
+    /// `Name:`, with the kernel's escapes.
+    pub name: Vec<u8>,
+    /// `State:`, its letter.
+    pub state: Option<u8>,
+    /// `PPid:`.
+    pub parent: Option<u32>,
+    /// `Uid:` and `Gid:`.
+    pub ids: Option<Ids>,
 }
 
 impl Face {
@@ -77,7 +85,8 @@ impl Face {
         parent.is_some()
             && (parent, ids) == (&other.status.parent, &other.status.ids)
             && (executable, name) == (&other.executable, &other.status.name)
-            && *arguments == other.arguments
+            // Those that do not come now may be what they were.
+            && (arguments.is_err() || *arguments == other.arguments)
     }
 }
 
@@ -96,16 +105,16 @@ impl Held {
         read_text_at(self.dir.as_fd(), name, most)
     }
 
-    fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
+    pub(super) fn link(&self, name: &str) -> Result<Vec<u8>, Errno> {
         readlinkat(&self.dir, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
-    /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so.
+    /// The kernel writes ` (deleted)` behind the path of a file that has no name any more; but a file may be named so. Its
+    /// links are asked of what is in memory: a file server that does not answer would hold us up.
     fn without_deleted(&self, name: &str, executable: Vec<u8>) -> (Option<Vec<u8>>, bool) {
+        let links = || statx(&self.dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK);
         match executable.strip_suffix(b" (deleted)") {
-            Some(bare) if statat(&self.dir, name, AtFlags::empty()).is_ok_and(|stat| stat.st_nlink == 0) => {
-                (Some(bare.to_vec()), true)
-            }
+            Some(bare) if links().is_ok_and(|stat| stat.stx_nlink == 0) => (Some(bare.to_vec()), true),
             _ => (Some(executable), false),
         }
     }
@@ -218,10 +227,10 @@ impl Proc {
     /// # Errors
     /// `Read` if it is gone, `Parse` if `stat` is not of the kernel's form.
     pub fn read_process(&self, held: &Held, depth: Depth) -> Result<Process, ProcError> {
-        let face = || Face {
-            executable: held.link("exe"),
-            arguments: held.read("cmdline", MAX_ARGS_BYTES + 1).unwrap_or_default(),
-            status: parse_status(&held.read("status", 4096).unwrap_or_default()),
+        let face = || {
+            let executable = held.link("exe");
+            let status = parse_status(&held.read("status", 4096).unwrap_or_default());
+            Face { executable, arguments: self.read_arguments(held, "cmdline", status.ids), status }
         };
         let (mut process, _) = self.read_whole(held, depth, face)?;
         self.ask_threads(held, depth, &mut process);
@@ -240,11 +249,28 @@ impl Proc {
         });
         let Some((tid, (executable, executable_deleted))) = living else { return };
         (process.executable, process.executable_deleted) = (executable, executable_deleted);
-        let arguments = held.read(&format!("task/{tid}/cmdline"), MAX_ARGS_BYTES + 1).unwrap_or_default();
+        let arguments =
+            self.read_arguments(held, &format!("task/{tid}/cmdline"), process.ids).unwrap_or_default();
         (process.args, process.args_cut) = split_args(&arguments, 0);
         process.args_bytes = arguments.len() as u64;
         if depth == Depth::Owner {
             process.working_directory = held.link(&format!("task/{tid}/cwd")).ok();
+        }
+    }
+
+    /// Without waiting for long, whatever the process does. Empty where they cannot be had otherwise.
+    fn read_arguments(&self, held: &Held, name: &str, of: Option<Ids>) -> Result<Vec<u8>, Errno> {
+        match openat(&held.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => self.read_patiently(&Arc::new(file), of),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn read_patiently(&self, file: &Arc<OwnedFd>, of: Option<Ids>) -> Result<Vec<u8>, Errno> {
+        let (uid, file) = (of.map_or(0, |ids| ids.real_uid), Arc::clone(file));
+        match self.patience.borrow_mut().wait(uid, move || read_text(&file, MAX_ARGS_BYTES + 1)) {
+            Err(e) if e != Errno::TIMEDOUT => Ok(Vec::new()),
+            outcome => outcome,
         }
     }
 
@@ -257,7 +283,8 @@ impl Proc {
             let file = openat(&held.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             file.map_err(|e| held.error(self, name, e))
         };
-        let (status, arguments, schedule) = (open("status")?, open("cmdline")?, open("schedstat").ok());
+        let (status, arguments) = (open("status")?, Arc::new(open("cmdline")?));
+        let schedule = open("schedstat").ok();
         Ok(Kept { held: Rc::new(held), status, arguments, schedule })
     }
 
@@ -268,7 +295,7 @@ impl Proc {
     pub fn read_ancestor(&self, kept: &Kept) -> Result<(Process, Print), ProcError> {
         // First, so that whatever it does from here on shows.
         let schedule = read_schedule(kept);
-        let (mut process, face) = self.read_whole(&kept.held, Depth::Ancestor, || read_face(kept))?;
+        let (mut process, face) = self.read_whole(&kept.held, Depth::Ancestor, || self.read_face(kept))?;
         self.ask_threads(&kept.held, Depth::Ancestor, &mut process);
         // It has given its children away, and is nobody's parent.
         if face.status.state == Some(b'Z') && self.is_alone(&kept.held) {
@@ -289,7 +316,7 @@ impl Proc {
         if schedule.is_some() && schedule == print.asleep && kept.held.link("exe") == print.face.executable {
             return Ok(None);
         }
-        let face = read_face(kept);
+        let face = self.read_face(kept);
         if face.is_same(&print.face) {
             print.asleep = schedule.filter(|_| self.sleeps_alone(kept, &face));
             return Ok(None);
@@ -301,7 +328,14 @@ impl Proc {
 
     /// True if it neither ran when its face was read nor has threads that may have changed it.
     fn sleeps_alone(&self, kept: &Kept, face: &Face) -> bool {
-        face.status.state.is_some_and(|state| b"SDI".contains(&state)) && self.is_alone(&kept.held)
+        let sleeps = face.status.state.is_some_and(|state| b"SDI".contains(&state));
+        sleeps && face.arguments.is_ok() && self.is_alone(&kept.held)
+    }
+
+    fn read_face(&self, kept: &Kept) -> Face {
+        let executable = kept.held.link("exe");
+        let status = parse_status(&read_text(&kept.status, 4096).unwrap_or_default());
+        Face { executable, arguments: self.read_patiently(&kept.arguments, status.ids), status }
     }
 
     fn read_whole(
@@ -313,10 +347,16 @@ impl Proc {
         let mut tries = 4;
         loop {
             let face = read_face();
-            let process = self.read_once(held, depth, &face)?;
+            let mut process = self.read_once(held, depth, &face)?;
             tries -= 1;
-            // ESRCH both times is what a kernel thread answers.
-            if tries == 0 || held.link("exe") == face.executable {
+            // A program that is being started has its file before its name, and its arguments last. ESRCH both times is
+            // what a kernel thread answers.
+            let starts = face.executable.is_ok() && face.arguments.as_ref().is_ok_and(Vec::is_empty);
+            let settled = !starts && held.link("exe") == face.executable;
+            if !settled && tries == 0 {
+                (process.args, process.args_bytes, process.args_cut) = (Vec::new(), 0, false);
+            }
+            if settled || tries == 0 {
                 return Ok((process, face));
             }
         }
@@ -327,14 +367,16 @@ impl Proc {
         let owner = depth == Depth::Owner;
         let mut denied = Vec::new();
         let mut allowed = |name: &'static str, link: Result<Vec<u8>, Errno>| {
-            denied.extend(matches!(link, Err(Errno::ACCESS | Errno::PERM)).then_some(name));
+            let cannot = link.as_ref().is_err_and(|e| !is_gone(Some(e.raw_os_error())));
+            denied.extend(cannot.then_some(name));
             link.ok()
         };
         let executable = allowed("exe", face.executable.clone());
         let working_directory = if owner { allowed("cwd", held.link("cwd")) } else { None };
         let (executable, executable_deleted) =
             executable.map_or((None, false), |path| held.without_deleted("exe", path));
-        let arguments = &face.arguments;
+        denied.extend(face.arguments.is_err().then_some("cmdline"));
+        let arguments = face.arguments.as_deref().unwrap_or_default();
         let size = stat.arg_end.unwrap_or(0).saturating_sub(stat.arg_start.unwrap_or(0));
         let (args, cut) = split_args(arguments, size);
         let cgroup = || held.read("cgroup", 4096).ok().and_then(|text| parse_cgroup(&text));
@@ -368,17 +410,7 @@ impl Proc {
 
     fn read_stat(&self, held: &Held) -> Result<(Stat, Vec<u8>), ProcError> {
         let text = held.read("stat", 4096).map_err(|e| held.error(self, "stat", e))?;
-        let comm = parse_comm(&text).ok_or_else(|| self.bad_stat(held))?;
-        let stat = Stat::from_read(text.as_slice()).map_err(|_| self.bad_stat(held))?;
-        Ok((stat, comm))
-    }
-}
-
-fn read_face(kept: &Kept) -> Face {
-    Face {
-        executable: kept.held.link("exe"),
-        arguments: read_text(&kept.arguments, MAX_ARGS_BYTES + 1).unwrap_or_default(),
-        status: parse_status(&read_text(&kept.status, 4096).unwrap_or_default()),
+        parse_stat(&text).ok_or_else(|| self.bad_stat(held))
     }
 }
 
@@ -389,6 +421,13 @@ fn read_schedule(kept: &Kept) -> Option<Vec<u8>> {
 
 fn unsigned(pid: i32) -> u32 {
     u32::try_from(pid).unwrap_or(0)
+}
+
+/// `stat`: its numbers, and the name as bytes. Public for `fuzz/`.
+#[must_use]
+pub fn parse_stat(text: &[u8]) -> Option<(Stat, Vec<u8>)> {
+    let comm = parse_comm(text)?;
+    Some((Stat::from_read(text).ok()?, comm))
 }
 
 /// The name between the first `(`, which ends a number, and the last `)`: a process may call itself `x) S 1 (`.
@@ -402,8 +441,9 @@ fn parse_comm(stat: &[u8]) -> Option<Vec<u8>> {
     follows.then(|| stat.get(open + 1..close).map(<[u8]>::to_vec))?
 }
 
-/// The parent is the second word behind the name.
-fn parse_parent(stat: &[u8]) -> Option<u32> {
+/// The parent is the second word behind the name. Public for `fuzz/`.
+#[must_use]
+pub fn parse_parent(stat: &[u8]) -> Option<u32> {
     parse_comm(stat)?;
     let close = stat.iter().rposition(|b| *b == b')')?;
     let word = stat.get(close + 1..)?.split(|b| *b == b' ').filter(|word| !word.is_empty()).nth(1)?;
@@ -416,8 +456,9 @@ fn parse_tty(stat: &Stat) -> Option<Tty> {
 }
 
 /// Splits NUL-terminated arguments. Cut, if the process has more bytes than were read: because it has more than we
-/// take, or because it made the kernel stop early by a page that cannot be read.
-fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
+/// take, or because it made the kernel stop early by a page that cannot be read. Public for `fuzz/`.
+#[must_use]
+pub fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     let kept = text.get(..MAX_ARGS_BYTES.min(text.len())).unwrap_or_default();
     let cut = text.len() > MAX_ARGS_BYTES || size > text.len() as u64;
     let whole = kept.strip_suffix(b"\0").unwrap_or(kept);
@@ -429,8 +470,9 @@ fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     (args, cut)
 }
 
-/// Five lines; `Uid:` and `Gid:` are real, effective, saved, file system.
-fn parse_status(text: &[u8]) -> Status {
+/// Five lines; `Uid:` and `Gid:` are real, effective, saved, file system. Public for `fuzz/`.
+#[must_use]
+pub fn parse_status(text: &[u8]) -> Status {
     let mut status = Status::default();
     let (mut uids, mut gid) = (None, None);
     for line in text.split(|b| *b == b'\n') {
@@ -464,8 +506,10 @@ fn read_login(held: &Held) -> Option<Login> {
     Some(Login { uid, user: None, session: held.number("sessionid").filter(|session| *session != UNSET) })
 }
 
-/// The path in systemd's hierarchy (version 1) or in the only one (version 2, line `0::`).
-fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
+/// The path in systemd's hierarchy (version 1) or in the only one (version 2, line `0::`). Public
+/// for `fuzz/`.
+#[must_use]
+pub fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
     let lines = || text.split(|b| *b == b'\n');
     // The path may hold any byte but a line's end, so split at the second colon only.
     let path = |wanted: &[u8]| {

@@ -100,6 +100,10 @@ impl<'a> Record<'a> {
             serde_json::error::Category::Data => Flaw::NoRecord,
             _ => Flaw::NoJson { column: error.column() },
         })?;
+        // A list of the right values would do for serde.
+        if !line.trim_start().starts_with('{') {
+            return Err(Flaw::NoRecord);
+        }
         let at = record.timestamp.as_str().parse().map_err(|_| Flaw::NoRecord)?;
         Ok((at, record))
     }
@@ -178,6 +182,7 @@ mod tests {
         for no_record in [
             "{}",
             "[]",
+            r#"["2026-11-20T13:42:50Z","",null,null,null,null,null,null]"#,
             "1",
             r#"{"@timestamp":"x","message":""}"#,
             r#"{"@timestamp":"2026-11-20T13:42:50Z"}"#,

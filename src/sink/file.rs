@@ -58,6 +58,8 @@ struct Inner {
     /// True if the last line is a crash's and has no end yet.
     unended: bool,
     told: Vec<Incident>,
+    /// Why the path cannot be opened again, until it can.
+    refused: Option<String>,
     /// Files that were left and may not be on the disk yet.
     left: Vec<Arc<File>>,
 }
@@ -87,6 +89,7 @@ impl LogFile {
             torn: false,
             unended,
             told,
+            refused: None,
             left: Vec::new(),
         }))))
     }
@@ -111,6 +114,13 @@ impl LogFile {
     #[must_use]
     pub fn left(&self) -> Vec<Arc<File>> {
         std::mem::take(&mut self.lock().left)
+    }
+
+    /// Has it told that so many bytes were cut off before it was opened.
+    pub fn tell_cut(&self, lost_bytes: u64) {
+        if lost_bytes > 0 {
+            self.lock().told.push(Incident::Truncated { lost_bytes });
+        }
     }
 
     /// Path as configured.
@@ -139,7 +149,7 @@ impl LogFile {
         if named.is_none_or(|named| (named.dev(), named.ino()) != (ours.dev(), ours.ino())) {
             match inner.reopen() {
                 // It lives under another name: better there than nowhere, until the path can be opened.
-                Err(e) if ours.nlink() > 0 => log::warn!("cannot open {} again: {e}", inner.path.display()),
+                Err(e) if ours.nlink() > 0 => inner.warn_once(&e),
                 outcome => outcome?,
             }
         } else if ours.len() < inner.end {
@@ -162,6 +172,14 @@ impl LogFile {
 }
 
 impl Inner {
+    fn warn_once(&mut self, error: &io::Error) {
+        let why = error.to_string();
+        if self.refused.as_ref() != Some(&why) {
+            log::warn!("cannot open {} again, the old file is gone on with: {why}", self.path.display());
+            self.refused = Some(why);
+        }
+    }
+
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
         if self.unended {
             self.write(b"\n")?;
@@ -224,7 +242,7 @@ impl Inner {
         }
         // The new one is open before the old one is let go.
         self.left.push(std::mem::replace(&mut self.file, Arc::new(file)));
-        (self.end, self.torn, self.unended) = (end, false, unended);
+        (self.end, self.torn, self.unended, self.refused) = (end, false, unended, None);
         // Of a file in which nothing was told, nothing is told.
         self.told.retain(|incident| !matches!(incident, Incident::Opened { .. }));
         self.told.extend(told);

@@ -2,7 +2,7 @@
 //!
 //! The rule, in this order:
 //!
-//! 1. SYN_SENT: we connect. SYN_RECV: the other end does.
+//! 1. SYN_SENT: we connect. A request that no socket was made for yet: the other end does.
 //! 2. A listener in the same namespace covers our address and port: the other end connected to it. So a session on
 //!    our own sshd is inbound even if its client bound source port 22, and of a connection from this machine to itself
 //!    only the client's row is outbound.
@@ -44,7 +44,9 @@ pub fn is_outbound(socket: &Socket, listeners: &Listeners, ephemeral: (u16, u16)
     let picked = |end: SocketAddr| (ephemeral.0..=ephemeral.1).contains(&end.port());
     match socket.state {
         TcpState::SynSent => true,
-        TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Listen => false,
+        TcpState::NewSynRecv | TcpState::Listen => false,
+        // Both ends may have connected at once: then ours is a socket, and none listens on its port.
+        TcpState::SynRecv if socket.inode.is_none() => false,
         _ if listeners.cover(socket.tuple.local) => false,
         _ => picked(socket.tuple.local) || !picked(socket.tuple.remote),
     }
@@ -55,7 +57,7 @@ mod tests {
     use super::*;
     use crate::connection::{Inode, Tuple};
 
-    fn outbound(local: &str, remote: &str, state: TcpState, listening: &[&str]) -> bool {
+    fn outbound(local: &str, remote: &str, state: TcpState, inode: u64, listening: &[&str]) -> bool {
         let mut listeners = Listeners::default();
         listening.iter().for_each(|l| listeners.add(l.parse().unwrap()));
         let tuple = Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
@@ -63,7 +65,7 @@ mod tests {
             tuple,
             state,
             uid: 0,
-            inode: Inode::new(1),
+            inode: Inode::new(inode),
             timewait_left: None,
             cookie: None,
             device: 0,
@@ -87,13 +89,17 @@ mod tests {
             ("10.0.0.1:2222", "203.0.113.7:50000", E, &[], false),
             ("10.0.0.1:1023", "203.0.113.7:22", E, &[], true),
             ("10.0.0.1:22", "203.0.113.7:22", SynSent, &["0.0.0.0:22"], true),
-            ("10.0.0.1:50000", "203.0.113.7:22", SynRecv, &[], false),
+            ("10.0.0.1:50000", "203.0.113.7:22", SynRecv, &[], true),
+            ("10.0.0.1:22", "203.0.113.7:22", SynRecv, &["0.0.0.0:22"], false),
+            ("10.0.0.1:22", "10.0.0.1:22", E, &[], true),
         ] {
             assert_eq!(
-                outbound(local, remote, state, listening),
+                outbound(local, remote, state, 1, listening),
                 wanted,
                 "{local} {remote} {state:?} {listening:?}"
             );
         }
+        let request = outbound("10.0.0.1:50000", "203.0.113.7:22", SynRecv, 0, &[]);
+        assert!(!request, "nobody's socket");
     }
 }

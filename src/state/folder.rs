@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -14,8 +14,6 @@ use crate::event::Host;
 const FILE: &str = "state.json";
 const NEW: &str = "state.json.new";
 const LOCK: &str = "lock";
-/// A state that is longer than this is none of ours: 50,000 connections take 100 MB.
-const LONGEST: u64 = 1 << 30;
 
 /// Why there is no state.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ impl std::error::Error for StateError {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -62,18 +60,7 @@ impl Folder {
     /// # Errors
     /// If another has it, or it cannot be written to.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let fail = |e| StateError::Io(path.to_owned(), e);
-        let lock = lock(path).map_err(fail)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
-                return Err(StateError::Taken(path.to_owned(), holder(lock)));
-            }
-            // A file system without locks: there is no telling, so there is no refusing.
-            Err(e) => log::debug!("{} cannot be locked: {e}", path.display()),
-        }
-        name_ourselves(&lock).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock: take(path)? })
     }
 
     /// Its path.
@@ -94,7 +81,7 @@ impl Folder {
             Err(e) => return Past::Lost(format!("{}: {e}", self.path.join(FILE).display())),
         };
         match replay::replay(state, log) {
-            Ok(state) => Past::Known(Box::new(state)),
+            Ok((state, cut)) => Past::Known { state: Box::new(state), cut },
             Err(why) => Past::Lost(why),
         }
     }
@@ -108,29 +95,50 @@ impl Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text)?;
-        saved::read(&text).map(Some)
+        saved::read(BufReader::new(file)).map(Some)
     }
 
     /// Writes the state whole: synced, then renamed, then the folder synced. Makes the folder again where it was removed.
     ///
     /// # Errors
     /// As the file system says; then the old state stands.
-    pub fn save(&self, state: &State, host: &Host) -> io::Result<()> {
+    pub fn save(&mut self, state: &State, host: &Host) -> io::Result<()> {
+        self.keep_lock()?;
         let new = self.path.join(NEW);
-        let mut file = match create(&new) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                make(&self.path)?;
-                create(&new)?
-            }
-            file => file?,
-        };
-        file.write_all(&saved::write(state, host))?;
-        file.sync_all()?;
+        let mut file = BufWriter::with_capacity(64 * 1024, create(&new)?);
+        saved::write(state, host, &mut file)?;
+        file.into_inner()?.sync_all()?;
         std::fs::rename(&new, self.path.join(FILE))?;
         File::open(&self.path)?.sync_all()
     }
+
+    /// Whoever removed the folder removed the lock with it.
+    fn keep_lock(&mut self) -> io::Result<()> {
+        let ours = self.lock.metadata()?;
+        let named = std::fs::symlink_metadata(self.path.join(LOCK));
+        if !named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            self.lock = take(&self.path).map_err(|error| match error {
+                StateError::Io(_, error) => error,
+                taken @ StateError::Taken(..) => io::Error::other(taken.to_string()),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn take(path: &Path) -> Result<File, StateError> {
+    let fail = |e| StateError::Io(path.to_owned(), e);
+    let lock = lock(path).map_err(fail)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+            return Err(StateError::Taken(path.to_owned(), holder(lock)));
+        }
+        // A file system without locks: there is no telling, so there is no refusing.
+        Err(e) => log::debug!("{} cannot be locked: {e}", path.display()),
+    }
+    name_ourselves(&lock).map_err(fail)?;
+    Ok(lock)
 }
 
 fn make(path: &Path) -> io::Result<()> {

@@ -51,6 +51,8 @@ pub struct State {
     pub place: Place,
     /// When it was observed.
     pub at: Moment,
+    /// In which boot. `None` where the boot id is hidden.
+    pub boot: Option<String>,
     /// True if its run ended with it.
     pub is_clean: bool,
     /// No id that was given so far is later.
@@ -69,7 +71,12 @@ pub enum Past {
     /// Something that cannot be gone on from, and why.
     Lost(String),
     /// A stream to go on with.
-    Known(Box<State>),
+    Known {
+        /// Where it is.
+        state: Box<State>,
+        /// Bytes that were cut off the log since.
+        cut: u64,
+    },
 }
 
 #[cfg(test)]

@@ -20,20 +20,29 @@ use super::{Live, Place, State, saved};
 /// As much of a line as is read: no record is longer.
 const LONGEST: u64 = 64 * 1024;
 
-/// Brings the state up to the end of the log at `path`, through files that were rotated meanwhile.
+/// Brings the state up to the end of the log at `path`, through files that were rotated meanwhile. Answers also how many
+/// bytes of the log were cut off.
 ///
 /// # Errors
-/// Why it cannot be: the file that it knows is gone.
-pub fn replay(mut state: State, path: &Path) -> Result<State, String> {
+/// Why it cannot be: what was written behind the state is gone.
+pub fn replay(mut state: State, path: &Path) -> Result<(State, u64), String> {
     let mut live: HashMap<Uuid, Live> =
         std::mem::take(&mut state.live).into_iter().map(|live| (live.connection.id, live)).collect();
-    let known = files_beside(path).into_iter().find(|(_, place)| is_same(*place, state.place));
+    let files = files_beside(path);
+    let same = files.iter().find(|(_, place)| is_same(*place, state.place));
+    let missing = same.map_or(0, |(file, _)| missing(&state, file));
+    let mut next = place_in(&state, same, &files);
     // What ended cleanly left nothing behind its state.
-    if known.is_none() && !state.is_clean && next_file(&state, path).is_none() {
+    if next.is_none() && !state.is_clean && !went_on(&state, path) {
+        next = next_file(&state, path);
         let Place { device, inode, .. } = state.place;
-        return Err(format!("the file that was written last ({device}:{inode}) is gone"));
+        match (&next, missing) {
+            (Some(_), _) => {}
+            (None, 0) => return Err(format!("the file that was written last ({device}:{inode}) is gone")),
+            (None, bytes) => return Err(format!("{bytes} bytes of the log are missing, and maybe more")),
+        }
     }
-    let mut next = known.map(|(file, _)| (file, state.place));
+    let cut = if next.is_none() && state.is_clean { missing } else { 0 };
     while let Some((file, place)) = next {
         state.place = place;
         read(&mut state, &mut live, &file)?;
@@ -44,7 +53,42 @@ pub fn replay(mut state: State, path: &Path) -> Result<State, String> {
     }
     state.live = live.into_values().collect();
     state.live.sort_unstable_by_key(|live| live.connection.id);
-    Ok(state)
+    Ok((state, cut))
+}
+
+/// Where the state's record stands: in the file that was written last; or in another, which is a copy of that.
+fn place_in(
+    state: &State,
+    same: Option<&(PathBuf, Place)>,
+    files: &[(PathBuf, Place)],
+) -> Option<(PathBuf, Place)> {
+    let offset = state.place.offset;
+    // Nothing stands before the beginning of a file.
+    let named = same.filter(|(file, _)| offset == 0 || stands(state, file));
+    let found = named.or_else(|| files.iter().find(|(file, _)| offset > 0 && stands(state, file)));
+    found.map(|(file, place)| (file.clone(), Place { offset, ..*place }))
+}
+
+/// True if the state's record ends at its place in this file: inodes are given again, and logs are cut.
+fn stands(state: &State, file: &Path) -> bool {
+    let ending = [b",\"chain\":\"", &state.chain[..], b"\"}\n"].concat();
+    let last = || {
+        let mut file = open(file).ok()?;
+        file.seek(SeekFrom::Start(state.place.offset.checked_sub(ending.len() as u64)?)).ok()?;
+        let mut last = vec![0; ending.len()];
+        file.read_exact(&mut last).ok().map(|()| last)
+    };
+    last().is_some_and(|last| last == ending)
+}
+
+/// So many bytes of this file are gone. None of one that was made since and was given the same inode.
+fn missing(state: &State, file: &Path) -> u64 {
+    let Ok(meta) = std::fs::symlink_metadata(file) else { return 0 };
+    let is_later = meta.created().ok().and_then(|made| jiff::Timestamp::try_from(made).ok());
+    match is_later.is_some_and(|made| made > state.at.wall) {
+        true => 0,
+        false => state.place.offset.saturating_sub(meta.len()),
+    }
 }
 
 /// True if a file ends with a later record of the stream: the log was copied, cut or put together since the state was
@@ -174,6 +218,8 @@ fn take(state: &mut State, live: &mut HashMap<Uuid, Live>, record: &Map<String, 
     let event = record.get("event");
     let action = event.and_then(|event| event.get("action")).and_then(Value::as_str).unwrap_or_default();
     state.at = saved::made(record).unwrap_or(state.at);
+    let boot = record.get("host").and_then(|host| host.get("boot")).and_then(|boot| boot.get("id"));
+    state.boot = boot.and_then(Value::as_str).map(str::to_owned);
     let own = record.get("portreeve");
     let id = saved::id(own.and_then(|own| own.get("connection")).and_then(|c| c.get("id")));
     let ids = [saved::id(event.and_then(|event| event.get("id"))), id];
@@ -182,8 +228,7 @@ fn take(state: &mut State, live: &mut HashMap<Uuid, Live>, record: &Map<String, 
         ("connection-opened" | "connection-changed", Some(id)) => {
             let opened = live.get(&id).map(|known| known.connection.opened);
             let opened = opened.unwrap_or_else(|| saved::opened(record, state.at));
-            let boot = record.get("host").and_then(|host| host.get("boot")).and_then(|boot| boot.get("id"));
-            let boot = boot.and_then(Value::as_str).map(str::to_owned);
+            let boot = state.boot.clone();
             if let Some(connection) = saved::connection(record, opened, state.at) {
                 live.insert(id, Live { connection: Arc::new(connection), boot });
             }

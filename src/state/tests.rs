@@ -96,6 +96,7 @@ fn state(path: &Path, live: &[&Arc<Connection>], writer: &Writer) -> State {
         chain,
         place: Place { device: meta.dev(), inode: meta.ino(), offset: meta.len() },
         at: at(5),
+        boot: Some("boot-1".into()),
         is_clean: false,
         last_id: Uuid::nil(),
         seal: None,
@@ -105,7 +106,7 @@ fn state(path: &Path, live: &[&Arc<Connection>], writer: &Writer) -> State {
 
 fn known(past: Past) -> State {
     match past {
-        Past::Known(state) => *state,
+        Past::Known { state, .. } => *state,
         other => panic!("{other:?}"),
     }
 }
@@ -118,7 +119,7 @@ fn ids(state: &State) -> Vec<Uuid> {
 fn what_is_open_is_the_state_and_what_the_log_says_behind_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.jsonl");
-    let folder = Folder::open(&dir.path().join("state")).unwrap();
+    let mut folder = Folder::open(&dir.path().join("state")).unwrap();
     assert!(matches!(folder.past(&log), Past::None));
     let (one, two, three) = (connection(1), connection(2), connection(3));
     let mut writer = Writer::new();
@@ -148,7 +149,7 @@ fn what_is_open_is_the_state_and_what_the_log_says_behind_it() {
 fn a_restored_connection_is_told_again_to_the_letter() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.jsonl");
-    let folder = Folder::open(&dir.path().join("state")).unwrap();
+    let mut folder = Folder::open(&dir.path().join("state")).unwrap();
     let one = connection(1);
     let mut writer = Writer::new();
     writer.write(&log, &[open(&one, 1)]);
@@ -194,7 +195,7 @@ fn a_folder_is_one_watchers_alone_and_a_broken_state_is_no_state() {
 fn a_log_that_is_gone_cannot_be_gone_on_from_unless_it_ended() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.jsonl");
-    let folder = Folder::open(&dir.path().join("state")).unwrap();
+    let mut folder = Folder::open(&dir.path().join("state")).unwrap();
     let mut writer = Writer::new();
     writer.write(&log, &[open(&connection(1), 1)]);
     let mut saved = state(&log, &[], &writer);

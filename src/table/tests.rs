@@ -82,6 +82,16 @@ fn connection(key: Key, state: TcpState, at: Moment) -> Connection {
     }
 }
 
+#[test]
+fn of_two_sockets_between_the_same_ends_in_one_reading_the_first_is_told_and_stays() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    let both = [alive(50_000, 1), alive(50_000, 2)];
+    assert_eq!(step(&mut table, 1, &both), (vec![key(50_000, 1)], vec![]));
+    assert_eq!(step(&mut table, 2, &both), (vec![], vec![]));
+    assert_eq!(step(&mut table, 3, &both[1..]), (vec![key(50_000, 2)], vec![key(50_000, 1)]));
+}
+
 /// Three sockets, two of which share their ports, in all subsets over four snapshots and three empty ones behind them:
 /// 4,096 histories against a model of one counter a socket.
 #[test]
@@ -209,6 +219,36 @@ fn an_end_whose_life_was_not_seen_is_told_once_and_again_only_for_another_connec
     assert_eq!(passed(3, &[]), 0, "missed once");
     assert_eq!(passed(4, &[time_wait(1, 59)]), 0, "a repeated FIN started the timer anew");
     assert_eq!(passed(20, &[time_wait(1, 60)]), 1, "the same ports, another connection");
+}
+
+/// Linux gives out ports again whose last connection to the same end is in TIME_WAIT (`tcp_tw_reuse`).
+#[test]
+fn the_time_wait_of_a_connection_that_used_the_ports_again_is_no_third_one() {
+    let mut table = Table::new();
+    step(&mut table, 0, &[]);
+    assert_eq!(step(&mut table, 1, &[alive(50_000, 1)]).0.len(), 1);
+    // Its end is learned from its TIME_WAIT.
+    assert_eq!(step(&mut table, 2, &[time_wait(50_000, 60)]).1.len(), 1);
+    assert_eq!(step(&mut table, 20, &[alive(50_000, 2)]).0.len(), 1);
+    // Its end is learned otherwise, and only then its TIME_WAIT is read.
+    table.close(&key(50_000, 2), at(22)).unwrap();
+    let snapshot = |second, left| {
+        (
+            Snapshot {
+                netns: NETNS,
+                outbound: vec![time_wait(50_000, left)],
+                complete: true,
+                ..Snapshot::default()
+            },
+            at(second),
+        )
+    };
+    for (snapshot, at) in [snapshot(23, 59), snapshot(24, 58)] {
+        assert_eq!(table.take(&snapshot, at).passed, []);
+    }
+    // A further one that was never seen alive is.
+    let (snapshot, at) = snapshot(40, 59);
+    assert_eq!(table.take(&snapshot, at).passed.len(), 1);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io;
 use super::Options;
 use super::chains::Chains;
 use super::fields::on;
-use super::findings::Findings;
+use super::findings::{Excuse, Findings};
 use super::lines::{Lines, Step};
 use super::record::{Reader, Record, Wrong, f};
 use super::seal::Seals;
@@ -95,7 +95,8 @@ impl Check {
                 }
                 Step::Unended => {
                     self.log.summary.others += 1;
-                    found.add(1, "the file ends within the line, and is not the newest".to_owned());
+                    let text = "the file ends within the line, and is not the newest".to_owned();
+                    found.hold(1, text, Excuse::Crash, 0, 0);
                 }
                 Step::Line if self.is_torn(lines) => self.log.summary.torn += 1,
                 Step::Line => is_first = !self.line(lines.line(), is_first, found) && is_first,

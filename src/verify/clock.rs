@@ -7,6 +7,8 @@ use super::moment;
 use super::record::{Record, f};
 
 const SECOND: i64 = 1_000_000;
+/// A step of less than this is not told.
+pub const UNTOLD: i64 = SECOND;
 
 /// Both clocks, as far as a stream has told them.
 #[derive(Debug)]
@@ -15,7 +17,8 @@ pub struct Clock {
     bt: i64,
     /// The latest wall time since the clock was last set.
     latest: i64,
-    /// So far the wall clock was set back since the boot, altogether, microseconds.
+    /// So far the wall clock was set back in this stream, altogether, microseconds: ids never go back, not even over a
+    /// boot.
     pub back: i64,
     /// The last time in which nothing was read.
     unread: (i64, i64),
@@ -49,7 +52,6 @@ impl Clock {
     fn begin(&mut self, record: &Record<'_>) {
         if record.boot.is_none() || record.boot != self.boot {
             self.bt = i64::MIN;
-            self.back = 0;
         }
         self.boot = record.boot;
         // Nobody was there to tell of a step.
@@ -89,7 +91,7 @@ impl Clock {
     /// V23.
     fn interval(&self, record: &Record<'_>, [from, to]: [usize; 2], found: &mut Findings<'_>) {
         if let (Some(start), Some(end)) = (record.time(from), record.time(to))
-            && start.saturating_sub(self.back) > end
+            && start.saturating_sub(self.back).saturating_sub(UNTOLD) > end
         {
             found.add(
                 23,

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+use super::clock;
 use super::fields::on;
 use super::findings::{Excuse, Findings};
 use super::moment;
@@ -307,7 +308,8 @@ fn is_established(record: &Record<'_>) -> bool {
 /// V33.
 fn check_seen(record: &Record<'_>, now: Now, found: &mut Findings<'_>) {
     let Some(gone) = record.time(f::GONE_BY) else { return };
-    let is_after = |earlier: i64, later: i64| earlier.saturating_sub(now.back) > later;
+    let slack = now.back.saturating_add(clock::UNTOLD);
+    let is_after = |earlier: i64, later: i64| earlier.saturating_sub(slack) > later;
     if record.time(f::LAST_SEEN).is_some_and(|seen| is_after(seen, gone)) {
         found.add(33, "it was seen after it was gone".to_owned());
     } else if is_after(gone, record.ts) {

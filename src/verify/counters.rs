@@ -50,7 +50,9 @@ pub struct Counters {
     covered: (i64, i64),
     /// So much of the time since was told to be unseen.
     unseen: i64,
+    /// A gap told of a time without looks, since the last coverage, and before that.
     stalled: bool,
+    was_stalled: bool,
     interval: Option<i64>,
     slowest_interval: i64,
 }
@@ -74,6 +76,7 @@ impl Counters {
             covered: (i64::MIN, 0),
             unseen: 0,
             stalled: false,
+            was_stalled: false,
             interval: None,
             slowest_interval: 0,
         }
@@ -195,7 +198,8 @@ impl Counters {
         self.notices = notices_of(record).fold(self.notices, u64::saturating_add);
         self.is_whole = true;
         (self.span, self.lost_in_span) = (Pair::default(), Pair::default());
-        (self.covered, self.unseen, self.stalled) = ((record.bt, record.ts), 0, false);
+        (self.covered, self.unseen) = ((record.bt, record.ts), 0);
+        self.was_stalled = std::mem::take(&mut self.stalled);
         self.slowest_interval = self.interval.unwrap_or(0);
     }
 
@@ -223,7 +227,9 @@ impl Counters {
     /// V42. Two digits of the longest interval are right.
     fn check_pace(&self, record: &Record<'_>, from: i64, found: &mut Findings<'_>) {
         let Some(slowest) = record.number(f::SLOWEST).and_then(|us| i64::try_from(us).ok()) else { return };
-        if self.interval.is_none() || self.stalled {
+        // Of two that were told together, after a look that failed, the gaps stand before the first.
+        let is_stalled = self.stalled || record.bt == self.covered.0 && self.was_stalled;
+        if self.interval.is_none() || is_stalled {
             return;
         }
         let interval = self.slowest_interval;

@@ -38,6 +38,8 @@ pub enum Excuse {
     Loss,
     /// Records were lost, or nothing was seen.
     Blind,
+    /// The run was cut off while it wrote.
+    Crash,
 }
 
 #[derive(Debug)]
@@ -104,7 +106,11 @@ impl<'a> Findings<'a> {
     /// A gap tells what was held back for it.
     pub fn excuse(&mut self, excuse: Excuse, from: i64, to: i64) {
         let is_covered = |held: &Held| {
-            let may = excuse == Excuse::Loss || held.excuse == Excuse::Blind;
+            let may = match held.excuse {
+                Excuse::Loss => excuse == Excuse::Loss,
+                Excuse::Blind => excuse != Excuse::Crash,
+                Excuse::Crash => excuse == Excuse::Crash,
+            };
             may && held.from <= to && from <= held.to
         };
         self.held.retain(|held| !is_covered(held));

@@ -59,7 +59,7 @@ pub mod f {
         BYTES = "portreeve.log.bytes"; CONTINUES_N = "portreeve.log.continues.sequence";
         CONTINUES_CHAIN = "portreeve.log.continues.chain"; BY_US = "portreeve.clock.by_us";
         WATCH_STREAM = "portreeve.watch.stream"; PREVIOUS_END = "portreeve.watch.previous_end";
-        EXECUTABLE = "portreeve.watch.executable_sha256"; CAPABILITIES = "portreeve.watch.capabilities";
+        CAPABILITIES = "portreeve.watch.capabilities";
         WATCH_UID = "portreeve.watch.uid"; OWNERS = "portreeve.watch.owners"; WATCH_SOURCE = "portreeve.watch.source";
         NETNS_SCOPE = "portreeve.watch.netns_scope"; EVENTS_DESTROY = "portreeve.watch.events.destroy";
         PORTS = "portreeve.watch.settings.ports"; INTERVAL = "portreeve.watch.settings.interval";

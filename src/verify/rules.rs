@@ -32,7 +32,7 @@ pub const RULES: [Rule; 46] = [
     rule("Runs and streams do not interleave: none goes on after another began.", ""),
     rule("`watch-stopped` is its run's last record but for one `seal`.", ""),
     rule("A run that ended with `watch-stopped` is followed by `previous_end` `clean`, one without by `unclean`.", "The newest run; a run that is in another stream."),
-    rule("`watch-started` tells capabilities, user, owners, source, notices, namespaces, the executable's SHA-256, ports and interval.", "Settings that were left out for length, which `portreeve.truncated` tells."),
+    rule("`watch-started` tells capabilities, user, owners, source, notices, namespaces, ports and interval.", "Settings that were left out for length, which `portreeve.truncated` tells."),
     rule("Boot id, host name and version stay the same in a run.", ""),
     rule("`portreeve.boottime_us` never falls within a boot.", ""),
     rule("Connection ids rise strictly in the order of the opens of a stream.", ""),

@@ -57,6 +57,11 @@ impl Runs {
         }
     }
 
+    /// True if the run before did not end in order.
+    pub fn followed_a_crash(&self) -> bool {
+        self.before == Some(false)
+    }
+
     /// True if the run's beginning is in the set.
     pub fn is_whole(&self) -> bool {
         self.phase != Phase::Unknown
@@ -177,7 +182,6 @@ impl Runs {
 
     fn check_told(&self, record: &Record<'_>, found: &mut Findings<'_>) {
         let always = [
-            (f::EXECUTABLE, "executable_sha256"),
             (f::CAPABILITIES, "capabilities"),
             (f::WATCH_UID, "uid"),
             (f::OWNERS, "owners"),

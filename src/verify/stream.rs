@@ -62,6 +62,9 @@ impl Stream {
         }
         let is_new = self.runs.take(record, is_first_of_file, found);
         if is_new {
+            if self.runs.followed_a_crash() {
+                found.excuse(Excuse::Crash, 0, 0);
+            }
             found.settle();
             self.connections.begin_run(record);
             self.counters.begin_run(record, self.runs.is_whole());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::not_run::not_run;
@@ -159,4 +160,57 @@ fn python(program: &str, log: &str) -> Option<(String, bool)> {
     child.stdin.take().unwrap().write_all(log.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     Some((String::from_utf8(output.stdout).unwrap(), output.status.success()))
+}
+
+/// Any value in which no object has two members of one name: of such, most readers take the last without a word.
+struct Unique;
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        value.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        let mut names = Names::new();
+        while let Some((name, Self)) = members.next_entry::<String, Self>()? {
+            if let Some(name) = names.replace(name) {
+                return Err(A::Error::custom(format!("{name} stands twice")));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while let Some(Self) = items.next_element()? {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
+#[test]
+fn no_member_stands_twice_in_an_object() {
+    let twice = |text: &str| serde_json::from_str::<Unique>(text).is_err();
+    assert!(twice(r#"{"a":{"b":1,"b":2}}"#) && !twice(r#"{"a":[{"b":1},{"b":2}],"b":true}"#));
+    for line in samples::log().lines() {
+        assert!(!twice(line), "{line}");
+    }
 }

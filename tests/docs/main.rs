@@ -11,6 +11,8 @@
 
 /// What can be typed, wherever it is printed.
 mod commands;
+/// The table of faults.
+mod faults;
 /// What a record can hold.
 mod fields;
 /// What the program takes.

@@ -1,18 +1,25 @@
-/* Connects and hides the socket from whoever looks into /proc/PID/fd:
+/* Connects and hides the socket from whoever looks into /proc/PID/fd, or lets him wait for ever:
  *
- *     hide thread|leader|flight|ring|many ADDRESS PORT
+ *     hide thread|leader|flight|ring|many|silent ADDRESS PORT
  *
  * Prints its pid once the socket is hidden, or "lacks: WHY", and holds it until standard input ends. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -108,6 +115,83 @@ static void behind_many(void) {
     hold();
 }
 
+static void answer(int fuse, struct fuse_in_header *to, int error, void *body, size_t length) {
+    char out[256] = { 0 };
+    struct fuse_out_header *head = (void *)out;
+    *head = (struct fuse_out_header){ .len = sizeof *head + length, .error = error, .unique = to->unique };
+    memcpy(head + 1, body, length);
+    must(write(fuse, out, head->len), "answer");
+}
+
+/* A file system that is one file of a page. The first time that the page is read fails, the second never ends. */
+static void serve(int fuse) {
+    static char request[1 << 17];
+    struct fuse_in_header *head = (void *)request;
+    struct fuse_init_out init = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION, .max_write = 4096 };
+    struct fuse_attr_out attr = { .attr_valid = 60, .attr = { .ino = 1, .size = 4096, .mode = S_IFREG | 0644, .nlink = 1 } };
+    struct fuse_open_out opened = { .fh = 1 };
+    int reads = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) {
+        if (read(fuse, request, sizeof request) < 0) {
+            if (errno == ENODEV) _exit(0);
+            usleep(1000); /* Not mounted yet. */
+        } else if (head->opcode == FUSE_INIT) {
+            answer(fuse, head, 0, &init, sizeof init);
+        } else if (head->opcode == FUSE_GETATTR) {
+            answer(fuse, head, 0, &attr, sizeof attr);
+        } else if (head->opcode == FUSE_OPEN) {
+            answer(fuse, head, 0, &opened, sizeof opened);
+        } else if (head->opcode != FUSE_READ) {
+            answer(fuse, head, -ENOSYS, NULL, 0);
+        } else if (reads++ == 0) {
+            answer(fuse, head, -EIO, NULL, 0);
+        }
+    }
+}
+
+static void *touch(void *page) {
+    usleep(100000);
+    return (void *)(long)*(volatile char *)page;
+}
+
+static void *map(void *unused) {
+    (void)unused;
+    usleep(300000);
+    return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+/* One thread waits for the page and holds the memory map's lock; another waits for that to change the map; behind him waits
+ * whoever wants to read our memory, as our arguments. */
+static void in_silence(void) {
+    char file[] = "/tmp/silentXXXXXX", options[64];
+    struct stat stat;
+    pthread_t thread;
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) lack("a mount namespace");
+    int fuse = open("/dev/fuse", O_RDWR);
+    if (fuse < 0) lack("/dev/fuse");
+    if (must(fork(), "fork") == 0) serve(fuse);
+    close(must(mkstemp(file), "mkstemp"));
+    snprintf(options, sizeof options, "fd=%d,rootmode=100644,user_id=0,group_id=0", fuse);
+    if (mount("silent", file, "fuse", 0, options) < 0) lack("mount");
+    close(fuse);
+    int fd = must(open(file, O_RDONLY), "open");
+    must(fstat(fd, &stat), "fstat");
+    must(umount2(file, MNT_DETACH), "umount");
+    unlink(file);
+    void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    madvise(page, 4096, MADV_RANDOM);
+    connected();
+    must(-pthread_create(&thread, NULL, touch, page), "pthread_create");
+    must(-pthread_create(&thread, NULL, map, NULL), "pthread_create");
+    usleep(500000);
+    /* What is left of the program must not touch the map. */
+    char line[16], byte;
+    must(write(1, line, snprintf(line, sizeof line, "%d\n", getpid())), "write");
+    while (read(0, &byte, 1) > 0) {}
+    _exit(0);
+}
+
 int main(int argc, char **argv) {
     if (argc != 4 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1) return 2;
     to.sin_port = htons(atoi(argv[3]));
@@ -116,5 +200,6 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "flight")) in_flight();
     if (!strcmp(argv[1], "ring")) in_ring();
     if (!strcmp(argv[1], "many")) behind_many();
+    if (!strcmp(argv[1], "silent")) in_silence();
     return 2;
 }

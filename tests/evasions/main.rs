@@ -127,3 +127,40 @@ fn a_socket_in_flight_is_nobodys_and_said_to_be_in_flight() {
         assert_fields(&told, &expected);
     }
 }
+
+#[test]
+fn who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up_nobody() {
+    let name = "who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up_nobody";
+    let lab = lab!("cc");
+    let (hider, _server) = (build(&lab), lab.listen("127.0.0.1:22"));
+    let mut silent = match hide(&mut lab.command(&hider), "silent") {
+        Ok(child) => child,
+        Err(lack) => return support::not_run(name, &lack),
+    };
+    // As the service: whoever may not trace it is not let wait either.
+    let mut watch = Watch::start(&lab, &mut lab.portreeve_as(NOBODY, &SYS_PTRACE));
+    let open = watch.wait_opened();
+    let expected = json!({
+        "process.pid": silent.id(),
+        "process.name": "hide",
+        "process.executable": hider.to_str().unwrap(),
+        "process.args": [],
+        "portreeve.denied": ["cmdline"],
+    });
+    assert_fields(&open, &expected);
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(lab.connect("127.0.0.1:22"));
+        let began = std::time::Instant::now();
+        let opens = watch.wait_opens(1 + others.len());
+        assert!(began.elapsed() < std::time::Duration::from_secs(1), "told after {:?}", began.elapsed());
+        assert_fields(
+            opens.last().unwrap(),
+            &json!({ "process.pid": std::process::id(), "portreeve.denied": null }),
+        );
+    }
+    drop(silent.stdin.take());
+    assert!(silent.wait().unwrap().success());
+    let stopped = watch.stop();
+    assert_eq!(with_action(&stopped.records, "gap"), [] as [Value; 0]);
+}

@@ -31,4 +31,5 @@ mod selection;
 mod sources;
 mod ssh;
 mod states;
+mod stress;
 mod text;

@@ -1,6 +1,7 @@
 //! What it sees with fewer rights than root's, and that it never runs blind.
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Output, Stdio};
 
 use serde_json::json;
 
@@ -80,6 +81,35 @@ fn with_cap_sys_ptrace_alone_everybodys_connections_have_their_owner() {
         assert!(session.end().success());
         watch.wait_actions("connection-closed", number);
     }
+    watch.stop();
+}
+
+#[test]
+fn whoever_lives_among_users_and_pids_of_his_own_is_told_as_they_are_outside() {
+    let lab = lab!("bash");
+    let _server = lab.listen("127.0.0.1:22");
+    let mut watch = lab.watch(&[]);
+    let script = "exec 3<>/dev/tcp/127.0.0.1/22; echo $$ $UID; read wait";
+    let mut unshare = lab.command_as(NOBODY, &[], "unshare");
+    unshare.args(["--user", "--map-root-user", "--pid", "--fork", "bash", "-c", script]);
+    let mut child = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said.is_empty() {
+        child.wait().unwrap();
+        let name = "whoever_lives_among_users_and_pids_of_his_own_is_told_as_they_are_outside";
+        return crate::support::not_run(name, "it needs user namespaces that everybody may make");
+    }
+    assert_eq!(said, "1 0\n", "it takes itself for root, and for the first process");
+    let open = watch.wait_opened();
+    let [bash] = processes::children(child.id(), "bash")[..] else { panic!("not one bash") };
+    assert_fields(
+        &open,
+        &json!({ "process.pid": bash, "process.name": "bash", "user.id": NOBODY.to_string() }),
+    );
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    watch.wait_closed();
     watch.stop();
 }
 

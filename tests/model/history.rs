@@ -112,6 +112,10 @@ impl History {
         if std::env::var_os("PORTREEVE_HISTORY").is_some() {
             println!("{}", super::truth::told(&self.logs()));
         }
+        if std::env::var_os("PORTREEVE_KEEP").is_some() {
+            println!("{}", self.dir.path().display());
+            std::mem::forget(std::mem::replace(&mut self.dir, TempDir::new().unwrap()));
+        }
         self.truth.compare(&self.logs(), self.seed);
         self.count("histories");
         self.counts
@@ -286,6 +290,8 @@ impl History {
     fn reboot(&mut self) {
         self.kill();
         self.boots += 1;
+        // The wall clock goes on through a boot.
+        self.wall_offset += self.millis.cast_signed();
         self.millis = 10_000 + self.dice.below(100_000);
         self.kernel = Kernel::new();
         self.truth.reboot();

@@ -21,6 +21,7 @@ pub struct Watcher {
     pub pipeline: Pipeline,
     pub ledger: Ledger,
     steps: Steps,
+    last: Option<Moment>,
 }
 
 /// Where the log and its state are.
@@ -63,7 +64,7 @@ impl Watcher {
         };
         let select = Selection { ports: "22".parse().unwrap(), filter: Filter::default() };
         let pipeline = Pipeline::new(proc, select, Masker::new(&[]), outside, Duration::from_secs(1), 100);
-        let mut watcher = Self { pipeline, ledger, steps: Steps::default() };
+        let mut watcher = Self { pipeline, ledger, steps: Steps::default(), last: None };
         watcher.tell_time(at);
         let mut started = started();
         started.stream = beginning.stream;
@@ -83,9 +84,17 @@ impl Watcher {
         }
     }
 
+    fn tell_stall(&mut self, at: Moment) {
+        let last = self.last.replace(at).filter(|last| at.boot - last.boot > Duration::from_millis(1_050));
+        if let Some(last) = last {
+            self.ledger.push(Event::lost(last, at, "stalled", None, None));
+        }
+    }
+
     /// True if the tables were read and all was written.
     pub fn tick(&mut self, proc: &Proc, at: Moment) -> bool {
         self.tell_time(at);
+        self.tell_stall(at);
         let reads = self.pipeline.totals().reads;
         let outcome = self.pipeline.tick(proc, at);
         outcome.into_iter().flatten().for_each(|event| self.ledger.push(event));
@@ -120,13 +129,13 @@ fn started() -> Started {
         init_netns: Some(4_026_531_840),
         source: "procfs",
         source_reason: "a model".into(),
-        events: std::collections::BTreeMap::new(),
+        events: portreeve::source::Kind::ALL.into_iter().map(|kind| (kind.name(), "off".into())).collect(),
         netns_scope: "own",
         namespaces: 1,
         stream: "new",
         stream_reason: None,
         previous_end: None,
-        executable_sha256: None,
+        executable_sha256: Some("0".repeat(64)),
         warnings: Vec::new(),
     }
 }

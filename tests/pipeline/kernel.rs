@@ -33,6 +33,7 @@ pub struct Row {
 
 pub const ESTABLISHED: u8 = 1;
 pub const SYN_SENT: u8 = 2;
+pub const SYN_RECV: u8 = 3;
 pub const FIN_WAIT2: u8 = 5;
 pub const TIME_WAIT: u8 = 6;
 pub const CLOSE_WAIT: u8 = 8;

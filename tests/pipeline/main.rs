@@ -15,10 +15,14 @@ mod kernel;
 
 /// Gated and ungated polling tell the same.
 mod gate;
+/// Processes that are another while they are read, or say that they are.
+mod identity;
 /// Ancestors that have ended.
 mod memory;
 /// Other network namespaces.
 mod namespaces;
+/// What is seldom seen.
+mod rare;
 /// Trees over time, and the words they must lead to.
 mod scenarios;
 /// The search for an owner.

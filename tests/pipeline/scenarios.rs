@@ -11,28 +11,28 @@ use portreeve::process::Attribution;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection, poll};
 
-const REMOTE: &str = "203.0.113.7:22";
-const LOCAL: &str = "10.0.0.1:50001";
-const ID_1: &str = "00000000-0000-0000-0000-000000000001";
-const ID_2: &str = "00000000-0000-0000-0000-000000000002";
+pub(super) const REMOTE: &str = "203.0.113.7:22";
+pub(super) const LOCAL: &str = "10.0.0.1:50001";
+pub(super) const ID_1: &str = "00000000-0000-0000-0000-000000000001";
+pub(super) const ID_2: &str = "00000000-0000-0000-0000-000000000002";
 
 /// A kernel, a watch over it, and the time.
-struct Watch {
-    kernel: Kernel,
-    proc: Proc,
-    pipeline: Pipeline,
-    millis: u64,
+pub(super) struct Watch {
+    pub(super) kernel: Kernel,
+    pub(super) proc: Proc,
+    pub(super) pipeline: Pipeline,
+    pub(super) millis: u64,
 }
 
 impl Watch {
     /// Watches from now on: what stands already stood before.
-    fn over(kernel: Kernel, ports: &str, filter: Filter) -> Self {
+    pub(super) fn over(kernel: Kernel, ports: &str, filter: Filter) -> Self {
         kernel.write();
         let (proc, pipeline) = (kernel.proc(), pipeline(&kernel, ports, filter));
         Self { kernel, proc, pipeline, millis: 0 }
     }
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut kernel = Kernel::new();
         kernel.spawn(200, 100, "ssh", &["ssh", "git.example.net"]);
         let mut watch = Self::over(kernel, "22", Filter::default());
@@ -40,18 +40,18 @@ impl Watch {
         watch
     }
 
-    fn tick(&mut self) -> Vec<String> {
+    pub(super) fn tick(&mut self) -> Vec<String> {
         self.kernel.write();
         self.millis += 50;
         told(&self.pipeline.tick(&self.proc, moment(self.millis)).unwrap())
     }
 
     /// Ticks for so long; all that is told.
-    fn wait(&mut self, seconds: u64) -> Vec<String> {
+    pub(super) fn wait(&mut self, seconds: u64) -> Vec<String> {
         (0..seconds * 20).flat_map(|_| self.tick()).collect()
     }
 
-    fn connect(&mut self, pid: u32, inode: u64) {
+    pub(super) fn connect(&mut self, pid: u32, inode: u64) {
         self.kernel.connect(pid, &format!("10.0.0.1:{}", 50_000 + inode), REMOTE, inode);
     }
 }
@@ -328,7 +328,8 @@ fn a_row_that_is_no_row_is_counted_and_ends_nothing() {
     watch.kernel.let_go(1);
     for tick in 0..60 {
         watch.kernel.write();
-        fs::write(watch.kernel.path("self/net/tcp"), "  sl  local_address\n   0: garbage\n").unwrap();
+        let header = fs::read_to_string(watch.kernel.path("self/net/tcp6")).unwrap();
+        fs::write(watch.kernel.path("self/net/tcp"), header + "   0: garbage\n").unwrap();
         assert!(watch.pipeline.tick(&watch.proc, moment(5_000 + tick * 50)).unwrap().is_empty());
     }
     assert!(watch.pipeline.totals().unparsed_rows > 0);

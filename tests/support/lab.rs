@@ -221,6 +221,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Held, lest its number be given to another test's namespace, whose processes would then be taken for ours.
+        let _held = std::fs::File::open(format!("/proc/{}/ns/net", self.holder.id()));
         // Again until none is left: a server may have forked between the look and the signal.
         for _ in 0..20 {
             let alive = self.processes();

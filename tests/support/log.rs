@@ -66,7 +66,7 @@ fn check_time(records: &[Value]) {
 
 /// Printable ASCII, one record, `sequence` and `chain` where a reader without a parser finds them.
 #[track_caller]
-fn check_line(line: &str, number: u64, previous: &str) -> String {
+pub fn check_line(line: &str, number: u64, previous: &str) -> String {
     assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "not printable ASCII: {line}");
     assert!(line.len() <= 16 * 1024, "{} bytes: {line}", line.len());
     let (body, tail) = line.rsplit_once(",\"chain\":").unwrap_or_else(|| panic!("no chain: {line}"));

@@ -121,7 +121,7 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
         case.insert(1, 6, line);
     }),
     (15, |case| case.set("watch-started", 1, "portreeve.watch.previous_end", json!("unclean"))),
-    (16, |case| remove(case.nth("watch-started", 2), "portreeve.watch.executable_sha256")),
+    (16, |case| remove(case.nth("watch-started", 2), "portreeve.watch.capabilities")),
     (17, |case| case.set("coverage", 0, "host.name", json!("another.example"))),
     (18, |case| case.add("watch-reloaded", 0, "portreeve.boottime_us", -10_000_000)),
     (19, |case| {
