@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn files() -> Vec<Vec<u8>> {
-    Writer::new().write(&story(Turns::default()).0)
+    Writer::new().write(&story(Turns::default()))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
