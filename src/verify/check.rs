@@ -127,13 +127,16 @@ impl Check {
     }
 
     /// True if a record behind the line says that it was torn. Only a few records about the file may stand between.
-    fn is_torn(&mut self, lines: &Lines) -> bool {
+    fn is_torn(&mut self, lines: &mut Lines) -> bool {
         const MOST_BETWEEN: usize = 4;
         const MOST_BYTES: usize = 2_048;
         let (offset, length) = (lines.offset, lines.line().len() as u64);
+        // Records of connections are longer, and follow most lines.
+        if lines.next_length().is_none_or(|length| length > MOST_BYTES) {
+            return false;
+        }
         let mut following = lines.following();
         for _ in 0..MOST_BETWEEN {
-            // Records of connections are longer, and follow most lines.
             let near = following.get(..MOST_BYTES).unwrap_or(following);
             let Some(length_of_next) = memchr::memchr(b'\n', near) else { return false };
             let next = following.get(..length_of_next).unwrap_or_default();
