@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// One process as it was when it was read, all of it through one held `/proc/PID`.
@@ -201,9 +202,16 @@ impl Attribution {
 }
 
 /// An owner as the log has it. Kept as it was written, not read back into a process: what is told again of a connection
-/// is then the same to the letter, and ancestors that have ended since are not lost.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// is then the same to the letter, and ancestors that have ended since are not lost. As text, because there may be many.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
+    text: Box<str>,
+    entity_id: Option<Box<str>>,
+}
+
+/// The same, to be looked at.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Told {
     /// Members of the record that tell of the owner: `process`, `user`, `group`, ...
     pub fields: Map<String, Value>,
     /// Members of its `portreeve` that do: `ancestry`, `attribution`, `login`, ...
@@ -211,10 +219,25 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Keeps what was told.
+    #[must_use]
+    pub fn new(told: &Told) -> Self {
+        // Maps with texts as keys: serde_json has no error for them.
+        let text = serde_json::to_string(told).unwrap_or_default();
+        let entity_id = told.process("pid").and(told.process("entity_id")).and_then(Value::as_str);
+        Self { text: text.into(), entity_id: entity_id.map(Into::into) }
+    }
+
+    /// What was told.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+
     /// True if the log names an owner.
     #[must_use]
     pub fn is_owned(&self) -> bool {
-        self.process("pid").is_some()
+        self.entity_id.is_some()
     }
 
     /// True if that owner is this process, and no later one of its number.
@@ -222,9 +245,11 @@ impl Recorded {
     pub fn is(&self, process: &Process) -> bool {
         let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
         let tail = format!("-{}-{}{unique}", process.pid, process.start_ticks);
-        self.process("entity_id").and_then(Value::as_str).is_some_and(|id| id.ends_with(&tail))
+        self.entity_id.as_ref().is_some_and(|id| id.ends_with(&tail))
     }
+}
 
+impl Told {
     /// A member of `process`.
     #[must_use]
     pub fn process(&self, name: &str) -> Option<&Value> {

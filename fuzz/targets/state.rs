@@ -23,19 +23,21 @@ use super::is_printable;
 pub fn run(data: &[u8]) {
     let place = Temporary::new();
     let mut folder = Folder::open(&place.0.join("state")).expect("a folder of our own");
-    let mut lines = data.split(|byte| *byte == b'\n');
-    let state = lines.next().unwrap_or_default();
+    let mut lines = data.split_inclusive(|byte| *byte == b'\n');
+    let head = lines.next().unwrap_or_default();
+    let value: Value = serde_json::from_slice(head).unwrap_or_default();
+    let connections = usize::try_from(value["live"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+    let state = lines.by_ref().take(connections).fold(head.to_vec(), |state, line| [&state, line].concat());
     let log = place.0.join("log");
     fs::write(place.0.join("state/state.json"), state).unwrap();
-    fs::write(&log, behind(state, lines)).unwrap();
+    fs::write(&log, behind(&value, lines.map(<[u8]>::trim_ascii_end))).unwrap();
     let Past::Known { state: found, .. } = folder.past(&log) else { return };
     tell(&found);
     keeps(&mut folder, &log, &found);
 }
 
 /// These beginnings of records as a log that goes on from the state.
-fn behind<'a>(state: &[u8], bodies: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let state: Value = serde_json::from_slice(state).unwrap_or_default();
+fn behind<'a>(state: &Value, bodies: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let chain = state["chain"].as_str().and_then(|chain| chain.as_bytes().try_into().ok()).unwrap_or(GENESIS);
     let sequence = state["sequence"].as_u64().filter(|sequence| *sequence < u64::MAX - 10_000).unwrap_or(0);
     let mut stream = Stream::resume(sequence, chain);

@@ -330,6 +330,9 @@ impl Daemon {
         self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => {
+                if self.failing.is_some() {
+                    log::warn!("polls work again");
+                }
                 self.tell_failed_polls(at);
                 self.push(events);
             }
@@ -448,7 +451,6 @@ impl Daemon {
 
     fn tell_failed_polls(&mut self, at: Moment) {
         if let Some((from, count, text)) = self.failing.take() {
-            log::warn!("polls work again");
             self.push(vec![Event::lost(from, at, "read_failed", Some(count), Some(text))]);
         }
     }
@@ -494,9 +496,11 @@ impl Daemon {
     fn stop(&mut self, reason: String) -> String {
         let _ = self.drain();
         let at = self.moment();
-        if let Ok(events) = self.pipeline.tick(&self.proc, at) {
-            self.push(events);
+        match self.pipeline.tick(&self.proc, at) {
+            Ok(events) => self.push(events),
+            Err(error) => self.note_failed_poll(&error, at),
         }
+        self.tell_failed_polls(at);
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();

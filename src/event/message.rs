@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use crate::connection::{CloseReason, Connection, Seen};
-use crate::process::{Attribution, Process, Recorded};
+use crate::process::{Attribution, Process, Told};
 use crate::text::escape;
 
 /// As many links of a chain as fit a line; the record holds all.
@@ -217,7 +217,8 @@ fn command_of(attribution: &Attribution) -> Option<String> {
         Attribution::Owned { lineage, .. } => Some(command_line(&lineage.process.args)),
         // Quoted and escaped when it was written.
         Attribution::Recorded(recorded) => {
-            let told = recorded.process("command_line").and_then(Value::as_str)?;
+            let told = recorded.told();
+            let told = told.process("command_line").and_then(Value::as_str)?;
             let harmless = told.bytes().all(|byte| (b' '..=b'~').contains(&byte));
             Some(if harmless { told.to_owned() } else { escape(told.as_bytes()) })
         }
@@ -228,7 +229,7 @@ fn command_of(attribution: &Attribution) -> Option<String> {
 /// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
 fn who(connection: &Connection) -> String {
     if let Attribution::Recorded(recorded) = &connection.attribution {
-        return recorded_who(recorded);
+        return recorded_who(&recorded.told());
     }
     let owner = connection.attribution.owner();
     let named = |name: &Option<std::sync::Arc<str>>, uid: u32| match name {
@@ -256,7 +257,7 @@ fn chain(attribution: &Attribution, most: usize) -> String {
     let lineage = match attribution {
         Attribution::Unknown(reason) => return format!("owner unknown ({})", reason.name()),
         Attribution::Owned { lineage, .. } => lineage,
-        Attribution::Recorded(recorded) => return recorded_chain(recorded, most),
+        Attribution::Recorded(recorded) => return recorded_chain(&recorded.told(), most),
     };
     let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
     let ancestry = lineage.ancestry.iter().map(|process| link(process));
@@ -279,7 +280,7 @@ fn join(mut links: Vec<String>, most: usize, is_cut: bool) -> String {
 }
 
 /// The same from what the log has.
-fn recorded_who(recorded: &Recorded) -> String {
+fn recorded_who(recorded: &Told) -> String {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(|text| word(&unreadable(text)));
     let user = recorded.fields.get("user");
     let id = user.and_then(|user| user.get("id")).and_then(Value::as_str);
@@ -297,13 +298,13 @@ fn recorded_who(recorded: &Recorded) -> String {
     format!("{}{}{tty}", name.unwrap_or_else(|| "user unknown".to_owned()), login.unwrap_or_default())
 }
 
-fn recorded_chain(recorded: &Recorded, most: usize) -> String {
+fn recorded_chain(recorded: &Told, most: usize) -> String {
     let link = |process: &Value| {
         let name = process.get("name").and_then(Value::as_str).unwrap_or_default();
         let pid = process.get("pid").and_then(Value::as_u64).unwrap_or_default();
         format!("{}[{pid}]", word(&unreadable(name)))
     };
-    let Some(process) = recorded.fields.get("process").filter(|_| recorded.is_owned()) else {
+    let Some(process) = recorded.fields.get("process").filter(|process| process.get("pid").is_some()) else {
         let attribution = recorded.own.get("attribution").and_then(|attribution| attribution.get("reason"));
         let reason = attribution.and_then(Value::as_str).unwrap_or("not recorded");
         return format!("owner unknown ({})", escape(reason.as_bytes()));

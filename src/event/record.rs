@@ -16,7 +16,7 @@ use super::message::message;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
 use crate::connection::{Connection, Moment, TcpState};
-use crate::process::{Attribution, Recorded};
+use crate::process::{Attribution, Recorded, Told};
 
 /// Version of the fields.
 pub const SCHEMA: u32 = 1;
@@ -439,7 +439,7 @@ fn set_attribution(record: &mut Members, attribution: &Attribution) {
 
 /// What a former run told of the owner, to the letter as far as there is room.
 fn recite(record: &mut Members, recorded: &Recorded, cut: Cut) {
-    let Recorded { mut fields, mut own } = recorded.clone();
+    let Told { mut fields, mut own } = recorded.told();
     if cut == Cut::Everything {
         // Whoever wrote into the log or the state may have put anything there: these are known to be small.
         keep_small(&mut fields, &["process", "user"]);

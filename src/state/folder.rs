@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,6 @@ use crate::event::Host;
 const FILE: &str = "state.json";
 const NEW: &str = "state.json.new";
 const LOCK: &str = "lock";
-/// A state that is longer than this is none of ours: 50,000 connections take 100 MB.
-const LONGEST: u64 = 1 << 30;
 
 /// Why there is no state.
 #[derive(Debug)]
@@ -97,9 +95,7 @@ impl Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text)?;
-        saved::read(&text).map(Some)
+        saved::read(BufReader::new(file)).map(Some)
     }
 
     /// Writes the state whole: synced, then renamed, then the folder synced. Makes the folder again where it was removed.
@@ -109,9 +105,9 @@ impl Folder {
     pub fn save(&mut self, state: &State, host: &Host) -> io::Result<()> {
         self.keep_lock()?;
         let new = self.path.join(NEW);
-        let mut file = create(&new)?;
-        file.write_all(&saved::write(state, host))?;
-        file.sync_all()?;
+        let mut file = BufWriter::with_capacity(64 * 1024, create(&new)?);
+        saved::write(state, host, &mut file)?;
+        file.into_inner()?.sync_all()?;
         std::fs::rename(&new, self.path.join(FILE))?;
         File::open(&self.path)?.sync_all()
     }

@@ -1,6 +1,6 @@
 //! The state as JSON, and connections as records tell them, read back.
 
-use std::io;
+use std::io::{self, BufRead, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,11 @@ use uuid::Uuid;
 use super::{Live, Place, State};
 use crate::connection::{Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
 use crate::event::{Host, record::time};
-use crate::process::{Attribution, Recorded};
+use crate::process::{Attribution, Recorded, Told};
 
 const VERSION: u64 = 1;
+/// No line is longer.
+const LONGEST: u64 = 64 * 1024;
 
 /// Members of a record that are its own or the connection's; the others tell of the owner.
 const NOT_THE_OWNERS: [&str; 11] = [
@@ -33,11 +35,12 @@ const NOT_THE_OWNERS: [&str; 11] = [
 /// The same of its `portreeve`.
 const NOT_THE_OWNERS_EITHER: [&str; 6] = ["schema", "boottime_us", "connection", "changed", "close", "kept"];
 
-/// The state as a file holds it.
-#[must_use]
-pub fn write(state: &State, host: &Host) -> Vec<u8> {
-    let live: Vec<Value> = state.live.iter().map(|live| kept(live, host)).collect();
-    let value = json!({
+/// Writes the state: a line for all of it, and one for each connection. There may be 50,000, so never all at once.
+///
+/// # Errors
+/// As `out`.
+pub fn write(state: &State, host: &Host, out: &mut impl Write) -> io::Result<()> {
+    let head = json!({
         "portreeve_state": VERSION,
         "stream": state.stream,
         "sequence": state.sequence,
@@ -48,29 +51,39 @@ pub fn write(state: &State, host: &Host) -> Vec<u8> {
         "clean": state.is_clean,
         "last_id": state.last_id.to_string(),
         "seal": state.seal,
-        "live": live,
+        "live": state.live.len(),
     });
-    // Maps, strings and integers: serde_json has no error for them.
-    serde_json::to_vec(&value).unwrap_or_default()
+    writeln!(out, "{head}")?;
+    state.live.iter().try_for_each(|live| writeln!(out, "{}", kept(live, host)))
 }
 
 /// Reads such a file.
 ///
 /// # Errors
-/// If it is none.
-pub fn read(text: &[u8]) -> io::Result<State> {
-    let value: Value = serde_json::from_slice(text)?;
+/// If it is none, or not whole.
+pub fn read(mut text: impl BufRead) -> io::Result<State> {
+    let mut line = Vec::new();
+    let mut next = || -> io::Result<Value> {
+        line.clear();
+        text.by_ref().take(LONGEST).read_until(b'\n', &mut line)?;
+        Ok(serde_json::from_slice(&line)?)
+    };
+    let head = next()?;
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("no state: {what}"));
-    if value.get("portreeve_state").and_then(Value::as_u64) != Some(VERSION) {
+    if head.get("portreeve_state").and_then(Value::as_u64) != Some(VERSION) {
         return Err(wrong("version"));
     }
-    state(&value).ok_or_else(|| wrong("a member is missing or wrong"))
+    let missing = || wrong("a member is missing or wrong");
+    let mut state = state(&head).ok_or_else(missing)?;
+    for _ in 0..head.get("live").and_then(Value::as_u64).ok_or_else(missing)? {
+        state.live.push(read_live(next()?).ok_or_else(missing)?);
+    }
+    Ok(state)
 }
 
 fn state(value: &Value) -> Option<State> {
     let text = |name: &str| value.get(name)?.as_str();
     let log = value.get("log")?;
-    let live = value.get("live")?.as_array()?;
     // Nothing counts so far, and what is counted on from here must not overflow.
     let count = |value: &Value| value.as_u64().filter(|count| *count <= u64::MAX >> 1);
     let seal = value.get("seal").filter(|seal| !seal.is_null());
@@ -88,7 +101,7 @@ fn state(value: &Value) -> Option<State> {
         is_clean: value.get("clean")?.as_bool()?,
         last_id: text("last_id")?.parse().ok()?,
         seal: seal.map(|seal| count(seal).ok_or(())).transpose().ok()?,
-        live: live.iter().map(read_live).collect::<Option<_>>()?,
+        live: Vec::new(),
     })
 }
 
@@ -112,12 +125,11 @@ fn kept(live: &Live, host: &Host) -> Value {
     Value::Object(members)
 }
 
-fn read_live(value: &Value) -> Option<Live> {
-    let kept = value.get("kept")?;
+fn read_live(value: Value) -> Option<Live> {
+    let Value::Object(mut members) = value else { return None };
+    let kept = members.remove("kept")?;
     let (opened, last_seen) = (read_moment(kept.get("opened")?)?, read_moment(kept.get("last_seen")?)?);
     let boot = kept.get("boot").and_then(Value::as_str).map(str::to_owned);
-    let mut members = value.as_object()?.clone();
-    members.remove("kept");
     Some(Live { connection: Arc::new(connection(&members, opened, last_seen)?), boot })
 }
 
@@ -140,7 +152,7 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
         seen: Seen::from_name(text("seen")?)?,
         opened,
         last_seen,
-        attribution: Attribution::Recorded(Arc::new(recorded(record, own))),
+        attribution: Attribution::Recorded(Arc::new(Recorded::new(&told(record, own)))),
     })
 }
 
@@ -149,13 +161,13 @@ fn end(value: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(value.get("port")?.as_u64()?).ok()?))
 }
 
-fn recorded(record: &Map<String, Value>, own: &Map<String, Value>) -> Recorded {
+fn told(record: &Map<String, Value>, own: &Map<String, Value>) -> Told {
     let but = |members: &Map<String, Value>, others: &[&str]| {
         let mut members = members.clone();
         members.retain(|name, _| !others.contains(&name.as_str()));
         members
     };
-    Recorded { fields: but(record, &NOT_THE_OWNERS), own: but(own, &NOT_THE_OWNERS_EITHER) }
+    Told { fields: but(record, &NOT_THE_OWNERS), own: but(own, &NOT_THE_OWNERS_EITHER) }
 }
 
 /// When a record's connection was opened: the record tells the wall clock of it, if at all.

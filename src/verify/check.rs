@@ -126,13 +126,17 @@ impl Check {
     /// True if a record behind the line says that it was torn. Only a few records about the file may stand between.
     fn is_torn(&mut self, lines: &Lines) -> bool {
         const MOST_BETWEEN: usize = 4;
+        const MOST_BYTES: usize = 2_048;
         let (offset, length) = (lines.offset, lines.line().len() as u64);
-        for next in lines.following().split(|byte| *byte == b'\n').take(MOST_BETWEEN) {
-            let head = next.get(next.len().saturating_sub(640)..).unwrap_or_default();
+        let mut following = lines.following();
+        for _ in 0..MOST_BETWEEN {
             // Records of connections are longer, and follow most lines.
-            if next.len() > 2_048
-                || memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at))
-            {
+            let near = following.get(..MOST_BYTES).unwrap_or(following);
+            let Some(length_of_next) = memchr::memchr(b'\n', near) else { return false };
+            let next = following.get(..length_of_next).unwrap_or_default();
+            following = following.get(length_of_next + 1..).unwrap_or_default();
+            let head = next.get(next.len().saturating_sub(640)..).unwrap_or_default();
+            if memchr::memmem::find(head, b"\"action\":\"").is_none_or(|at| !is_of_file(head, at)) {
                 return false;
             }
             let Some(record) = self.scout.read(next, &mut Vec::new()) else { return false };

@@ -19,13 +19,9 @@ const MOST_GAPS: usize = 1_024;
 const MILLISECOND: i64 = 1_000;
 const SLACK: i64 = 2_000_000;
 
-/// Namespace and both ends.
+/// Namespace and both ends, as bytes: they are hashed at one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ends {
-    netns: Option<u64>,
-    source: (IpAddr, u64),
-    destination: (IpAddr, u64),
-}
+pub struct Ends([u64; 7]);
 
 #[derive(Debug)]
 struct Open {
@@ -286,12 +282,14 @@ fn is_of_other_boot(open: &Open, record: &Record<'_>) -> bool {
 }
 
 fn ends(record: &Record<'_>) -> Option<Ends> {
-    let end = |ip: usize, port: usize| Some((address(record.text(ip)?)?, record.number(port)?));
-    Some(Ends {
-        netns: record.number(f::NETNS),
-        source: end(f::SOURCE_IP, f::SOURCE_PORT)?,
-        destination: end(f::DESTINATION_IP, f::DESTINATION_PORT)?,
-    })
+    let bits = |field: usize| match address(record.text(field)?)? {
+        IpAddr::V4(ip) => Some(ip.to_ipv6_mapped().to_bits()),
+        IpAddr::V6(ip) => Some(ip.to_bits()),
+    };
+    let halves = |bits: u128| [(bits >> 64) as u64, (bits & u128::from(u64::MAX)) as u64];
+    let ([a, b], [c, d]) = (halves(bits(f::SOURCE_IP)?), halves(bits(f::DESTINATION_IP)?));
+    let (source, destination) = (record.number(f::SOURCE_PORT)?, record.number(f::DESTINATION_PORT)?);
+    Some(Ends([a, b, c, d, source, destination, record.number(f::NETNS).unwrap_or(0)]))
 }
 
 fn is_established(record: &Record<'_>) -> bool {

@@ -110,8 +110,60 @@ impl Found {
 struct Node {
     name: &'static str,
     /// `"name":`
-    token: Vec<u8>,
+    token: Token,
     kind: Kind,
+}
+
+/// A key as the writer writes it, in words of eight bytes: a call of memcmp costs more than most keys are long.
+#[derive(Debug)]
+struct Token {
+    words: [u64; WORDS],
+    masks: [u64; WORDS],
+    count: usize,
+    length: usize,
+}
+
+/// No key is longer than four words.
+const WORDS: usize = 4;
+
+impl Token {
+    fn new(name: &str) -> Self {
+        let text = format!("\"{name}\":");
+        let (mut words, mut masks) = ([0; WORDS], [0; WORDS]);
+        for (part, (word, mask)) in text.as_bytes().chunks(8).zip(words.iter_mut().zip(&mut masks)) {
+            *word = word_of(part);
+            *mask = word_of(&part.iter().map(|_| 0xff).collect::<Vec<_>>());
+        }
+        Self { words, masks, count: text.len().div_ceil(8), length: text.len() }
+    }
+
+    /// True if these bytes, of which the first four words are given, begin with it.
+    #[inline]
+    fn begins(&self, next: &[u64; WORDS]) -> bool {
+        let pairs = self.words.iter().zip(&self.masks).zip(next).take(self.count);
+        pairs.fold(0, |other, ((word, mask), next)| other | (next & mask) ^ word) == 0
+    }
+}
+
+/// The first four words of these bytes; where there are fewer, zeros, which no key holds.
+#[inline]
+fn words_of(bytes: &[u8]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    if let Some(bytes) = bytes.first_chunk::<32>() {
+        for (word, part) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = <[u8; 8]>::try_from(part).map_or(0, u64::from_le_bytes);
+        }
+    } else {
+        for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
+            *word = word_of(part);
+        }
+    }
+    words
+}
+
+/// At most eight bytes, the first of which is the least.
+fn word_of(part: &[u8]) -> u64 {
+    part.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 #[derive(Debug)]
@@ -186,7 +238,7 @@ fn insert(members: &mut Vec<Node>, above: &str, path: &'static str, kind: Kind) 
 }
 
 fn node(name: &'static str, kind: Kind) -> Node {
-    Node { name, token: format!("\"{name}\":").into_bytes(), kind }
+    Node { name, token: Token::new(name), kind }
 }
 
 struct Walk<'a, 'b> {
@@ -250,14 +302,11 @@ impl Walk<'_, '_> {
         strange: &mut Vec<Range<usize>>,
     ) -> Result<Option<usize>, Flaw> {
         self.cursor.peek();
-        if let Some(node) = members.get(next)
-            && self.cursor.take(&node.token)
-        {
-            return Ok(Some(next));
-        }
-        let after = members.iter().enumerate().skip(next + 1);
-        for (index, node) in after.chain(members.iter().enumerate().take(next)) {
-            if self.cursor.take(&node.token) {
+        let words = words_of(self.cursor.rest());
+        let (before, from) = members.split_at_checked(next).unwrap_or((members, &[]));
+        for (index, node) in (next..).zip(from).chain((0..).zip(before)) {
+            if node.token.begins(&words) {
+                self.cursor.at += node.token.length;
                 return Ok(Some(index));
             }
         }

@@ -67,7 +67,7 @@ fn steps(records: &[Value]) -> Vec<i64> {
         let begins = ["log-opened", "watch-started"].contains(&action);
         let told = pair[1]["portreeve"]["clock"]["by_us"].as_i64();
         if let Some(told) = told {
-            steps.push((told as f64 / 1e6).round() as i64);
+            steps.push((told + told.signum() * 500_000) / 1_000_000);
         }
         let is_told = told.is_some_and(|told| (told - by).abs() < 300_000);
         assert!(

@@ -21,12 +21,12 @@ fn sleep_ms(ms: u64) {
 }
 
 /// So many connections, one after another, each for as long as a poll needs; their records do not fit into the backlog.
-const FLOOD: usize = 1_400;
+const FLOOD: usize = 1_200;
 
-/// Opens and closes connections, fifty at a time; answers how many.
+/// Opens and closes connections, a hundred at a time; answers how many.
 fn flood(lab: &Lab, server: &TcpListener) -> usize {
-    for _ in 0..FLOOD / 50 {
-        let pairs: Vec<_> = (0..50).map(|_| Pair::new(lab, server)).collect();
+    for _ in 0..FLOOD / 100 {
+        let pairs: Vec<_> = (0..100).map(|_| Pair::new(lab, server)).collect();
         sleep_ms(110);
         drop(pairs);
     }
@@ -369,14 +369,14 @@ fn a_disk_that_takes_its_time_holds_up_no_poll_and_one_that_fails_is_said_once()
         std::fs::remove_dir_all(lab.path("log")).unwrap_or_default();
         let log = Log::new(&lab);
         let trace = options.split(':').next().unwrap().replace("inject", "trace");
-        let mut run = strained(&lab, &log, &["-e", &trace, "-e", options], "4s");
-        for _ in 0..12 {
+        let mut run = strained(&lab, &log, &["-e", &trace, "-e", options], "3s");
+        for _ in 0..9 {
             let pair = Pair::new(&lab, &server);
             sleep_ms(160);
             drop(pair);
             sleep_ms(60);
         }
-        log.wait_actions("connection-closed", 12);
+        log.wait_actions("connection-closed", 9);
         run.ended();
         let records = log.story();
         let told: Vec<_> =
@@ -385,7 +385,7 @@ fn a_disk_that_takes_its_time_holds_up_no_poll_and_one_that_fails_is_said_once()
         let causes: Vec<_> = told.iter().map(|gap| gap["cause"].clone()).collect();
         assert_eq!(causes, cause.into_iter().map(|cause| json!(cause)).collect::<Vec<_>>(), "{options}");
         if cause.is_none() {
-            assert_polled(&records, Duration::from_secs(4));
+            assert_polled(&records, Duration::from_secs(3));
         }
     }
 }

@@ -63,8 +63,17 @@ fn work(lab: &Lab, server: &TcpListener, disk: &Disk, time: Duration) -> Vec<(In
     lengths
 }
 
-/// How many bytes were written, how many of these were left, and what the next run says of its stream.
-fn power_cut(test: &str, sync: &str, quiet: Duration) -> Option<(Vec<(Instant, u64)>, Instant, u64, Value)> {
+struct Outcome {
+    /// How long the log was when.
+    lengths: Vec<(Instant, u64)>,
+    cut: Instant,
+    /// Bytes that the disk had.
+    left: u64,
+    /// What the next run says of its stream.
+    start: Value,
+}
+
+fn power_cut(test: &str, sync: &str, quiet: Duration) -> Option<Outcome> {
     let lab = match Lab::new(&["cc", "mkfs.ext4", "losetup"]) {
         Ok(lab) => lab,
         Err(reason) => {
@@ -82,7 +91,7 @@ fn power_cut(test: &str, sync: &str, quiet: Duration) -> Option<(Vec<(Instant, u
     };
     let run = disk.log.run_as(lab.portreeve().args(["--sync", sync]));
     let stays = disk.log.connect(&lab, &server);
-    let mut lengths = work(&lab, &server, &disk, Duration::from_millis(3_500));
+    let mut lengths = work(&lab, &server, &disk, Duration::from_millis(2_500));
     std::thread::sleep(quiet);
     lengths.push((Instant::now(), std::fs::metadata(&disk.log.seen).unwrap().len()));
     let cut = Instant::now();
@@ -105,13 +114,14 @@ fn power_cut(test: &str, sync: &str, quiet: Duration) -> Option<(Vec<(Instant, u
     );
     drop((stays, more));
     lab.run("umount /run/disk");
-    Some((lengths, cut, left, start))
+    Some(Outcome { lengths, cut, left, start })
 }
 
 #[test]
 fn with_sync_always_nothing_that_was_written_is_lost() {
     let test = "with_sync_always_nothing_that_was_written_is_lost";
-    if let Some((lengths, _, left, start)) = power_cut(test, "always", Duration::from_millis(300)) {
+    if let Some(Outcome { lengths, left, start, .. }) = power_cut(test, "always", Duration::from_millis(300))
+    {
         assert!(left >= lengths.last().unwrap().1, "{left} of {lengths:?}");
         assert_eq!(start["stream"], "continued");
     }
@@ -120,7 +130,7 @@ fn with_sync_always_nothing_that_was_written_is_lost() {
 #[test]
 fn with_sync_interval_at_most_a_second_is_lost() {
     let test = "with_sync_interval_at_most_a_second_is_lost";
-    if let Some((lengths, cut, left, start)) = power_cut(test, "interval", Duration::ZERO) {
+    if let Some(Outcome { lengths, cut, left, start }) = power_cut(test, "interval", Duration::ZERO) {
         // A second, and the time that a sync takes here.
         let safe = cut - Duration::from_millis(1_500);
         let owed = lengths.iter().rev().find(|(at, _)| *at <= safe).unwrap().1;
@@ -132,7 +142,7 @@ fn with_sync_interval_at_most_a_second_is_lost() {
 #[test]
 fn with_sync_never_what_is_lost_is_not_lost_in_silence() {
     let test = "with_sync_never_what_is_lost_is_not_lost_in_silence";
-    if let Some((lengths, _, left, start)) = power_cut(test, "never", Duration::ZERO) {
+    if let Some(Outcome { lengths, left, start, .. }) = power_cut(test, "never", Duration::ZERO) {
         let lost = lengths.last().unwrap().1 > left;
         assert!(lost, "the disk had it all: this test proved nothing");
         assert!(start["stream"] != "continued", "{start}");
