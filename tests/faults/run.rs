@@ -13,7 +13,7 @@ use portreeve::verify::{Options, run as verify};
 use serde_json::Value;
 
 use crate::support::lab::Lab;
-use crate::support::watch::PORTREEVE;
+use crate::support::watch::{PORTREEVE, read_records};
 use crate::support::{log, output};
 
 /// Of a run without a fault.
@@ -183,7 +183,9 @@ fn has_started(log: &Path) -> bool {
 
 fn said(folder: &Path) -> String {
     let stderr = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
-    format!("it said {stderr:?}")
+    let records = read_records(&folder.join("log"));
+    let told: Vec<_> = records.iter().filter_map(|record| record["message"].as_str()).collect();
+    format!("it said {stderr:?} and told {told:#?}")
 }
 
 /// Panics where something does not hold.
