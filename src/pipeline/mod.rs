@@ -11,7 +11,7 @@ mod observe;
 mod opens;
 mod restore;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,10 @@ pub struct Pipeline {
     /// When they were looked for last.
     looked: Duration,
     follows_all: bool,
+    /// Those that have appeared and were not entered yet.
+    appeared: VecDeque<Netns>,
+    /// Whose turn it is of the others.
+    turn: usize,
     events: Option<Rc<Events>>,
     /// True if notices of ends are on in our own namespace.
     hears_ends: bool,
@@ -138,6 +142,8 @@ impl Pipeline {
             events: None,
             hears_ends: false,
             told_off: false,
+            appeared: VecDeque::new(),
+            turn: 0,
             prefer: None,
             ephemeral: proc.ephemeral_ports(),
             most_repeats: proc.syn_retries(),
@@ -222,21 +228,30 @@ impl Pipeline {
         let mut outcome = Ok(());
         if let Some((own, others)) = spaces.split_first_mut() {
             outcome = self.tick_space(proc, own, at, told);
-            let turn = MOST_SPACES.min(others.len());
             // The first look is at all of them.
             let first = self.totals.polls == 1;
-            let offset = usize::try_from(self.totals.polls).unwrap_or(0) * turn % others.len().max(1);
-            let (before, after) = others.split_at_mut(offset);
-            let count = if first { usize::MAX } else { turn };
-            for space in after.iter_mut().chain(before).take(count) {
+            let count = if first { others.len() } else { MOST_SPACES.min(others.len()) };
+            let until = self.until_spent();
+            for _ in 0..count {
+                self.turn = (self.turn + 1) % others.len();
+                let Some(space) = others.get_mut(self.turn) else { break };
                 match self.tick_space(proc, space, at, told) {
                     Ok(()) => space.failing = false,
                     Err(error) => self.note_unreadable(proc, space, &error, at, told),
+                }
+                if !first && (self.cputime)() > until {
+                    break;
                 }
             }
         }
         self.spaces = spaces;
         outcome
+    }
+
+    /// Until when, by the CPU's clock, this tick may be busy with others' namespaces, which anybody may make: what is left
+    /// to do is done in the next.
+    fn until_spent(&self) -> Duration {
+        (self.cputime)() + self.search_time / 2
     }
 
     fn tick_space(

@@ -215,7 +215,10 @@ impl Pipeline {
     }
 
     fn take_changes(&mut self, proc: &Proc, changes: Changes, at: Moment, told: &mut Vec<Event>) {
-        for netns in changes.appeared {
+        self.appeared.extend(changes.appeared);
+        // All that stood before the watch are entered before it says that it is on.
+        let until = if self.totals.polls <= 1 { Duration::MAX } else { self.until_spent() };
+        while let Some(netns) = self.appeared.pop_front() {
             let mut namespace = self.enter(proc, netns);
             self.tell_off(&namespace, at, told);
             // Not when its turn comes: it may not live so long.
@@ -225,6 +228,9 @@ impl Pipeline {
                 self.note_unreadable(proc, &mut namespace, &error, at, told);
             }
             self.spaces.push(namespace);
+            if (self.cputime)() > until {
+                break;
+            }
         }
         for netns in changes.gone {
             self.leave(netns, at, told);
@@ -261,6 +267,7 @@ impl Pipeline {
     }
 
     fn leave(&mut self, netns: Netns, at: Moment, told: &mut Vec<Event>) {
+        self.appeared.retain(|appeared| *appeared != netns);
         if let Some(events) = &self.events {
             events.leave(netns);
         }

@@ -31,26 +31,45 @@ pub(super) struct Patience {
 }
 
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     ask: Sender<Reading>,
     answers: Receiver<Bytes>,
     late: Arc<AtomicBool>,
 }
 
+/// What was asked for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It is there.
+    There(Bytes),
+    /// Somebody reads it for a user's process.
+    Reading(u32, Reader),
+}
+
 impl Patience {
-    /// Reads something of a user's process: 15 to 25 µs more than without.
-    ///
-    /// # Errors
-    /// As `reading`; TIMEDOUT if it does not answer, or others of this user's do not.
-    pub fn wait(&mut self, uid: u32, reading: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
+    /// Has something of a user's process read meanwhile.
+    pub fn ask(&mut self, uid: u32, reading: impl FnOnce() -> Bytes + Send + 'static) -> Asked {
         // An answer that came too late has been thrown away; its reader rests, and then is gone.
         self.stuck.retain(|(_, reader)| matches!(reader.answers.try_recv(), Err(TryRecvError::Empty)));
         let of_this = self.stuck.iter().filter(|(of, _)| *of == uid).count();
         if self.stuck.len() >= MOST || of_this >= MOST_OF_ONE {
-            return Err(Errno::TIMEDOUT);
+            return Asked::There(Err(Errno::TIMEDOUT));
         }
-        let reader = self.idle.take().map_or_else(Reader::start, Ok)?;
-        reader.ask.send(Box::new(reading)).map_err(|_| Errno::AGAIN)?;
+        match self.idle.take().map_or_else(Reader::start, Ok) {
+            Ok(reader) if reader.ask.send(Box::new(reading)).is_ok() => Asked::Reading(uid, reader),
+            _ => Asked::There(Err(Errno::AGAIN)),
+        }
+    }
+
+    /// What was read.
+    ///
+    /// # Errors
+    /// As `reading`; TIMEDOUT if it does not answer, or others of this user's do not.
+    pub fn wait(&mut self, asked: Asked) -> Bytes {
+        let (uid, reader) = match asked {
+            Asked::There(read) => return read,
+            Asked::Reading(uid, reader) => (uid, reader),
+        };
         match reader.answers.recv_timeout(PATIENCE) {
             Ok(answer) => {
                 self.idle = Some(reader);
@@ -98,14 +117,17 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_left_and_his_user_is_not_asked_a_third_time() {
         let mut patience = Patience::default();
-        let asked = |patience: &mut Patience, uid: u32| patience.wait(uid, || Ok(vec![7]));
+        let asked = |patience: &mut Patience, uid: u32| {
+            let asked = patience.ask(uid, || Ok(vec![7]));
+            patience.wait(asked)
+        };
         assert_eq!(asked(&mut patience, 1), Ok(vec![7]));
         let mut silent = Vec::new();
         for _ in 0..MOST_OF_ONE {
             let (answer, wait) = channel::<()>();
             silent.push(answer);
-            let read = patience.wait(1, move || wait.recv().map(|()| Vec::new()).map_err(|_| Errno::IO));
-            assert_eq!(read, Err(Errno::TIMEDOUT));
+            let read = patience.ask(1, move || wait.recv().map(|()| Vec::new()).map_err(|_| Errno::IO));
+            assert_eq!(patience.wait(read), Err(Errno::TIMEDOUT));
         }
         assert_eq!(asked(&mut patience, 1), Err(Errno::TIMEDOUT), "without a wait");
         assert_eq!(asked(&mut patience, 2), Ok(vec![7]), "others are");

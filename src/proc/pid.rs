@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, openat, read
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::patience::Asked;
 use super::{
     Decimal, Listing, Proc, ProcError, is_gone, list_numbers, parse_u64, read_at, read_text, read_text_at,
 };
@@ -78,6 +79,13 @@ pub struct Status {
     pub ids: Option<Ids>,
 }
 
+/// A face of which the arguments are on their way.
+struct Begun {
+    executable: Result<Vec<u8>, Errno>,
+    arguments: Asked,
+    status: Status,
+}
+
 impl Face {
     fn is_same(&self, other: &Self) -> bool {
         let Self { executable, arguments, status: Status { name, state: _, parent, ids } } = self;
@@ -117,6 +125,11 @@ impl Held {
             Some(bare) if links().is_ok_and(|stat| stat.stx_nlink == 0) => (Some(bare.to_vec()), true),
             _ => (Some(executable), false),
         }
+    }
+
+    /// True if it has this name still, or none can be read.
+    fn is_called(&self, name: &[u8]) -> bool {
+        self.read("comm", 64).map_or(true, |text| text.strip_suffix(b"\n") == Some(name))
     }
 
     fn number(&self, name: &str) -> Option<u32> {
@@ -227,12 +240,12 @@ impl Proc {
     /// # Errors
     /// `Read` if it is gone, `Parse` if `stat` is not of the kernel's form.
     pub fn read_process(&self, held: &Held, depth: Depth) -> Result<Process, ProcError> {
-        let face = || {
+        let begin = || {
             let executable = held.link("exe");
             let status = parse_status(&held.read("status", 4096).unwrap_or_default());
-            Face { executable, arguments: self.read_arguments(held, "cmdline", status.ids), status }
+            Begun { executable, arguments: self.ask_arguments(held, "cmdline", status.ids), status }
         };
-        let (mut process, _) = self.read_whole(held, depth, face)?;
+        let (mut process, _) = self.read_whole(held, depth, begin)?;
         self.ask_threads(held, depth, &mut process);
         Ok(process)
     }
@@ -249,8 +262,8 @@ impl Proc {
         });
         let Some((tid, (executable, executable_deleted))) = living else { return };
         (process.executable, process.executable_deleted) = (executable, executable_deleted);
-        let arguments =
-            self.read_arguments(held, &format!("task/{tid}/cmdline"), process.ids).unwrap_or_default();
+        let asked = self.ask_arguments(held, &format!("task/{tid}/cmdline"), process.ids);
+        let arguments = self.wait_for(asked).unwrap_or_default();
         (process.args, process.args_cut) = split_args(&arguments, 0);
         process.args_bytes = arguments.len() as u64;
         if depth == Depth::Owner {
@@ -258,17 +271,30 @@ impl Proc {
         }
     }
 
-    /// Without waiting for long, whatever the process does. Empty where they cannot be had otherwise.
-    fn read_arguments(&self, held: &Held, name: &str, of: Option<Ids>) -> Result<Vec<u8>, Errno> {
+    /// Has arguments read meanwhile, without waiting for long, whatever the process does.
+    fn ask_arguments(&self, held: &Held, name: &str, of: Option<Ids>) -> Asked {
         match openat(&held.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(file) => self.read_patiently(&Arc::new(file), of),
-            Err(_) => Ok(Vec::new()),
+            Ok(file) => self.ask_for(&Arc::new(file), of),
+            Err(e) => Asked::There(Err(e)),
         }
     }
 
-    fn read_patiently(&self, file: &Arc<OwnedFd>, of: Option<Ids>) -> Result<Vec<u8>, Errno> {
-        let (uid, file) = (of.map_or(0, |ids| ids.real_uid), Arc::clone(file));
-        match self.patience.borrow_mut().wait(uid, move || read_text(&file, MAX_ARGS_BYTES + 1)) {
+    fn ask_for(&self, file: &Arc<OwnedFd>, of: Option<Ids>) -> Asked {
+        match of {
+            // Root needs no such tricks, and his short-lived processes are read at once.
+            Some(Ids { real_uid: 0, effective_uid: 0, .. }) => {
+                Asked::There(read_text(file, MAX_ARGS_BYTES + 1))
+            }
+            _ => {
+                let (uid, file) = (of.map_or(0, |ids| ids.real_uid), Arc::clone(file));
+                self.patience.borrow_mut().ask(uid, move || read_text(&file, MAX_ARGS_BYTES + 1))
+            }
+        }
+    }
+
+    /// Empty where they cannot be had, but for the one reason that is told.
+    fn wait_for(&self, asked: Asked) -> Result<Vec<u8>, Errno> {
+        match self.patience.borrow_mut().wait(asked) {
             Err(e) if e != Errno::TIMEDOUT => Ok(Vec::new()),
             outcome => outcome,
         }
@@ -295,7 +321,7 @@ impl Proc {
     pub fn read_ancestor(&self, kept: &Kept) -> Result<(Process, Print), ProcError> {
         // First, so that whatever it does from here on shows.
         let schedule = read_schedule(kept);
-        let (mut process, face) = self.read_whole(&kept.held, Depth::Ancestor, || self.read_face(kept))?;
+        let (mut process, face) = self.read_whole(&kept.held, Depth::Ancestor, || self.begin(kept))?;
         self.ask_threads(&kept.held, Depth::Ancestor, &mut process);
         // It has given its children away, and is nobody's parent.
         if face.status.state == Some(b'Z') && self.is_alone(&kept.held) {
@@ -316,7 +342,8 @@ impl Proc {
         if schedule.is_some() && schedule == print.asleep && kept.held.link("exe") == print.face.executable {
             return Ok(None);
         }
-        let face = self.read_face(kept);
+        let Begun { executable, status, arguments } = self.begin(kept);
+        let face = Face { executable, status, arguments: self.wait_for(arguments) };
         if face.is_same(&print.face) {
             print.asleep = schedule.filter(|_| self.sleeps_alone(kept, &face));
             return Ok(None);
@@ -332,29 +359,34 @@ impl Proc {
         sleeps && face.arguments.is_ok() && self.is_alone(&kept.held)
     }
 
-    fn read_face(&self, kept: &Kept) -> Face {
+    fn begin(&self, kept: &Kept) -> Begun {
         let executable = kept.held.link("exe");
         let status = parse_status(&read_text(&kept.status, 4096).unwrap_or_default());
-        Face { executable, arguments: self.read_patiently(&kept.arguments, status.ids), status }
+        Begun { executable, arguments: self.ask_for(&kept.arguments, status.ids), status }
     }
 
     fn read_whole(
         &self,
         held: &Held,
         depth: Depth,
-        read_face: impl Fn() -> Face,
+        begin: impl Fn() -> Begun,
     ) -> Result<(Process, Face), ProcError> {
         let mut tries = 4;
         loop {
-            let face = read_face();
-            let mut process = self.read_once(held, depth, &face)?;
+            let Begun { executable, status, arguments } = begin();
+            let outcome = self.read_once(held, depth, &executable, &status);
+            let face = Face { executable, status, arguments: self.wait_for(arguments) };
+            let (mut process, size) = outcome?;
+            process.denied.extend(face.arguments.is_err().then_some("cmdline"));
+            let arguments = face.arguments.as_deref().unwrap_or_default();
             tries -= 1;
             // A program that is being started has its file before its name, and its arguments last. ESRCH both times is
             // what a kernel thread answers.
             let starts = face.executable.is_ok() && face.arguments.as_ref().is_ok_and(Vec::is_empty);
-            let settled = !starts && held.link("exe") == face.executable;
-            if !settled && tries == 0 {
-                (process.args, process.args_bytes, process.args_cut) = (Vec::new(), 0, false);
+            let settled = !starts && held.link("exe") == face.executable && held.is_called(&process.comm);
+            if settled {
+                (process.args, process.args_cut) = split_args(arguments, size);
+                process.args_bytes = size.max(arguments.len() as u64);
             }
             if settled || tries == 0 {
                 return Ok((process, face));
@@ -362,7 +394,14 @@ impl Proc {
         }
     }
 
-    fn read_once(&self, held: &Held, depth: Depth, face: &Face) -> Result<Process, ProcError> {
+    /// All but the arguments, and how many bytes of them there are.
+    fn read_once(
+        &self,
+        held: &Held,
+        depth: Depth,
+        executable: &Result<Vec<u8>, Errno>,
+        status: &Status,
+    ) -> Result<(Process, u64), ProcError> {
         let (stat, comm) = self.read_stat(held)?;
         let owner = depth == Depth::Owner;
         let mut denied = Vec::new();
@@ -371,16 +410,13 @@ impl Proc {
             denied.extend(cannot.then_some(name));
             link.ok()
         };
-        let executable = allowed("exe", face.executable.clone());
+        let executable = allowed("exe", executable.clone());
         let working_directory = if owner { allowed("cwd", held.link("cwd")) } else { None };
         let (executable, executable_deleted) =
             executable.map_or((None, false), |path| held.without_deleted("exe", path));
-        denied.extend(face.arguments.is_err().then_some("cmdline"));
-        let arguments = face.arguments.as_deref().unwrap_or_default();
         let size = stat.arg_end.unwrap_or(0).saturating_sub(stat.arg_start.unwrap_or(0));
-        let (args, cut) = split_args(arguments, size);
         let cgroup = || held.read("cgroup", 4096).ok().and_then(|text| parse_cgroup(&text));
-        Ok(Process {
+        let process = Process {
             pid: held.pid,
             ppid: unsigned(stat.ppid),
             start_ticks: stat.starttime,
@@ -388,20 +424,21 @@ impl Proc {
             comm,
             executable,
             executable_deleted,
-            args,
-            args_bytes: size.max(arguments.len() as u64),
-            args_cut: cut,
+            args: Vec::new(),
+            args_bytes: 0,
+            args_cut: false,
             redacted: 0,
             working_directory,
             tty: if owner { parse_tty(&stat) } else { None },
-            ids: face.status.ids,
+            ids: status.ids,
             user: None,
             effective_user: None,
             login: if owner { read_login(held) } else { None },
             cgroup: if owner { cgroup() } else { None },
             denied,
             remembered: false,
-        })
+        };
+        Ok((process, size))
     }
 
     fn bad_stat(&self, held: &Held) -> ProcError {

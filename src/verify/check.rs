@@ -164,16 +164,24 @@ impl Check {
             }
         }
         if let Some(now) = expect_live {
-            let age = self.log.fresh.map(|fresh| now.saturating_sub(fresh));
-            match age {
-                None => found.add(45, "no coverage and no seal was told".to_owned()),
+            // Whoever cuts off the end could write a coverage of now, but no seal.
+            let (fresh, what) = match self.log.seals.has_secret() {
+                true => (self.log.seals.proved_at, "proved seal"),
+                false => (self.log.fresh, "coverage or seal"),
+            };
+            match fresh.map(|fresh| now.saturating_sub(fresh)) {
+                None => found.add(45, format!("no {what} was told")),
                 Some(age) if age > FRESH => {
-                    found.add(45, format!("the newest coverage or seal is {} s old", age / 1_000_000));
+                    found.add(45, format!("the newest {what} is {} s old", age / 1_000_000));
                 }
                 Some(_) => {}
             }
         }
+        if self.log.seals.has_secret() && self.log.seals.proved == 0 {
+            found.add(44, "there is no seal that the secret proves".to_owned());
+        }
         self.log.summary.seals = (self.log.seals.count, self.log.seals.proved);
+        self.log.summary.epochs = self.log.seals.epochs;
         self.log.summary.count(found.counts());
         self.log.summary
     }

@@ -17,7 +17,7 @@ const fn rule(says: &'static str, excuse: &'static str) -> Rule {
 /// V1 is the first.
 #[rustfmt::skip]
 pub const RULES: [Rule; 46] = [
-    rule("Every line ends in a line feed.", "The last line of the newest file; a torn line that the `log-repaired` behind it names by its offset and bytes."),
+    rule("Every line ends in a line feed.", "The last line of the newest file; that of a file behind which a run begins after one that was cut off; a torn line that the `log-repaired` behind it names by its offset and bytes."),
     rule("A line holds printable ASCII only.", "Such a torn line, here and up to V6."),
     rule("A line has at most 16,384 bytes, its end included.", ""),
     rule("A line is one JSON object, nested at most eight levels deep, with no key twice in one object.", ""),
@@ -60,7 +60,7 @@ pub const RULES: [Rule; 46] = [
     rule("The totals of `watch-stopped` are the sums of its run's coverage records: polls, reads, lookups, failures, the kernel's opens, missed, incomparable, lost notices.", "A run whose coverage records are not all there."),
     rule("Between two looks passed no more than eleven intervals or a second and one.", "A gap `stalled` or `suspended` in that span."),
     rule("`chain` is the SHA-256 of the chain before and the record.", "The first record behind a hole."),
-    rule("A seal names a record before it by its chain; epochs rise by one; a repeated seal is the same; in a run they are at most two minutes apart; with the secret, key and mac are right.", "Time that gaps cover."),
-    rule("With `--expect-live`: the newest coverage or seal is at most two minutes old.", ""),
+    rule("A seal names a record before it by its chain; epochs rise by one; a repeated seal is the same; in a run they are at most two minutes apart; with the secret, key and mac are right, and there is one at least.", "Time that gaps cover."),
+    rule("With `--expect-live`: the newest coverage or seal is at most two minutes old; with the secret, the newest seal that it proves.", ""),
     rule("With `--anchor`: the record of that number has that chain.", ""),
 ];

@@ -80,12 +80,26 @@ pub struct Seals {
     pub count: u64,
     /// With the right mac.
     pub proved: u64,
+    /// When the newest of those was made, by its own word, which the mac covers.
+    pub proved_at: Option<i64>,
+    /// First and last epoch.
+    pub epochs: Option<(u64, u64)>,
 }
 
 impl Seals {
     /// None yet.
     pub fn new(secret: Option<Secret>) -> Self {
-        Self { secret, key: None, last: None, told: None, unseen: 0, count: 0, proved: 0 }
+        Self {
+            secret,
+            key: None,
+            last: None,
+            told: None,
+            unseen: 0,
+            count: 0,
+            proved: 0,
+            proved_at: None,
+            epochs: None,
+        }
     }
 
     /// A run begins, with or without seals.
@@ -101,6 +115,11 @@ impl Seals {
     /// None is told in a time like this.
     pub fn excuse(&mut self, time: i64) {
         self.unseen = self.unseen.saturating_add(time);
+    }
+
+    /// True if seals are to be proved.
+    pub fn has_secret(&self) -> bool {
+        self.secret.is_some()
     }
 
     /// Any record: whether a seal is overdue.
@@ -119,6 +138,7 @@ impl Seals {
         self.count += 1;
         (self.told, self.unseen) = (Some(record.bt), 0);
         let (Some(epoch), Some(n)) = (record.number(f::EPOCH), record.number(f::SEAL_N)) else { return };
+        self.epochs = Some((self.epochs.map_or(epoch, |(first, _)| first), epoch));
         let all = [f::SEAL_KEY, f::EPOCH, f::SEAL_N, f::SEAL_CHAIN, f::SEAL_TIME, f::MAC];
         let all = all.map(|field| record.text(field).unwrap_or_default()).join(&b' ');
         let key = record.text(f::SEAL_KEY).unwrap_or_default();
@@ -170,6 +190,7 @@ impl Seals {
         moment::hex(&mac(&key, &[&signed]), &mut right);
         if record.text(f::MAC) == Some(&right) {
             self.proved += 1;
+            self.proved_at = self.proved_at.max(record.time(f::SEAL_TIME));
         } else {
             found.add(44, format!("the mac of epoch {epoch} is not what the secret makes of it"));
         }

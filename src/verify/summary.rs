@@ -59,6 +59,8 @@ pub struct Summary {
     notices: u64,
     /// Seals, and how many the secret proves.
     pub seals: (u64, u64),
+    /// First and last epoch of seals.
+    pub epochs: Option<(u64, u64)>,
     /// Remarks that are no violations.
     pub notes: Vec<String>,
     /// Violations by rule.
@@ -155,7 +157,7 @@ impl Summary {
             "opens": self.opens, "closes": self.closes, "open": self.open, "unattributed": self.unattributed,
             "missed_at_most": self.missed, "spans": self.spans, "incomparable_spans": self.incomparable,
             "lost_records": self.lost(), "lost_notices": self.notices, "seals": self.seals.0,
-            "seals_proved": self.seals.1, "notes": self.notes,
+            "seals_proved": self.seals.1, "seal_epochs": self.epochs.map(|(first, last)| [first, last]), "notes": self.notes,
             "violations": violations.collect::<serde_json::Map<_, _>>(),
         })
     }
@@ -225,7 +227,9 @@ impl fmt::Display for Summary {
             of(self.notices, "notice", "notices")
         )?;
         if self.seals.0 > 0 {
-            writeln!(f, "seals: {}, of which the secret proves {}", self.seals.0, self.seals.1)?;
+            let (first, last) = self.epochs.unwrap_or_default();
+            let (all, proved) = self.seals;
+            writeln!(f, "seals: {all}, of which the secret proves {proved}; epochs {first} to {last}")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

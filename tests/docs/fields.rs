@@ -201,6 +201,10 @@ impl<'de> Visitor<'de> for Unique {
         Ok(self)
     }
 
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
     fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
         Ok(self)
     }

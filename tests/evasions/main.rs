@@ -144,6 +144,7 @@ fn who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up
         "process.pid": silent.id(),
         "process.name": "hide",
         "process.executable": hider.to_str().unwrap(),
+        "user.id": "1",
         "process.args": [],
         "portreeve.denied": ["cmdline"],
     });
@@ -159,8 +160,9 @@ fn who_lets_us_wait_for_his_arguments_for_ever_is_told_without_them_and_holds_up
             &json!({ "process.pid": std::process::id(), "portreeve.denied": null }),
         );
     }
+    let stopped = watch.stop();
+    assert!(stopped.took < std::time::Duration::from_secs(1), "ended after {:?}", stopped.took);
     drop(silent.stdin.take());
     assert!(silent.wait().unwrap().success());
-    let stopped = watch.stop();
     assert_eq!(with_action(&stopped.records, "gap"), [] as [Value; 0]);
 }

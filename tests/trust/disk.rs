@@ -1,7 +1,6 @@
 //! Without a disk to write to nothing is lost in silence, no line is torn, polling goes on, and the log heals by itself.
 
 use std::fs::Permissions;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,16 +19,24 @@ fn sleep_ms(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// So many connections, one after another, each for as long as a poll needs; their records do not fit into the backlog.
-const FLOOD: usize = 1_200;
+/// So many connections, each for as long as a poll needs; their records, with long arguments, do not fit into the backlog.
+const FLOOD: usize = 500;
 
-/// Opens and closes connections, a hundred at a time; answers how many.
-fn flood(lab: &Lab, server: &TcpListener) -> usize {
-    for _ in 0..FLOOD / 100 {
-        let pairs: Vec<_> = (0..100).map(|_| Pair::new(lab, server)).collect();
-        sleep_ms(110);
-        drop(pairs);
-    }
+/// Ten at a time, both ends.
+const CLIENT: &str = r#"
+use IO::Socket::INET;
+my $server = IO::Socket::INET->new(LocalAddr => "127.0.0.2:22", Listen => 20) or die;
+for (1 .. $ARGV[0] / 10) {
+    my @ends = map { (IO::Socket::INET->new("127.0.0.2:22") || die, $server->accept) } 1 .. 10;
+    select undef, undef, undef, 0.11;
+}
+"#;
+
+/// Opens and closes connections; answers how many.
+fn flood(lab: &Lab) -> usize {
+    let mut perl = lab.command("perl");
+    let flooded = output(perl.args(["-e", CLIENT, &FLOOD.to_string(), &"x".repeat(6_000)]));
+    assert!(flooded.status.success(), "{}", String::from_utf8_lossy(&flooded.stderr));
     sleep_ms(500);
     FLOOD
 }
@@ -51,15 +58,14 @@ fn assert_told_or_counted(records: &[Value], made: usize) {
     }
 }
 
-/// The watch itself took no notice: it polled, if not as often as with nothing to tell, a flood being more than a watcher
-/// that is built for tests can do in a tick.
+/// The watch itself took no notice: it polled, if not always in time on a busy machine.
 #[track_caller]
 fn assert_polled(records: &[Value], lasted: Duration) {
     let stopped = with_action(records, "watch-stopped").pop().expect("a watch-stopped");
     let polls = stopped["portreeve"]["watch"]["totals"]["polls"].as_u64().unwrap();
     let due = u64::try_from(lasted.as_millis() / 50).unwrap();
     println!("{polls} polls of {due}");
-    assert!(polls * 10 >= due * 4, "{polls} polls in {lasted:?}");
+    assert!(polls * 10 >= due * 2, "{polls} polls in {lasted:?}");
     assert_eq!(gaps(records, "stalled"), [] as [Value; 0]);
 }
 
@@ -75,7 +81,7 @@ fn small_disk(lab: &Lab) -> Log {
 
 #[test]
 fn more_than_memory_holds_while_the_disk_is_full_is_counted_and_the_log_heals() {
-    let lab = lab!();
+    let lab = lab!("perl");
     let server = lab.listen(SSH);
     let log = small_disk(&lab);
     let began = Instant::now();
@@ -83,7 +89,7 @@ fn more_than_memory_holds_while_the_disk_is_full_is_counted_and_the_log_heals() 
     drop(log.connect(&lab, &server));
     log.wait_actions("connection-closed", 1);
     fill(&lab);
-    let made = 1 + flood(&lab, &server);
+    let made = 1 + flood(&lab);
     assert!(run.is_alive(), "{}", run.errors());
     let errors = run.errors();
     assert_eq!(errors.matches("No space left").count(), 1, "said once: {errors}");
@@ -326,8 +332,7 @@ fn a_limit_of_file_sizes_is_a_full_disk_and_no_end() {
 
 #[test]
 fn a_reader_of_the_pipe_that_stops_for_a_while_holds_nothing_up_and_what_overflows_is_counted() {
-    let lab = lab!();
-    let server = lab.listen(SSH);
+    let lab = lab!("perl");
     let path = lab.path("piped.jsonl");
     let mut cat = Command::new("cat");
     cat.stdin(Stdio::piped()).stdout(std::fs::File::create(&path).unwrap());
@@ -338,7 +343,7 @@ fn a_reader_of_the_pipe_that_stops_for_a_while_holds_nothing_up_and_what_overflo
     let mut watch = lab.portreeve().stdout(stdin).stderr(Stdio::null()).spawn().unwrap();
     wait_for("the start", PATIENCE, || read_records(&path).pop());
     kill_process(reader, Signal::STOP).unwrap();
-    let made = flood(&lab, &server);
+    let made = flood(&lab);
     assert!(watch.try_wait().unwrap().is_none());
     kill_process(reader, Signal::CONT).unwrap();
     wait_for("the gap", PATIENCE, || gaps(&read_records(&path), "backlog_full").pop());

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::support::lab::Lab;
 use crate::support::log::{check_line, summary, with_action};
-use crate::support::wait_for;
 use crate::support::watch::PATIENCE;
+use crate::support::{output, wait_for};
 
 pub const SSH: &str = "127.0.0.1:22";
 const NAME: &str = "events.jsonl";
@@ -113,10 +113,18 @@ impl Log {
         pair
     }
 
-    /// The whole story, checked.
+    /// The whole story, checked here and by the program itself.
     #[track_caller]
     pub fn story(&self) -> Vec<Value> {
-        check(self.folder())
+        let records = check(self.folder());
+        let mut verify = Command::new(env!("CARGO_BIN_EXE_portreeve"));
+        verify.arg("verify").args(files(self.folder()).iter().map(|file| &file.path));
+        let verified = output(&mut verify);
+        let said = [verified.stdout, verified.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat();
+        assert_eq!(verified.status.code(), Some(0), "{said}");
+        records
     }
 }
 

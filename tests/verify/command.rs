@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::builder::{Writer, hex};
+use crate::builder::{Line, Writer, hex};
 use crate::story::{Turns, story};
 
 fn portreeve(folder: &Path, args: &[&str], input: &[u8]) -> Output {
@@ -117,18 +117,40 @@ fn the_secret_proves_the_seals() {
     std::fs::write(folder.path().join("other"), format!("{}\n", hex(&[8; 32]))).unwrap();
     let output = check(&["--seal-secret", "secret"]);
     assert!(
-        text(&output.stdout).contains("seals: 4, of which the secret proves 4\n"),
+        text(&output.stdout).contains("seals: 4, of which the secret proves 4; epochs 0 to "),
         "{}",
         text(&output.stdout)
     );
     let output = check(&["--seal-secret", "other"]);
-    assert_eq!((output.status.code(), text(&output.stdout).matches("V44 log.").count()), (Some(1), 4));
+    // Each of the four, and that none is right.
+    assert_eq!((output.status.code(), text(&output.stdout).matches("V44 log.").count()), (Some(1), 5));
     let output = check(&["--expect-live"]);
     assert!(
         text(&output.stdout).starts_with("V45 log.2: the newest coverage or seal is "),
         "{}",
         text(&output.stdout)
     );
+}
+
+/// Whoever took over the machine can write the whole log anew, but no seal of a key that is gone.
+#[test]
+fn a_log_that_was_written_anew_without_seals_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut forged, _) = story(Turns::default());
+    for lines in &mut forged {
+        lines.retain(|line| !matches!(line, Line::Record(record) if record["event"]["action"] == "seal"));
+    }
+    let names = ["log.0", "log.1", "log.2"];
+    for (name, bytes) in names.iter().zip(Writer::new().write(&forged)) {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    std::fs::write(folder.path().join("secret"), hex(&[7; 32])).unwrap();
+    let check = |options: &[&str]| {
+        text(&portreeve(folder.path(), &[options, &names].concat(), b"").stdout).to_owned()
+    };
+    let said = check(&["--seal-secret", "secret", "--expect-live"]);
+    assert!(said.contains("V44 log.2: there is no seal that the secret proves"), "{said}");
+    assert!(said.contains("V45 log.2: no proved seal was told"), "{said}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Case {
         let (files, maker) = story(turns);
         let writer = Writer::new();
         let secret = Secret::parse(hex(&writer.secret).as_bytes());
-        let expect_live = Some(micros(maker.now + 60.0));
+        let expect_live = Some(last_seal(&files) + 60_000_000);
         Self {
             files,
             maker,
@@ -71,8 +71,13 @@ impl Case {
     }
 }
 
-fn micros(seconds: f64) -> i64 {
-    time(seconds).parse::<jiff::Timestamp>().unwrap().as_microsecond()
+/// When the last seal was made.
+fn last_seal(files: &[File]) -> i64 {
+    let times = files.iter().flatten().filter_map(|line| match line {
+        Line::Record(record) => record["portreeve"]["seal"]["time"].as_str(),
+        Line::Raw(_) => None,
+    });
+    times.last().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond()
 }
 
 /// Where lines of the first file stand.
@@ -206,7 +211,7 @@ pub const MUTANTS: [(u8, Mutation); 46] = [
     (42, |case| case.set("coverage", 0, "portreeve.coverage.poll_interval_us.max", json!(5_000_000))),
     (43, |case| case.after = Some(|files| replace(&mut files[0], b"for people", b"for nobody"))),
     (44, |case| case.set("seal", 1, "portreeve.seal.mac", json!("c".repeat(64)))),
-    (45, |case| case.options.expect_live = Some(micros(case.maker.now + 125.0))),
+    (45, |case| case.options.expect_live = Some(last_seal(&case.files) + 125_000_000)),
     (46, |case| case.options.anchors = vec![(7, [b'd'; 64])]),
 ];
 
