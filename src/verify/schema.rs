@@ -119,7 +119,6 @@ struct Node {
 struct Token {
     words: [u64; WORDS],
     masks: [u64; WORDS],
-    count: usize,
     length: usize,
 }
 
@@ -134,13 +133,13 @@ impl Token {
             *word = word_of(part);
             *mask = word_of(&part.iter().map(|_| 0xff).collect::<Vec<_>>());
         }
-        Self { words, masks, count: text.len().div_ceil(8), length: text.len() }
+        Self { words, masks, length: text.len() }
     }
 
     /// True if these bytes, of which the first four words are given, begin with it.
     #[inline]
     fn begins(&self, next: &[u64; WORDS]) -> bool {
-        let pairs = self.words.iter().zip(&self.masks).zip(next).take(self.count);
+        let pairs = self.words.iter().zip(&self.masks).zip(next);
         pairs.fold(0, |other, ((word, mask), next)| other | (next & mask) ^ word) == 0
     }
 }
@@ -149,14 +148,12 @@ impl Token {
 #[inline]
 fn words_of(bytes: &[u8]) -> [u64; WORDS] {
     let mut words = [0; WORDS];
-    if let Some(bytes) = bytes.first_chunk::<32>() {
-        for (word, part) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = <[u8; 8]>::try_from(part).map_or(0, u64::from_le_bytes);
+    if let Some(bytes) = bytes.first_chunk::<{ 8 * WORDS }>() {
+        for (word, part) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*part);
         }
     } else {
-        for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
-            *word = word_of(part);
-        }
+        words.iter_mut().zip(bytes.chunks(8)).for_each(|(word, part)| *word = word_of(part));
     }
     words
 }
@@ -379,7 +376,7 @@ impl Walk<'_, '_> {
     fn field(&mut self, field: usize, kind: Type, first: Option<u8>, depth: usize) -> Result<(), Flaw> {
         let span = match (kind, first) {
             (Type::Text, Some(b'"')) => self.cursor.string()?,
-            (Type::Time, Some(b'"')) => return self.checked(field, |text| moment::parse(text).is_some()),
+            (Type::Time, Some(b'"')) => return self.checked(field, moment::is_time),
             (Type::Ip, Some(b'"')) => return self.checked(field, |text| address(text).is_some()),
             (Type::Integer | Type::Signed, Some(b'-' | b'0'..=b'9')) => {
                 let span = self.cursor.number()?;
