@@ -127,6 +127,31 @@ pub fn find(output: &Output) -> Found {
     }
 }
 
+/// Saves the state of a stream that has no record yet.
+fn begin(
+    folder: &mut Folder,
+    file: &LogFile,
+    stream: &str,
+    host: &Host,
+    last_id: Uuid,
+    at: Moment,
+) -> std::io::Result<()> {
+    let ((device, inode, offset), (sequence, chain)) = (file.place()?, Stream::default().place());
+    let state = State {
+        stream: stream.to_owned(),
+        sequence,
+        chain,
+        place: Place { device, inode, offset },
+        at,
+        boot: host.boot_id.clone(),
+        is_clean: false,
+        last_id,
+        seal: None,
+        live: Vec::new(),
+    };
+    folder.save(&state, host)
+}
+
 impl Found {
     fn anew(stream: &'static str, reason: Option<String>) -> Self {
         let beginning = Beginning { stream, reason, ..Beginning::default() };
@@ -162,9 +187,15 @@ impl Ledger {
         mut new_id: impl FnMut(Moment) -> Uuid + 'static,
         at: Moment,
     ) -> std::io::Result<(Self, Beginning)> {
-        let Output { format, destination, state, sync, sealer } = output;
+        let Output { format, destination, mut state, sync, sealer } = output;
         let Found { stream, id, seal, beginning } = found;
         let keeps_state = state.is_some();
+        let begins = id.is_none();
+        let id = id.unwrap_or_else(|| new_id(at).to_string());
+        if let (Some(folder), Destination::File(file), true) = (&mut state, &destination, begins) {
+            // From its first record on the stream can be gone on with. If not, it can as soon as a state is saved.
+            let _ = begin(folder, file, &id, &host, new_id(at), at);
+        }
         let seal_due = sealer.is_some().then_some(at.boot);
         let pending = sealer.as_ref().and_then(Sealer::pending).cloned();
         let disk = match &destination {
@@ -173,7 +204,6 @@ impl Ledger {
             }
             Destination::Stdout(_) => None,
         };
-        let id = id.unwrap_or_else(|| new_id(at).to_string());
         let renderer = Renderer::new(host, id.clone(), new_id(at).to_string(), Box::new(new_id));
         let (asked, _) = stream.place();
         // That of another stream would prove nothing in this one.

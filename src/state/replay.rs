@@ -63,8 +63,8 @@ fn place_in(
     files: &[(PathBuf, Place)],
 ) -> Option<(PathBuf, Place)> {
     let offset = state.place.offset;
-    // Nothing stands before the beginning of a file.
-    let named = same.filter(|(file, _)| offset == 0 || stands(state, file));
+    // Nothing of the stream stands before the beginning of a file, or of the stream.
+    let named = same.filter(|(file, _)| offset == 0 || state.sequence == 0 || stands(state, file));
     let found = named.or_else(|| files.iter().find(|(file, _)| offset > 0 && stands(state, file)));
     found.map(|(file, place)| (file.clone(), Place { offset, ..*place }))
 }

@@ -103,7 +103,7 @@ fn a_kill_right_after_the_start_a_kill_before_any_save_and_many_kills_break_noth
         run.child.wait().unwrap();
     }
     let run = log.run(&lab);
-    // A kill before the first state was saved leaves a log that cannot be gone on from: a new stream.
+    // A kill before it was told that the watch began leaves nothing to go on from: a new stream.
     let stream = log.now().last().unwrap()["agent"]["id"].clone();
     let of_stream = |records: &[Value]| -> Vec<Value> {
         records.iter().filter(|record| record["agent"]["id"] == stream).cloned().collect()
@@ -115,14 +115,20 @@ fn a_kill_right_after_the_start_a_kill_before_any_save_and_many_kills_break_noth
     });
     assert!(opens.iter().all(|count| *count == 1), "{opens:?}");
     let standing = pairs.len();
+    let count = |records: &[Value]| {
+        let of = |action| with_action(records, action).len();
+        (of("connection-opened"), of("connection-closed"))
+    };
+    log.wait("every end", |records| {
+        let (opened, closed) = count(&of_stream(records));
+        (opened - closed <= standing).then_some(())
+    });
     run.stop();
     let records = log.story();
     let streams: Vec<_> = starts(&records).iter().map(|start| start["stream"].clone()).collect();
     let late_loss = streams.iter().skip(3).any(|stream| stream != "continued");
     assert!(!late_loss, "once saved, a state is never lost: {streams:?}");
-    let records = of_stream(&records);
-    let (opened, closed) =
-        (with_action(&records, "connection-opened").len(), with_action(&records, "connection-closed").len());
+    let (opened, closed) = count(&of_stream(&records));
     assert_eq!(opened - closed, standing, "what was told as open stands");
     println!("{opened} opens, {closed} closes, {streams:?}");
 }
