@@ -3,8 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "this module reads the configuration file")]
 
 use std::fmt::{self, Write as _};
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZeroU64;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -218,8 +219,17 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 /// # Errors
 /// As `load`.
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let read = || {
+        let mut file = std::fs::File::open(path)?;
+        // What is left out of the watch is for its owner to say. /dev/null is everybody's, and says nothing.
+        let meta = file.metadata()?;
+        if meta.is_file() && meta.mode() & 0o002 != 0 {
+            return Err(io::Error::other("everybody may write to it (mend: chmod o-w)"));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map(|_| text)
+    };
+    let text = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text).map_err(|text| ConfigError::Parse { path: path.to_owned(), text })
 }
 
@@ -406,6 +416,16 @@ mod tests {
         }
         assert!("250us".parse::<Interval>().unwrap_err().contains("1ms"));
         assert!("50".parse::<Interval>().is_err());
+    }
+
+    #[test]
+    fn a_file_that_everybody_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, refused) in [(0o640, false), (0o664, false), (0o646, true)] {
+            std::fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(read(file.path()).is_err(), refused, "{mode:o}");
+        }
     }
 
     #[test]
