@@ -492,6 +492,7 @@ impl Daemon {
     fn stop(&mut self, reason: String) -> String {
         let _ = self.drain();
         let at = self.moment();
+        self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => self.push(events),
             Err(error) => self.note_failed_poll(&error, at),
@@ -517,7 +518,13 @@ pub fn resume(
     boot: &Option<String>,
     at: Moment,
 ) -> Vec<Event> {
-    let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == *boot);
+    // Where a boot id could not be read, then or now, only a clock that began anew tells of another boot: one that is
+    // taken for the same ends what is gone as `while_down`, but nothing that stands.
+    let is_other = |then: &Option<String>| match (then, boot) {
+        (Some(then), Some(now)) => then != now,
+        _ => from.boot > at.boot,
+    };
+    let (over, stands): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| is_other(&live.boot));
     let connections = |live: Vec<Live>| live.into_iter().map(|live| live.connection).collect::<Vec<_>>();
     let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
     let mut told = vec![Event::lost(from, at, "not_watching", None, None)];
