@@ -112,7 +112,7 @@ impl Trouble<'_> {
                 "rotation with HUP"
             }
             4 => {
-                let interval = ["20ms", "50ms", "100ms"][self.dice.below(3) as usize];
+                let interval = ["20ms", "50ms", "100ms"][usize::try_from(self.dice.below(3)).unwrap()];
                 let config = self.lab.path("portreeve.toml");
                 std::fs::write(config, format!("interval = '{interval}'\n")).unwrap();
                 self.run().signal(Signal::HUP);
