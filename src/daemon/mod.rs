@@ -39,8 +39,6 @@ pub use clock::{Steps, new_ids, now};
 use clock::{boottime, read_clock};
 use schedule::{Schedule, Watchdog};
 
-/// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
-const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
 const SPARE_DESCRIPTORS: u64 = 512;
 
@@ -431,9 +429,7 @@ impl Daemon {
         let was_awake = awake.saturating_sub(std::mem::replace(&mut self.last_awake, awake));
         let Some(from) = self.last_tick.replace(at) else { return };
         let passed = at.boot.saturating_sub(from.boot);
-        if passed.saturating_sub(self.schedule.interval) > STALL.max(self.schedule.interval * 10) {
-            let slept = passed.saturating_sub(was_awake);
-            let cause = if slept > passed / 2 { "suspended" } else { "stalled" };
+        if let Some(cause) = clock::stall(passed, was_awake, self.schedule.interval) {
             self.push(vec![Event::lost(from, at, cause, None, None)]);
         }
     }

@@ -358,6 +358,50 @@ fn a_log_that_was_rotated_meanwhile_is_gone_on_from() {
     }
 }
 
+/// What a crash of the machine leaves of a record that was being written.
+#[test]
+fn a_torn_line_is_ended_and_named_and_the_stream_goes_on_behind_it() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let mut pairs = Vec::new();
+    for torn in [r#"{"@timestamp":"2026-"#, "{", "\0\0\0\0\0\0\0\0\0", "no record at all"] {
+        let run = log.run(&lab);
+        pairs.push(log.connect(&lab, &server));
+        run.kill();
+        let mut file = std::fs::File::options().append(true).open(&log.seen).unwrap();
+        std::io::Write::write_all(&mut file, torn.as_bytes()).unwrap();
+    }
+    let run = log.run(&lab);
+    drop(pairs);
+    log.wait_actions("connection-closed", 4);
+    run.stop();
+    let records = log.story();
+    assert_eq!(with_action(&records, "log-repaired").len(), 4);
+    assert_eq!(with_action(&records, "connection-opened").len(), 4);
+    assert!(starts(&records)[1..].iter().all(|start| start["stream"] == "continued"));
+}
+
+#[test]
+fn a_storm_of_signals_breaks_nothing() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let run = log.run(&lab);
+    let before = log.connect(&lab, &server);
+    for _ in 0..20_000 {
+        run.signal(Signal::HUP);
+    }
+    let after = log.connect(&lab, &server);
+    drop((before, after));
+    log.wait_actions("connection-closed", 2);
+    run.stop();
+    let records = log.story();
+    let reloads = with_action(&records, "watch-reloaded").len();
+    println!("{reloads} reloads");
+    assert!(reloads > 0 && with_action(&records, "connection-opened").len() == 2);
+}
+
 #[test]
 fn what_another_choice_of_ports_leaves_out_is_closed_as_that() {
     let lab = lab!();
