@@ -58,6 +58,8 @@ pub enum DaemonError {
     Proc(ProcError),
     /// No thread or handler can be had.
     System(std::io::Error),
+    /// It ended, and some records could not be written before.
+    Unwritten,
 }
 
 impl fmt::Display for DaemonError {
@@ -66,6 +68,7 @@ impl fmt::Display for DaemonError {
             Self::Blind(blind) => blind.fmt(f),
             Self::Proc(error) => error.fmt(f),
             Self::System(_) => f.write_str("cannot set up signals or threads"),
+            Self::Unwritten => f.write_str("some records could not be written before the end"),
         }
     }
 }
@@ -76,6 +79,7 @@ impl std::error::Error for DaemonError {
             Self::Blind(blind) => blind.source(),
             Self::Proc(error) => error.source(),
             Self::System(error) => Some(error),
+            Self::Unwritten => None,
         }
     }
 }
@@ -125,7 +129,10 @@ pub fn run(
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    Ok(reason.map(|reason| daemon.stop(reason)).unwrap_or_default())
+    match reason {
+        Ok(reason) => daemon.stop(reason),
+        Err(ReaderGone) => Ok(String::new()),
+    }
 }
 
 /// Prints what stands now.
@@ -143,8 +150,10 @@ pub fn once(settings: Settings, output: Output) -> Result<(), DaemonError> {
             daemon.ledger.push(event);
         }
     }
-    daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap);
-    Ok(())
+    match daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap) {
+        true => Ok(()),
+        false => Err(DaemonError::Unwritten),
+    }
 }
 
 fn set_up(settings: Settings, output: Output, events: Rc<Events>) -> Result<Daemon, DaemonError> {
@@ -489,7 +498,7 @@ impl Daemon {
         changed
     }
 
-    fn stop(&mut self, reason: String) -> String {
+    fn stop(&mut self, reason: String) -> Result<String, DaemonError> {
         let _ = self.drain();
         let at = self.moment();
         self.tell_a_stall(at);
@@ -505,8 +514,10 @@ impl Daemon {
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };
         let summary = message(&stopped);
         self.ledger.push(stopped);
-        self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
-        summary
+        match self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap) {
+            true => Ok(summary),
+            false => Err(DaemonError::Unwritten),
+        }
     }
 }
 
