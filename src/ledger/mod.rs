@@ -137,17 +137,15 @@ impl Found {
     /// sockets are others.
     #[must_use]
     pub fn unless_ahead(self, boot: Option<&str>, now: Moment) -> Self {
-        match &self.beginning.previous {
-            Some((at, _))
-                if boot.is_some() && self.beginning.boot.as_deref() == boot && at.boot > now.boot =>
-            {
+        let Beginning { previous, boot: before, .. } = &self.beginning;
+        let same_boot = boot.is_some() && before.as_deref() == boot;
+        match previous.filter(|(at, _)| same_boot && at.boot > now.boot) {
+            None => self,
+            Some((at, _)) => {
                 let ahead = (at.boot - now.boot).as_secs();
-                Self::anew(
-                    "lost",
-                    Some(format!("its last record is of a moment {ahead} s later in this boot than now")),
-                )
+                let reason = format!("its last record is of a moment {ahead} s later in this boot than now");
+                Self::anew("lost", Some(reason))
             }
-            _ => self,
         }
     }
 }
