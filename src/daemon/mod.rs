@@ -58,6 +58,8 @@ pub enum DaemonError {
     Proc(ProcError),
     /// No thread or handler can be had.
     System(std::io::Error),
+    /// It ended, and some records could not be written before.
+    Unwritten,
 }
 
 impl fmt::Display for DaemonError {
@@ -66,6 +68,7 @@ impl fmt::Display for DaemonError {
             Self::Blind(blind) => blind.fmt(f),
             Self::Proc(error) => error.fmt(f),
             Self::System(_) => f.write_str("cannot set up signals or threads"),
+            Self::Unwritten => f.write_str("some records could not be written before the end"),
         }
     }
 }
@@ -76,6 +79,7 @@ impl std::error::Error for DaemonError {
             Self::Blind(blind) => blind.source(),
             Self::Proc(error) => error.source(),
             Self::System(error) => Some(error),
+            Self::Unwritten => None,
         }
     }
 }
@@ -125,7 +129,10 @@ pub fn run(
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    Ok(reason.map(|reason| daemon.stop(reason)).unwrap_or_default())
+    match reason {
+        Ok(reason) => daemon.stop(reason),
+        Err(ReaderGone) => Ok(String::new()),
+    }
 }
 
 /// Prints what stands now.
@@ -143,8 +150,10 @@ pub fn once(settings: Settings, output: Output) -> Result<(), DaemonError> {
             daemon.ledger.push(event);
         }
     }
-    daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap);
-    Ok(())
+    match daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap) {
+        true => Ok(()),
+        false => Err(DaemonError::Unwritten),
+    }
 }
 
 fn set_up(settings: Settings, output: Output, events: Rc<Events>) -> Result<Daemon, DaemonError> {
@@ -489,9 +498,10 @@ impl Daemon {
         changed
     }
 
-    fn stop(&mut self, reason: String) -> String {
+    fn stop(&mut self, reason: String) -> Result<String, DaemonError> {
         let _ = self.drain();
         let at = self.moment();
+        self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => self.push(events),
             Err(error) => self.note_failed_poll(&error, at),
@@ -504,8 +514,10 @@ impl Daemon {
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };
         let summary = message(&stopped);
         self.ledger.push(stopped);
-        self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
-        summary
+        match self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap) {
+            true => Ok(summary),
+            false => Err(DaemonError::Unwritten),
+        }
     }
 }
 
@@ -517,7 +529,13 @@ pub fn resume(
     boot: &Option<String>,
     at: Moment,
 ) -> Vec<Event> {
-    let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == *boot);
+    // Where a boot id could not be read, then or now, only a clock that began anew tells of another boot: one that is
+    // taken for the same ends what is gone as `while_down`, but nothing that stands.
+    let is_other = |then: &Option<String>| match (then, boot) {
+        (Some(then), Some(now)) => then != now,
+        _ => from.boot > at.boot,
+    };
+    let (over, stands): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| is_other(&live.boot));
     let connections = |live: Vec<Live>| live.into_iter().map(|live| live.connection).collect::<Vec<_>>();
     let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
     let mut told = vec![Event::lost(from, at, "not_watching", None, None)];

@@ -380,19 +380,20 @@ impl Ledger {
     }
 
     /// The last record has been pushed: writes all, saves the state, waits for the disk; as long as `patience` allows.
+    /// Answers whether all was written.
     pub fn close(
         &mut self,
         live: Vec<Arc<Connection>>,
         patience: Duration,
         now: &dyn Fn() -> Moment,
         nap: &dyn Fn(),
-    ) {
+    ) -> bool {
         self.is_closing = true;
         let until = now().boot + patience;
-        self.write_all(until, now, nap);
+        let mut written = self.write_all(until, now, nap);
         if self.seal_due.is_some() {
             self.seal_the_end(now);
-            self.write_all(until, now, nap);
+            written = self.write_all(until, now, nap);
         }
         if self.sink.is_idle() {
             self.save(now(), live, true);
@@ -403,16 +404,18 @@ impl Ledger {
         {
             log::error!("the disk did not answer before the end");
         }
+        written
     }
 
-    fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) {
+    /// False if there was no time for all. What nobody wants to read any more is written.
+    fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) -> bool {
         while self.flush(now()).is_ok() && !self.sink.is_idle() {
             if now().boot >= until {
-                log::error!("some records could not be written before the end");
-                return;
+                return false;
             }
             nap();
         }
+        true
     }
 
     /// The last records are sealed too, as far as the disk answers soon.

@@ -20,8 +20,10 @@ pub mod rules;
 mod runs;
 mod schema;
 mod seal;
+mod set;
 mod stream;
 mod summary;
+mod token;
 mod words;
 
 use std::io::{self, Write};
