@@ -27,6 +27,7 @@ use crate::event::{Coverage, Event, Started, What};
 use crate::ledger::{self, Beginning, Ledger, Output};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
+use crate::process::Reason;
 use crate::secrets::Masker;
 use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
@@ -367,7 +368,7 @@ impl Daemon {
         let could = std::mem::replace(&mut self.sees_all, selftest::sees_all_owners(&self.proc));
         let detail = if could && !self.sees_all {
             "other users' descriptors may not be read any more".to_owned()
-        } else if coverage.opens >= FEW && coverage.unattributed.values().sum::<u64>() == coverage.opens {
+        } else if nobody_was_named(coverage) {
             "no connection of this minute has an owner".to_owned()
         } else {
             return None;
@@ -519,6 +520,13 @@ impl Daemon {
             false => Err(DaemonError::Unwritten),
         }
     }
+}
+
+/// True if no connection that stood when it was seen has an owner. Of those that were over by then nobody expects one.
+fn nobody_was_named(coverage: &Coverage) -> bool {
+    let over = coverage.unattributed.get(Reason::TimeWait.name()).copied().unwrap_or(0);
+    let unnamed = coverage.unattributed.values().sum::<u64>() - over;
+    unnamed >= FEW && unnamed + over == coverage.opens
 }
 
 /// Goes on with what the run before followed, up to its last record at `from`; answers what is to be told of it.

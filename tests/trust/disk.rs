@@ -169,12 +169,14 @@ fn a_stop_while_the_disk_is_full_says_so_and_the_next_run_tells_what_stands() {
     let lab = lab!();
     let server = lab.listen(SSH);
     let log = small_disk(&lab);
-    let run = log.run(&lab);
+    let mut run = log.run(&lab);
     let told = log.connect(&lab, &server);
     fill(&lab);
     let held: Vec<_> = (0..10).map(|_| Pair::new(&lab, &server)).collect();
     sleep_ms(400);
-    let said = run.stop();
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code(), Some(1), "a service that lost records is seen to have failed");
+    let said = run.errors();
     assert!(said.contains("could not be written before the end"), "{said}");
     lab.run("rm /run/disk/filler");
     let last = log.now().pop().unwrap();
