@@ -413,13 +413,14 @@ fn a_run_of_which_no_more_than_its_beginning_is_there_has_not_watched() {
             }
         }
         std::fs::write(&log.seen, text).unwrap();
-        std::fs::write(state_file(&log), spare).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
         let run = log.run(&lab);
         log.wait("the gap", |records| gaps(records, "not_watching").pop());
         run.kill();
         let gap = gaps(&log.now(), "not_watching").pop().unwrap();
         assert_eq!(gap["from"], watched["@timestamp"], "{kept}");
         std::fs::write(&log.seen, before).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
     }
     drop(pair);
 }
