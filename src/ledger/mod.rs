@@ -50,7 +50,7 @@ pub struct Beginning {
     pub stream: &'static str,
     /// Why it is not `continued`.
     pub reason: Option<String>,
-    /// Moment of the last record, and true if its run ended with it.
+    /// Until when was watched, and true if the run ended with its last record.
     pub previous: Option<(Moment, bool)>,
     /// In which boot that was. `None` where the boot id is hidden.
     pub boot: Option<String>,

@@ -388,6 +388,43 @@ fn a_torn_line_is_ended_and_named_and_the_stream_goes_on_behind_it() {
     assert!(starts(&records)[1..].iter().all(|start| start["stream"] == "continued"));
 }
 
+/// A full disk, or a kill, may leave no more of a run than that it began.
+#[test]
+fn a_run_of_which_no_more_than_its_beginning_is_there_has_not_watched() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let run = log.run(&lab);
+    let pair = log.connect(&lab, &server);
+    run.kill();
+    let watched = log.now().pop().unwrap();
+    for kept in ["log-opened", "watch-started"] {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let before = std::fs::read(&log.seen).unwrap();
+        let spare = std::fs::read(state_file(&log)).unwrap();
+        log.run(&lab).kill();
+        // Back to that record, and to the state of before.
+        let mut text = before.clone();
+        let after = std::fs::read(&log.seen).unwrap();
+        for line in after[before.len()..].split_inclusive(|byte| *byte == b'\n') {
+            text.extend(line);
+            if String::from_utf8_lossy(line).contains(&format!("\"action\":\"{kept}\"")) {
+                break;
+            }
+        }
+        std::fs::write(&log.seen, text).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
+        let run = log.run(&lab);
+        log.wait("the gap", |records| gaps(records, "not_watching").pop());
+        run.kill();
+        let gap = gaps(&log.now(), "not_watching").pop().unwrap();
+        assert_eq!(gap["from"], watched["@timestamp"], "{kept}");
+        std::fs::write(&log.seen, before).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
+    }
+    drop(pair);
+}
+
 #[test]
 fn a_storm_of_signals_breaks_nothing() {
     let lab = lab!();

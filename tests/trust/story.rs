@@ -155,7 +155,9 @@ pub fn closes_of(records: &[Value], port: u16) -> Vec<Value> {
 
 fn of_port(records: &[Value], action: &str, port: u16) -> Vec<Value> {
     let all = with_action(records, action).into_iter();
-    all.filter(|record| record["source"]["port"] == port).collect()
+    // A pair's other end is there; others may use the same port towards elsewhere.
+    all.filter(|record| record["source"]["port"] == port && record["destination"]["ip"] == "127.0.0.1")
+        .collect()
 }
 
 /// What the records tell as gaps of this cause.
