@@ -299,8 +299,7 @@ impl State {
         let (name, rest) = rest.split_first_chunk::<8>()?;
         let (length, rest) = rest.split_first_chunk::<2>()?;
         let pending = std::str::from_utf8(rest.get(..usize::from(u16::from_be_bytes(*length)))?).ok()?;
-        // The last epoch would have no next key.
-        let epoch = Some(u64::from_be_bytes(*epoch)).filter(|epoch| *epoch < u64::MAX)?;
+        let epoch = u64::from_be_bytes(*epoch);
         let name = String::from_utf8(name.to_vec()).ok()?;
         let pending = if pending.is_empty() { None } else { Some(parse(pending, epoch, &name)?) };
         Some(Self { epoch, key: Key(Zeroizing::new(*key)), name, pending })
@@ -354,7 +353,9 @@ impl Keys {
         let State { epoch, key, name, pending: _ } = &self.state;
         let seal = self.unfinished.take().map_or_else(|| seal(*epoch, key, name, place), Ok)?;
         let next = State {
-            epoch: epoch + 1,
+            epoch: epoch
+                .checked_add(1)
+                .ok_or_else(|| io::Error::other("there is no epoch after the last"))?,
             key: Key(hmac(key, b"portreeve seal next")),
             name: name.clone(),
             pending: Some(seal.clone()),

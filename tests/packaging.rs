@@ -81,7 +81,7 @@ fn lintian_finds_no_error_in_the_deb() {
 }
 
 /// Where a file stands on every system.
-const COMMON: [&str; 15] = [
+const COMMON: [&str; 16] = [
     "/usr/bin/portreeve",
     "/usr/lib/systemd/system/portreeve.service",
     "/usr/lib/sysusers.d/portreeve.conf",
@@ -94,6 +94,7 @@ const COMMON: [&str; 15] = [
     "/usr/share/man/man5/portreeve-events.5.gz",
     "/usr/share/bash-completion/completions/portreeve",
     "/usr/share/fish/vendor_completions.d/portreeve.fish",
+    "/usr/share/doc/portreeve/VERIFY.md",
     "/usr/share/doc/portreeve/crates.txt.gz",
     "/usr/share/doc/portreeve/examples/netns.conf",
     "/usr/share/doc/portreeve/examples/syn.conf",

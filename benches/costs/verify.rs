@@ -43,7 +43,7 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
     let (floor, ours) = (Spread::of(floor), Spread::of(ours));
     let title =
         format!("Checking a log of {} records, {} MB", thousands(plan.records), thousands(bytes / 1_000_000));
-    let mut table = Table::new(&title, ["seconds", "MB a second", "peak MiB"].map(str::to_owned));
+    let mut table = Table::new(&title, ["", "seconds", "MB a second", "peak MiB"].map(str::to_owned));
     let rate = |seconds: f64| number(bytes as f64 / 1e6 / seconds);
     table.row("its lines into one SHA-256", [floor.show(), rate(floor.median()), "-".to_owned()]);
     table.row("portreeve verify", [ours.show(), rate(ours.median()), number(peak)]);

@@ -71,6 +71,17 @@ impl Steps {
     }
 }
 
+/// A tick that comes this much too late, and ten intervals, is a gap.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Why a tick comes so late, if it does: the machine slept, or we were stopped. `passed` since the last, and as much of
+/// that as the machine was awake.
+pub(super) fn stall(passed: Duration, awake: Duration, interval: Duration) -> Option<&'static str> {
+    let is_late = passed.saturating_sub(interval) > STALL.max(interval * 10);
+    let slept = passed.saturating_sub(awake);
+    is_late.then_some(if slept > passed / 2 { "suspended" } else { "stalled" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +101,21 @@ mod tests {
             let id = new_id(at(1_900_000_000 - step % 7 * 1_000, 0));
             assert!(id > last && id.get_version_num() == 7, "{last} {id}");
             last = id;
+        }
+    }
+
+    #[test]
+    fn a_machine_that_slept_is_told_from_a_watcher_that_was_stopped() {
+        let ms = Duration::from_millis;
+        for (passed, awake, interval, cause) in [
+            (1_000, 1_000, 50, None),
+            (1_051, 1_051, 50, Some("stalled")),
+            (3_600_000, 20, 50, Some("suspended")),
+            (3_600_000, 3_000_000, 50, Some("stalled")),
+            (5_000, 5_000, 1_000, None),
+            (11_001, 11_001, 1_000, Some("stalled")),
+        ] {
+            assert_eq!(stall(ms(passed), ms(awake), ms(interval)), cause, "{passed} ms");
         }
     }
 

@@ -27,6 +27,7 @@ use crate::event::{Coverage, Event, Started, What};
 use crate::ledger::{self, Beginning, Ledger, Output};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
+use crate::process::Reason;
 use crate::secrets::Masker;
 use crate::selftest::{self, Blind, View};
 use crate::signals::{self, Signal};
@@ -39,8 +40,6 @@ pub use clock::{Steps, new_ids, now};
 use clock::{boottime, read_clock};
 use schedule::{Schedule, Watchdog};
 
-/// A tick that comes this much too late, and ten intervals, is a gap: the machine slept, or we were stopped.
-const STALL: Duration = Duration::from_secs(1);
 /// Descriptors that are not spent on held owners.
 const SPARE_DESCRIPTORS: u64 = 512;
 
@@ -60,6 +59,8 @@ pub enum DaemonError {
     Proc(ProcError),
     /// No thread or handler can be had.
     System(std::io::Error),
+    /// It ended, and some records could not be written before.
+    Unwritten,
 }
 
 impl fmt::Display for DaemonError {
@@ -68,6 +69,7 @@ impl fmt::Display for DaemonError {
             Self::Blind(blind) => blind.fmt(f),
             Self::Proc(error) => error.fmt(f),
             Self::System(_) => f.write_str("cannot set up signals or threads"),
+            Self::Unwritten => f.write_str("some records could not be written before the end"),
         }
     }
 }
@@ -78,6 +80,7 @@ impl std::error::Error for DaemonError {
             Self::Blind(blind) => blind.source(),
             Self::Proc(error) => error.source(),
             Self::System(error) => Some(error),
+            Self::Unwritten => None,
         }
     }
 }
@@ -127,7 +130,10 @@ pub fn run(
     let began = Instant::now();
     let reason = daemon.watch(args, &signals, logger, began);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    Ok(reason.map(|reason| daemon.stop(reason)).unwrap_or_default())
+    match reason {
+        Ok(reason) => daemon.stop(reason),
+        Err(ReaderGone) => Ok(String::new()),
+    }
 }
 
 /// Prints what stands now.
@@ -145,8 +151,10 @@ pub fn once(settings: Settings, output: Output) -> Result<(), DaemonError> {
             daemon.ledger.push(event);
         }
     }
-    daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap);
-    Ok(())
+    match daemon.ledger.close(Vec::new(), Duration::from_secs(10), &now, &nap) {
+        true => Ok(()),
+        false => Err(DaemonError::Unwritten),
+    }
 }
 
 fn set_up(settings: Settings, output: Output, events: Rc<Events>) -> Result<Daemon, DaemonError> {
@@ -360,7 +368,7 @@ impl Daemon {
         let could = std::mem::replace(&mut self.sees_all, selftest::sees_all_owners(&self.proc));
         let detail = if could && !self.sees_all {
             "other users' descriptors may not be read any more".to_owned()
-        } else if coverage.opens >= FEW && coverage.unattributed.values().sum::<u64>() == coverage.opens {
+        } else if nobody_was_named(coverage) {
             "no connection of this minute has an owner".to_owned()
         } else {
             return None;
@@ -431,9 +439,7 @@ impl Daemon {
         let was_awake = awake.saturating_sub(std::mem::replace(&mut self.last_awake, awake));
         let Some(from) = self.last_tick.replace(at) else { return };
         let passed = at.boot.saturating_sub(from.boot);
-        if passed.saturating_sub(self.schedule.interval) > STALL.max(self.schedule.interval * 10) {
-            let slept = passed.saturating_sub(was_awake);
-            let cause = if slept > passed / 2 { "suspended" } else { "stalled" };
+        if let Some(cause) = clock::stall(passed, was_awake, self.schedule.interval) {
             self.push(vec![Event::lost(from, at, cause, None, None)]);
         }
     }
@@ -493,9 +499,10 @@ impl Daemon {
         changed
     }
 
-    fn stop(&mut self, reason: String) -> String {
+    fn stop(&mut self, reason: String) -> Result<String, DaemonError> {
         let _ = self.drain();
         let at = self.moment();
+        self.tell_a_stall(at);
         match self.pipeline.tick(&self.proc, at) {
             Ok(events) => self.push(events),
             Err(error) => self.note_failed_poll(&error, at),
@@ -508,9 +515,18 @@ impl Daemon {
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };
         let summary = message(&stopped);
         self.ledger.push(stopped);
-        self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap);
-        summary
+        match self.ledger.close(self.pipeline.live(), Duration::from_millis(50), &now, &nap) {
+            true => Ok(summary),
+            false => Err(DaemonError::Unwritten),
+        }
     }
+}
+
+/// True if no connection that stood when it was seen has an owner. Of those that were over by then nobody expects one.
+fn nobody_was_named(coverage: &Coverage) -> bool {
+    let over = coverage.unattributed.get(Reason::TimeWait.name()).copied().unwrap_or(0);
+    let unnamed = coverage.unattributed.values().sum::<u64>() - over;
+    unnamed >= FEW && unnamed + over == coverage.opens
 }
 
 /// Goes on with what the run before followed, up to its last record at `from`; answers what is to be told of it.
@@ -521,7 +537,13 @@ pub fn resume(
     boot: &Option<String>,
     at: Moment,
 ) -> Vec<Event> {
-    let (stands, over): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.boot == *boot);
+    // Where a boot id could not be read, then or now, only a clock that began anew tells of another boot: one that is
+    // taken for the same ends what is gone as `while_down`, but nothing that stands.
+    let is_other = |then: &Option<String>| match (then, boot) {
+        (Some(then), Some(now)) => then != now,
+        _ => from.boot > at.boot,
+    };
+    let (over, stands): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| is_other(&live.boot));
     let connections = |live: Vec<Live>| live.into_iter().map(|live| live.connection).collect::<Vec<_>>();
     let booted = Moment { wall: at.wall.checked_sub(at.boot).unwrap_or(at.wall), boot: Duration::ZERO };
     let mut told = vec![Event::lost(from, at, "not_watching", None, None)];

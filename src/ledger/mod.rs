@@ -50,7 +50,7 @@ pub struct Beginning {
     pub stream: &'static str,
     /// Why it is not `continued`.
     pub reason: Option<String>,
-    /// Moment of the last record, and true if its run ended with it.
+    /// Until when was watched, and true if the run ended with its last record.
     pub previous: Option<(Moment, bool)>,
     /// In which boot that was. `None` where the boot id is hidden.
     pub boot: Option<String>,
@@ -127,6 +127,31 @@ pub fn find(output: &Output) -> Found {
     }
 }
 
+/// Saves the state of a stream that has no record yet.
+fn begin(
+    folder: &mut Folder,
+    file: &LogFile,
+    stream: &str,
+    host: &Host,
+    last_id: Uuid,
+    at: Moment,
+) -> std::io::Result<()> {
+    let ((device, inode, offset), (sequence, chain)) = (file.place()?, Stream::default().place());
+    let state = State {
+        stream: stream.to_owned(),
+        sequence,
+        chain,
+        place: Place { device, inode, offset },
+        at,
+        boot: host.boot_id.clone(),
+        is_clean: false,
+        last_id,
+        seal: None,
+        live: Vec::new(),
+    };
+    folder.save(&state, host)
+}
+
 impl Found {
     fn anew(stream: &'static str, reason: Option<String>) -> Self {
         let beginning = Beginning { stream, reason, ..Beginning::default() };
@@ -137,17 +162,15 @@ impl Found {
     /// sockets are others.
     #[must_use]
     pub fn unless_ahead(self, boot: Option<&str>, now: Moment) -> Self {
-        match &self.beginning.previous {
-            Some((at, _))
-                if boot.is_some() && self.beginning.boot.as_deref() == boot && at.boot > now.boot =>
-            {
+        let Beginning { previous, boot: before, .. } = &self.beginning;
+        let same_boot = boot.is_some() && before.as_deref() == boot;
+        match previous.filter(|(at, _)| same_boot && at.boot > now.boot) {
+            None => self,
+            Some((at, _)) => {
                 let ahead = (at.boot - now.boot).as_secs();
-                Self::anew(
-                    "lost",
-                    Some(format!("its last record is of a moment {ahead} s later in this boot than now")),
-                )
+                let reason = format!("its last record is of a moment {ahead} s later in this boot than now");
+                Self::anew("lost", Some(reason))
             }
-            _ => self,
         }
     }
 }
@@ -164,9 +187,15 @@ impl Ledger {
         mut new_id: impl FnMut(Moment) -> Uuid + 'static,
         at: Moment,
     ) -> std::io::Result<(Self, Beginning)> {
-        let Output { format, destination, state, sync, sealer } = output;
+        let Output { format, destination, mut state, sync, sealer } = output;
         let Found { stream, id, seal, beginning } = found;
         let keeps_state = state.is_some();
+        let begins = id.is_none();
+        let id = id.unwrap_or_else(|| new_id(at).to_string());
+        if let (Some(folder), Destination::File(file), true) = (&mut state, &destination, begins) {
+            // From its first record on the stream can be gone on with. If not, it can as soon as a state is saved.
+            let _ = begin(folder, file, &id, &host, new_id(at), at);
+        }
         let seal_due = sealer.is_some().then_some(at.boot);
         let pending = sealer.as_ref().and_then(Sealer::pending).cloned();
         let disk = match &destination {
@@ -175,7 +204,6 @@ impl Ledger {
             }
             Destination::Stdout(_) => None,
         };
-        let id = id.unwrap_or_else(|| new_id(at).to_string());
         let renderer = Renderer::new(host, id.clone(), new_id(at).to_string(), Box::new(new_id));
         let (asked, _) = stream.place();
         // That of another stream would prove nothing in this one.
@@ -352,19 +380,20 @@ impl Ledger {
     }
 
     /// The last record has been pushed: writes all, saves the state, waits for the disk; as long as `patience` allows.
+    /// Answers whether all was written.
     pub fn close(
         &mut self,
         live: Vec<Arc<Connection>>,
         patience: Duration,
         now: &dyn Fn() -> Moment,
         nap: &dyn Fn(),
-    ) {
+    ) -> bool {
         self.is_closing = true;
         let until = now().boot + patience;
-        self.write_all(until, now, nap);
+        let mut written = self.write_all(until, now, nap);
         if self.seal_due.is_some() {
             self.seal_the_end(now);
-            self.write_all(until, now, nap);
+            written = self.write_all(until, now, nap);
         }
         if self.sink.is_idle() {
             self.save(now(), live, true);
@@ -378,16 +407,18 @@ impl Ledger {
         if let Some(file) = self.sink.file() {
             file.release();
         }
+        written
     }
 
-    fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) {
+    /// False if there was no time for all. What nobody wants to read any more is written.
+    fn write_all(&mut self, until: Duration, now: &dyn Fn() -> Moment, nap: &dyn Fn()) -> bool {
         while self.flush(now()).is_ok() && !self.sink.is_idle() {
             if now().boot >= until {
-                log::error!("some records could not be written before the end");
-                return;
+                return false;
             }
             nap();
         }
+        true
     }
 
     /// The last records are sealed too, as far as the disk answers soon.

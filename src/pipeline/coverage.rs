@@ -225,7 +225,8 @@ impl Pipeline {
         self.totals.active_opens += coverage.kernel.active_opens;
         self.totals.missed_at_most += coverage.missed_at_most.unwrap_or(0);
         self.totals.incomparable += u64::from(!coverage.comparable);
-        let mut told: Vec<Event> = missed(&coverage, at).into_iter().collect();
+        let mut told = std::mem::take(&mut self.untold);
+        told.extend(missed(&coverage, at));
         if let Some((from, most)) = self.left_out.take() {
             let detail = "more connections at once than are followed; they are told by their ends where notices tell of those";
             told.push(Event::lost(from, at, "table_full", Some(most), Some(detail.to_owned())));

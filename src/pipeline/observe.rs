@@ -48,7 +48,8 @@ pub(super) struct Syn {
 impl Pipeline {
     /// Takes what was observed between two ticks, in the order in which it came; answers what is to be told.
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
-        let mut told = Vec::new();
+        // What a tick that failed had to tell comes first: ids rise in the order in which they are told.
+        let mut told = std::mem::take(&mut self.untold);
         let mut spaces = std::mem::take(&mut self.spaces);
         spaces.iter().for_each(|space| space.failures.set(None));
         let strays = self.syns.len();

@@ -126,9 +126,15 @@ impl Sink {
 
     /// Takes an event; it is written by `flush`.
     pub fn push(&mut self, event: &Event) {
+        self.last = event.at;
+        if let What::Stopped { .. } = event.what {
+            // The last one: what is still to be said comes before it, and there is room for both.
+            let gap = self.take_dropped(event.at);
+            gap.iter().chain([event]).for_each(|event| self.keep(event));
+            return;
+        }
         let body = self.renderer.render(event);
         let size = size_of(&body);
-        self.last = event.at;
         if self.waiting_bytes + size > BACKLOG {
             // More than memory may hold came at once: what can be written goes now. `flush` says if nobody reads.
             let _ = self.flush(event.at);
@@ -150,6 +156,20 @@ impl Sink {
         self.waiting.push_back(body);
     }
 
+    fn keep(&mut self, event: &Event) {
+        let body = self.renderer.render(event);
+        self.waiting_bytes += size_of(&body);
+        self.waiting.push_back(body);
+    }
+
+    /// What tells how many records had no room.
+    fn take_dropped(&mut self, at: Moment) -> Option<Event> {
+        let Dropped { from, to, lost } = self.dropped.take()?;
+        let (detail, count) = (self.failing.clone(), Some(lost.values().sum()));
+        let gap = Gap { cause: "backlog_full", from, to, count, detail, lost };
+        Some(Event { at, what: What::Gap(Box::new(gap)) })
+    }
+
     /// Writes what waits, as much as can be written now. An error leaves the rest waiting.
     ///
     /// # Errors
@@ -165,10 +185,8 @@ impl Sink {
             self.report(&e);
             return Ok(());
         }
-        if let Some(Dropped { from, to, lost }) = self.dropped.take() {
-            let (detail, count) = (self.failing.clone(), Some(lost.values().sum()));
-            let gap = Gap { cause: "backlog_full", from, to, count, detail, lost };
-            self.push(&Event { at: now, what: What::Gap(Box::new(gap)) });
+        if let Some(gap) = self.take_dropped(now) {
+            self.push(&gap);
             return self.flush(now);
         }
         if self.failing.take().is_some() {

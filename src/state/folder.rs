@@ -80,7 +80,12 @@ impl Folder {
             Ok(None) => return Past::None,
             Err(e) => return Past::Lost(format!("{}: {e}", self.path.join(FILE).display())),
         };
+        let is_begun = state.sequence > 0;
         match replay::replay(state, log) {
+            // It ended before it had told that it began, or what it told was removed.
+            Ok((state, _)) if !is_begun && state.sequence < 2 => {
+                Past::Lost("a stream was begun, and nothing of it is there".to_owned())
+            }
             Ok((state, cut)) => Past::Known { state: Box::new(state), cut },
             Err(why) => Past::Lost(why),
         }

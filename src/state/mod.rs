@@ -49,7 +49,7 @@ pub struct State {
     pub chain: [u8; 64],
     /// The end of its line.
     pub place: Place,
-    /// When it was observed.
+    /// Until when was watched.
     pub at: Moment,
     /// In which boot. `None` where the boot id is hidden.
     pub boot: Option<String>,

@@ -20,6 +20,9 @@ use super::{Live, Place, State, saved};
 /// As much of a line as is read: no record is longer.
 const LONGEST: u64 = 64 * 1024;
 
+/// What a run tells before it tells since when nobody watched.
+const BEGINNING: [&str; 4] = ["log-opened", "log-repaired", "watch-started", "clock-stepped"];
+
 /// Brings the state up to the end of the log at `path`, through files that were rotated meanwhile. Answers also how many
 /// bytes of the log were cut off.
 ///
@@ -63,8 +66,8 @@ fn place_in(
     files: &[(PathBuf, Place)],
 ) -> Option<(PathBuf, Place)> {
     let offset = state.place.offset;
-    // Nothing stands before the beginning of a file.
-    let named = same.filter(|(file, _)| offset == 0 || stands(state, file));
+    // Nothing of the stream stands before the beginning of a file, or of the stream.
+    let named = same.filter(|(file, _)| offset == 0 || state.sequence == 0 || stands(state, file));
     let found = named.or_else(|| files.iter().find(|(file, _)| offset > 0 && stands(state, file)));
     found.map(|(file, place)| (file.clone(), Place { offset, ..*place }))
 }
@@ -217,10 +220,14 @@ pub fn continues(
 fn take(state: &mut State, live: &mut HashMap<Uuid, Live>, record: &Map<String, Value>) {
     let event = record.get("event");
     let action = event.and_then(|event| event.get("action")).and_then(Value::as_str).unwrap_or_default();
-    state.at = saved::made(record).unwrap_or(state.at);
-    let boot = record.get("host").and_then(|host| host.get("boot")).and_then(|boot| boot.get("id"));
-    state.boot = boot.and_then(Value::as_str).map(str::to_owned);
     let own = record.get("portreeve");
+    let cause = own.and_then(|own| own.get("gap")).and_then(|gap| gap.get("cause")).and_then(Value::as_str);
+    // A run that ended before it told since when nobody watched has not watched.
+    if !BEGINNING.contains(&action) && cause != Some("log_truncated") {
+        state.at = saved::made(record).unwrap_or(state.at);
+        let boot = record.get("host").and_then(|host| host.get("boot")).and_then(|boot| boot.get("id"));
+        state.boot = boot.and_then(Value::as_str).map(str::to_owned);
+    }
     let id = saved::id(own.and_then(|own| own.get("connection")).and_then(|c| c.get("id")));
     let ids = [saved::id(event.and_then(|event| event.get("id"))), id];
     state.last_id = ids.into_iter().flatten().fold(state.last_id, std::cmp::max);

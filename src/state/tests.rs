@@ -152,7 +152,7 @@ fn a_restored_connection_is_told_again_to_the_letter() {
     let mut folder = Folder::open(&dir.path().join("state")).unwrap();
     let one = connection(1);
     let mut writer = Writer::new();
-    writer.write(&log, &[open(&one, 1)]);
+    writer.write(&log, &[close(&connection(2), 1), open(&one, 1)]);
     for live in [&[&one][..], &[]] {
         let mut saved = state(&log, live, &writer);
         if live.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::Options;
+use super::chains::Chains;
 use super::fields::on;
 use super::findings::{Excuse, Findings};
 use super::lines::{Lines, Step};
@@ -33,6 +34,7 @@ pub struct Check {
 struct Log {
     stream: Option<Stream>,
     earlier: Vec<Vec<u8>>,
+    chains: Chains,
     seals: Seals,
     anchors: BTreeMap<u64, Anchor>,
     /// When coverage or a seal was told last.
@@ -55,6 +57,7 @@ impl Check {
         let log = Log {
             stream: None,
             earlier: Vec::new(),
+            chains: Chains::new(),
             seals: Seals::new(options.secret.clone()),
             anchors: options.anchors.iter().map(anchor).collect(),
             fresh: None,
@@ -124,13 +127,16 @@ impl Check {
     }
 
     /// True if a record behind the line says that it was torn. Only a few records about the file may stand between.
-    fn is_torn(&mut self, lines: &Lines) -> bool {
+    fn is_torn(&mut self, lines: &mut Lines) -> bool {
         const MOST_BETWEEN: usize = 4;
         const MOST_BYTES: usize = 2_048;
         let (offset, length) = (lines.offset, lines.line().len() as u64);
+        // Records of connections are longer, and follow most lines.
+        if lines.next_length().is_none_or(|length| length > MOST_BYTES) {
+            return false;
+        }
         let mut following = lines.following();
         for _ in 0..MOST_BETWEEN {
-            // Records of connections are longer, and follow most lines.
             let near = following.get(..MOST_BYTES).unwrap_or(following);
             let Some(length_of_next) = memchr::memchr(b'\n', near) else { return false };
             let next = following.get(..length_of_next).unwrap_or_default();
@@ -155,6 +161,7 @@ impl Check {
     /// The end of the set.
     pub fn finish(mut self, newest: usize, expect_live: Option<i64>, found: &mut Findings<'_>) -> Summary {
         found.settle();
+        self.log.chains.finish(found);
         self.log.end_stream();
         (found.file, found.line, found.sequence) = (newest, 0, None);
         for (n, anchor) in &self.log.anchors {
@@ -203,7 +210,8 @@ impl Log {
             self.begin_stream(record, found);
         }
         let Some(stream) = &mut self.stream else { return };
-        stream.take(record, is_first_of_file, &mut self.seals, &mut self.summary, found);
+        let whole = (&mut self.chains, &mut self.seals, &mut self.summary);
+        stream.take(record, is_first_of_file, whole, found);
         if record.action & (on::COVER | on::SEAL) != 0 {
             self.fresh = self.fresh.max(Some(record.ts));
         }

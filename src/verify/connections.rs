@@ -21,7 +21,7 @@ const SLACK: i64 = 2_000_000;
 
 /// Namespace and both ends, as bytes: they are hashed at one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ends([u64; 7]);
+pub struct Ends([u8; 56]);
 
 #[derive(Debug)]
 struct Open {
@@ -282,14 +282,23 @@ fn is_of_other_boot(open: &Open, record: &Record<'_>) -> bool {
 }
 
 fn ends(record: &Record<'_>) -> Option<Ends> {
-    let bits = |field: usize| match address(record.text(field)?)? {
-        IpAddr::V4(ip) => Some(ip.to_ipv6_mapped().to_bits()),
-        IpAddr::V6(ip) => Some(ip.to_bits()),
+    let bytes = |field: usize| match address(record.text(field)?)? {
+        IpAddr::V4(ip) => Some(ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => Some(ip.octets()),
     };
-    let halves = |bits: u128| [(bits >> 64) as u64, (bits & u128::from(u64::MAX)) as u64];
-    let ([a, b], [c, d]) = (halves(bits(f::SOURCE_IP)?), halves(bits(f::DESTINATION_IP)?));
-    let (source, destination) = (record.number(f::SOURCE_PORT)?, record.number(f::DESTINATION_PORT)?);
-    Some(Ends([a, b, c, d, source, destination, record.number(f::NETNS).unwrap_or(0)]))
+    let numbers = [
+        record.number(f::SOURCE_PORT)?,
+        record.number(f::DESTINATION_PORT)?,
+        record.number(f::NETNS).unwrap_or(0),
+    ];
+    let mut ends = [0; 56];
+    let parts = [bytes(f::SOURCE_IP)?, bytes(f::DESTINATION_IP)?];
+    ends.chunks_exact_mut(16).zip(parts).for_each(|(place, part)| place.copy_from_slice(&part));
+    let places = ends.iter_mut().skip(32);
+    places
+        .zip(numbers.iter().flat_map(|number| number.to_ne_bytes()))
+        .for_each(|(place, byte)| *place = byte);
+    Some(Ends(ends))
 }
 
 fn is_established(record: &Record<'_>) -> bool {

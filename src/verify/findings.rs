@@ -23,6 +23,14 @@ pub struct Finding {
     pub text: String,
 }
 
+/// A line.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    file: usize,
+    line: u64,
+    sequence: Option<u64>,
+}
+
 /// What may excuse a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excuse {
@@ -72,7 +80,19 @@ impl<'a> Findings<'a> {
         self.emit(&finding);
     }
 
-    /// The same, unless a gap that is still to come covers part of this time.
+    /// The line that is looked at.
+    pub fn place(&self) -> Place {
+        Place { file: self.file, line: self.line, sequence: self.sequence }
+    }
+
+    /// A line that was looked at before breaks a rule.
+    #[cold]
+    pub fn add_at(&mut self, place: Place, rule: u8, text: String) {
+        let Place { file, line, sequence } = place;
+        self.emit(&Finding { rule, file, line, sequence, text });
+    }
+
+    /// The line that is looked at breaks a rule, unless a gap that is still to come covers part of this time.
     #[cold]
     pub fn hold(&mut self, rule: u8, text: String, excuse: Excuse, from: i64, to: i64) {
         let finding = self.here(rule, text);

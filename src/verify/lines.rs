@@ -18,6 +18,8 @@ pub struct Lines {
     /// What the source said at the end, until all that came before has been handed out.
     failure: Option<io::Error>,
     line: Range<usize>,
+    /// Length of the next line, where it was looked for.
+    next_length: Option<usize>,
     /// Where the line begins in the file.
     pub offset: u64,
     next_offset: u64,
@@ -50,6 +52,7 @@ impl Lines {
             has_ended: false,
             failure: None,
             line: 0..0,
+            next_length: None,
             offset: 0,
             next_offset: 0,
             number: 0,
@@ -69,7 +72,7 @@ impl Lines {
                 self.fill();
             }
             let ahead = self.buffer.get(self.ahead.clone()).unwrap_or_default();
-            let length = memchr::memchr(b'\n', ahead);
+            let length = self.next_length.take().or_else(|| memchr::memchr(b'\n', ahead));
             let step = match length {
                 Some(length) if skipped || length > LIMIT => {
                     self.pass(length + 1);
@@ -132,6 +135,12 @@ impl Lines {
     /// The line, without its end.
     pub fn line(&self) -> &[u8] {
         self.buffer.get(self.line.clone()).unwrap_or_default()
+    }
+
+    /// Length of the line behind this one, if it ends in what is ahead.
+    pub fn next_length(&mut self) -> Option<usize> {
+        self.next_length = memchr::memchr(b'\n', self.following());
+        self.next_length
     }
 
     /// What stands behind the line: at least three more records, where there are.

@@ -3,6 +3,7 @@
 //! Truth: portreeve-events(5); docs/VERIFY.md lists the rules. Memory is that of the connections that live at once.
 
 mod alone;
+mod chains;
 mod check;
 mod clock;
 mod connections;
@@ -19,8 +20,10 @@ pub mod rules;
 mod runs;
 mod schema;
 mod seal;
+mod set;
 mod stream;
 mod summary;
+mod token;
 mod words;
 
 use std::io::{self, Write};

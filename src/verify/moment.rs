@@ -24,6 +24,25 @@ pub fn parse(text: &[u8]) -> Option<i64> {
     Some((days(year, month, day)? * DAY + of_day) * 1_000_000 + micros(rest)?)
 }
 
+/// True if `parse` would read it. Nearly all times are only held against their shape: every month has 28 days.
+pub fn is_time(text: &[u8]) -> bool {
+    let Some((seconds, rest)) = text.split_first_chunk::<19>() else { return false };
+    let shape = b"0000-00-00T00:00:00";
+    let fits = |(byte, shape): (&u8, &u8)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape };
+    let is_shaped = seconds.iter().zip(shape).fold(true, |good, pair| good & fits(pair));
+    let decimals = match rest {
+        [b'.', decimals @ .., b'Z'] => decimals,
+        _ => return parse(text).is_some(),
+    };
+    let [.., m1, m2, _, d1, d2, _, h1, h2, _, n1, _, _, s1, _] = seconds;
+    let is_in_range = matches!((m1, m2), (b'0', b'1'..=b'9') | (b'1', b'0'..=b'2'))
+        && matches!((d1, d2), (b'0', b'1'..=b'9') | (b'1', _) | (b'2', b'0'..=b'8'))
+        && matches!((h1, h2), (b'0' | b'1', _) | (b'2', b'0'..=b'3'))
+        && matches!((n1, s1), (b'0'..=b'5', b'0'..=b'5'));
+    let is_fraction = (1..=9).contains(&decimals.len()) && decimals.iter().all(u8::is_ascii_digit);
+    is_shaped && is_fraction && is_in_range || parse(text).is_some()
+}
+
 #[inline]
 fn digit(byte: u8) -> Option<i64> {
     byte.checked_sub(b'0').filter(|digit| *digit <= 9).map(i64::from)
@@ -112,7 +131,7 @@ pub fn hex<const N: usize>(bytes: &[u8; N], text: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{prop_assert_eq, proptest};
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
     proptest! {
         #[test]
@@ -121,7 +140,13 @@ mod tests {
             let text = format!("{time:.6}");
             if !text.starts_with('-') {
                 prop_assert_eq!(parse(text.as_bytes()), Some(time.as_microsecond()), "{}", text);
+                prop_assert!(is_time(text.as_bytes()));
             }
+        }
+
+        #[test]
+        fn a_time_is_what_can_be_read(text in "20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9][.]?[0-9a]{0,10}Z?") {
+            prop_assert_eq!(is_time(text.as_bytes()), parse(text.as_bytes()).is_some());
         }
 
         #[test]
@@ -147,6 +172,7 @@ mod tests {
             "2026-11-20T13:42:5 Z",
         ] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+            assert!(!is_time(bad.as_bytes()), "{bad}");
         }
         assert_eq!(parse(b"2024-02-29T00:00:00.5Z"), Some(1_709_164_800_500_000));
         assert_eq!(parse(b"1970-01-01T00:00:00Z"), Some(0));

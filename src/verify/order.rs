@@ -1,9 +1,10 @@
 //! One record after the other: numbers and chains of a stream (V7 to V10, V43, V46).
 //! Knows nothing of what records tell, but for the place that `log-opened` continues.
 
+use super::chains::Chains;
 use super::fields::on;
 use super::findings::Findings;
-use super::record::{Record, chain_of, f, quote};
+use super::record::{Record, f, quote};
 
 /// As many places are remembered, for seals.
 const REMEMBERED: usize = 1 << 15;
@@ -53,7 +54,13 @@ impl Order {
     }
 
     /// The record comes next. `is_first_of_file`: in its file.
-    pub fn take(&mut self, record: &Record<'_>, is_first_of_file: bool, found: &mut Findings<'_>) -> Turn {
+    pub fn take(
+        &mut self,
+        record: &Record<'_>,
+        is_first_of_file: bool,
+        chains: &mut Chains,
+        found: &mut Findings<'_>,
+    ) -> Turn {
         let next = self.last.saturating_add(1);
         if record.n < next {
             if is_first_of_file {
@@ -72,7 +79,7 @@ impl Order {
         if record.action == on::FILE {
             self.check_place(record, found);
         }
-        self.check_chain(record, found);
+        self.check_chain(record, chains, found);
         Turn::Next
     }
 
@@ -96,12 +103,10 @@ impl Order {
         }
     }
 
-    fn check_chain(&mut self, record: &Record<'_>, found: &mut Findings<'_>) {
+    fn check_chain(&mut self, record: &Record<'_>, chains: &mut Chains, found: &mut Findings<'_>) {
         let told = record.text(f::CHAIN).and_then(|chain| <[u8; 64]>::try_from(chain).ok());
-        if let Some(before) = self.chain
-            && told != Some(chain_of(record.line, &before))
-        {
-            found.add(43, "the chain does not hold: this record or the one before was changed".to_owned());
+        if let (Some(before), Some(told)) = (self.chain, told) {
+            chains.push(record.line, before, told, found);
         }
         self.chain = told;
         self.last = record.n;

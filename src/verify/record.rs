@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use super::fields::{FIELDS, index_of, on};
 use super::json::Flaw;
 use super::moment;
-use super::schema::{Fault, Found, Schema, Set, signed, whole};
+use super::schema::{Fault, Found, Schema, signed, whole};
+use super::set::Set;
 use crate::text::escape;
 
 /// The longest line, its end included.

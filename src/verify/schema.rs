@@ -8,37 +8,8 @@ use std::ops::Range;
 use super::fields::{ARRAY_OF_OBJECTS, FIELDS, Type};
 use super::json::{Cursor, Flaw};
 use super::moment;
-
-/// How many fields there are.
-pub const COUNT: usize = FIELDS.len();
-
-/// A set of fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Set([u64; COUNT.div_ceil(64)]);
-
-impl Set {
-    #[inline]
-    /// Puts a field in.
-    pub fn insert(&mut self, field: usize) {
-        if let Some(word) = self.0.get_mut(field / 64) {
-            *word |= 1 << (field % 64);
-        }
-    }
-
-    /// True if the field is in it.
-    #[inline]
-    pub fn has(&self, field: usize) -> bool {
-        self.0.get(field / 64).is_some_and(|word| word >> (field % 64) & 1 == 1)
-    }
-
-    /// The first field that is in this set and not in the other.
-    #[inline]
-    pub fn beyond(&self, other: &Self) -> Option<usize> {
-        let words = self.0.iter().zip(&other.0).map(|(ours, theirs)| ours & !theirs).enumerate();
-        let mut found = words.filter(|(_, word)| *word != 0);
-        found.next().map(|(index, word)| index * 64 + usize::try_from(word.trailing_zeros()).unwrap_or(0))
-    }
-}
+use super::set::{COUNT, Set};
+use super::token::{Token, words_of};
 
 /// What is wrong with a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,58 +83,6 @@ struct Node {
     /// `"name":`
     token: Token,
     kind: Kind,
-}
-
-/// A key as the writer writes it, in words of eight bytes: a call of memcmp costs more than most keys are long.
-#[derive(Debug)]
-struct Token {
-    words: [u64; WORDS],
-    masks: [u64; WORDS],
-    count: usize,
-    length: usize,
-}
-
-/// No key is longer than four words.
-const WORDS: usize = 4;
-
-impl Token {
-    fn new(name: &str) -> Self {
-        let text = format!("\"{name}\":");
-        let (mut words, mut masks) = ([0; WORDS], [0; WORDS]);
-        for (part, (word, mask)) in text.as_bytes().chunks(8).zip(words.iter_mut().zip(&mut masks)) {
-            *word = word_of(part);
-            *mask = word_of(&part.iter().map(|_| 0xff).collect::<Vec<_>>());
-        }
-        Self { words, masks, count: text.len().div_ceil(8), length: text.len() }
-    }
-
-    /// True if these bytes, of which the first four words are given, begin with it.
-    #[inline]
-    fn begins(&self, next: &[u64; WORDS]) -> bool {
-        let pairs = self.words.iter().zip(&self.masks).zip(next).take(self.count);
-        pairs.fold(0, |other, ((word, mask), next)| other | (next & mask) ^ word) == 0
-    }
-}
-
-/// The first four words of these bytes; where there are fewer, zeros, which no key holds.
-#[inline]
-fn words_of(bytes: &[u8]) -> [u64; WORDS] {
-    let mut words = [0; WORDS];
-    if let Some(bytes) = bytes.first_chunk::<32>() {
-        for (word, part) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = <[u8; 8]>::try_from(part).map_or(0, u64::from_le_bytes);
-        }
-    } else {
-        for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
-            *word = word_of(part);
-        }
-    }
-    words
-}
-
-/// At most eight bytes, the first of which is the least.
-fn word_of(part: &[u8]) -> u64 {
-    part.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 #[derive(Debug)]
@@ -379,7 +298,7 @@ impl Walk<'_, '_> {
     fn field(&mut self, field: usize, kind: Type, first: Option<u8>, depth: usize) -> Result<(), Flaw> {
         let span = match (kind, first) {
             (Type::Text, Some(b'"')) => self.cursor.string()?,
-            (Type::Time, Some(b'"')) => return self.checked(field, |text| moment::parse(text).is_some()),
+            (Type::Time, Some(b'"')) => return self.checked(field, moment::is_time),
             (Type::Ip, Some(b'"')) => return self.checked(field, |text| address(text).is_some()),
             (Type::Integer | Type::Signed, Some(b'-' | b'0'..=b'9')) => {
                 let span = self.cursor.number()?;
@@ -471,15 +390,7 @@ impl Found {
     }
 
     fn forget(&mut self, field: usize) {
-        if let Some(word) = self.present.0.get_mut(field / 64) {
-            *word &= !(1 << (field % 64));
-        }
-    }
-}
-
-impl Set {
-    fn join(&mut self, other: &Self) {
-        self.0.iter_mut().zip(&other.0).for_each(|(ours, theirs)| *ours |= theirs);
+        self.present.remove(field);
     }
 }
 

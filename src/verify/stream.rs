@@ -2,6 +2,7 @@
 //! Knows who must see a record before whom: the order of a stream first, then its runs, its clocks, what is told.
 
 use super::alone::{self, Ports, parse_ports};
+use super::chains::Chains;
 use super::clock::Clock;
 use super::connections::{Connections, Now};
 use super::counters::Counters;
@@ -48,16 +49,15 @@ impl Stream {
         }
     }
 
-    /// The next record; false if it stood before and was passed over.
+    /// The next record; one that stood before is passed over.
     pub fn take(
         &mut self,
         record: &Record<'_>,
         is_first_of_file: bool,
-        seals: &mut Seals,
-        summary: &mut Summary,
+        (chains, seals, summary): (&mut Chains, &mut Seals, &mut Summary),
         found: &mut Findings<'_>,
     ) {
-        if self.order.take(record, is_first_of_file, found) == Turn::Again {
+        if self.order.take(record, is_first_of_file, chains, found) == Turn::Again {
             return;
         }
         let is_new = self.runs.take(record, is_first_of_file, found);

@@ -212,13 +212,16 @@ impl fmt::Display for Summary {
         let unknown: u64 = self.unattributed.values().sum();
         let why = list(self.unattributed.iter().map(|(why, count)| (*why, count.to_string())));
         let per_mille = (unknown * 1_000).checked_div(self.opens).unwrap_or(0);
-        writeln!(
-            f,
-            "; owner unknown of {unknown} ({}.{} %): {}",
-            per_mille / 10,
-            per_mille % 10,
-            or_none(why)
-        )?;
+        match unknown {
+            0 => writeln!(f, "; every owner is known")?,
+            _ => writeln!(
+                f,
+                "; owner unknown of {unknown} ({}.{} %): {}",
+                per_mille / 10,
+                per_mille % 10,
+                or_none(why)
+            )?,
+        }
         write!(f, "may have been missed: {} at most", of(self.missed, "outbound open", "outbound opens"))?;
         writeln!(f, "; {} of {} spans cannot be compared", self.incomparable, self.spans)?;
         writeln!(

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::lab;
-use crate::story::{Log, Pair, Run, SSH, closes_of, gaps, opens_of};
+use crate::story::{Log, Pair, Run, SSH, closes_of, gaps, opens_of, starts};
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::with_action;
 use crate::support::watch::{PATIENCE, PORTREEVE, read_records};
@@ -100,13 +100,10 @@ fn more_than_memory_holds_while_the_disk_is_full_is_counted_and_the_log_heals() 
     log.wait("the gap", |records| gaps(records, "backlog_full").pop());
     // It is told before anything newer.
     let newer = log.connect(&lab, &server);
-    let last = log.now();
-    let position = |action: &str, port: Option<u16>| {
-        last.iter().position(|record| {
-            record["event"]["action"] == action && port.is_none_or(|port| record["source"]["port"] == port)
-        })
-    };
-    assert!(position("gap", None) < position("connection-opened", Some(newer.port)));
+    let told = log.now();
+    let number = |record: &Value| record["event"]["sequence"].as_u64().unwrap();
+    let gap = with_action(&told, "gap").remove(0);
+    assert!(number(&gap) < number(&opens_of(&told, newer.port)[0]));
     drop(newer);
     sleep_ms(300);
     run.stop();
@@ -162,6 +159,32 @@ fn a_kill_while_the_disk_is_full_tears_nothing_and_the_next_run_goes_on() {
     let records = log.story();
     assert_eq!(opens_of(&records, port).len(), 1);
     assert_told_or_counted(&records, 41);
+}
+
+#[test]
+fn a_stop_while_the_disk_is_full_says_so_and_the_next_run_tells_what_stands() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = small_disk(&lab);
+    let mut run = log.run(&lab);
+    let told = log.connect(&lab, &server);
+    fill(&lab);
+    let held: Vec<_> = (0..10).map(|_| Pair::new(&lab, &server)).collect();
+    sleep_ms(400);
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code(), Some(1), "a service that lost records is seen to have failed");
+    let said = run.errors();
+    assert!(said.contains("could not be written before the end"), "{said}");
+    lab.run("rm /run/disk/filler");
+    let last = log.now().pop().unwrap();
+    let run = log.run(&lab);
+    log.wait_actions("connection-opened", 11);
+    run.stop();
+    let records = log.story();
+    let start = &starts(&records)[1];
+    assert_eq!((&start["stream"], &start["previous_end"]), (&json!("continued"), &json!("unclean")));
+    assert_eq!(gaps(&records, "not_watching")[0]["from"], last["@timestamp"]);
+    drop((told, held));
 }
 
 /// An error of the device makes ext4 read-only; nothing heals that but another disk.

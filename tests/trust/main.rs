@@ -19,4 +19,5 @@ mod clocks;
 mod disk;
 mod power;
 mod restart;
+mod soak;
 mod story;

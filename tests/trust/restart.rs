@@ -103,7 +103,7 @@ fn a_kill_right_after_the_start_a_kill_before_any_save_and_many_kills_break_noth
         run.child.wait().unwrap();
     }
     let run = log.run(&lab);
-    // A kill before the first state was saved leaves a log that cannot be gone on from: a new stream.
+    // A kill before it was told that the watch began leaves nothing to go on from: a new stream.
     let stream = log.now().last().unwrap()["agent"]["id"].clone();
     let of_stream = |records: &[Value]| -> Vec<Value> {
         records.iter().filter(|record| record["agent"]["id"] == stream).cloned().collect()
@@ -115,14 +115,20 @@ fn a_kill_right_after_the_start_a_kill_before_any_save_and_many_kills_break_noth
     });
     assert!(opens.iter().all(|count| *count == 1), "{opens:?}");
     let standing = pairs.len();
+    let count = |records: &[Value]| {
+        let of = |action| with_action(records, action).len();
+        (of("connection-opened"), of("connection-closed"))
+    };
+    log.wait("every end", |records| {
+        let (opened, closed) = count(&of_stream(records));
+        (opened - closed <= standing).then_some(())
+    });
     run.stop();
     let records = log.story();
     let streams: Vec<_> = starts(&records).iter().map(|start| start["stream"].clone()).collect();
     let late_loss = streams.iter().skip(3).any(|stream| stream != "continued");
     assert!(!late_loss, "once saved, a state is never lost: {streams:?}");
-    let records = of_stream(&records);
-    let (opened, closed) =
-        (with_action(&records, "connection-opened").len(), with_action(&records, "connection-closed").len());
+    let (opened, closed) = count(&of_stream(&records));
     assert_eq!(opened - closed, standing, "what was told as open stands");
     println!("{opened} opens, {closed} closes, {streams:?}");
 }
@@ -356,6 +362,87 @@ fn a_log_that_was_rotated_meanwhile_is_gone_on_from() {
         }
         log.story();
     }
+}
+
+/// What a crash of the machine leaves of a record that was being written.
+#[test]
+fn a_torn_line_is_ended_and_named_and_the_stream_goes_on_behind_it() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let mut pairs = Vec::new();
+    for torn in [r#"{"@timestamp":"2026-"#, "{", "\0\0\0\0\0\0\0\0\0", "no record at all"] {
+        let run = log.run(&lab);
+        pairs.push(log.connect(&lab, &server));
+        run.kill();
+        let mut file = std::fs::File::options().append(true).open(&log.seen).unwrap();
+        std::io::Write::write_all(&mut file, torn.as_bytes()).unwrap();
+    }
+    let run = log.run(&lab);
+    drop(pairs);
+    log.wait_actions("connection-closed", 4);
+    run.stop();
+    let records = log.story();
+    assert_eq!(with_action(&records, "log-repaired").len(), 4);
+    assert_eq!(with_action(&records, "connection-opened").len(), 4);
+    assert!(starts(&records)[1..].iter().all(|start| start["stream"] == "continued"));
+}
+
+/// A full disk, or a kill, may leave no more of a run than that it began.
+#[test]
+fn a_run_of_which_no_more_than_its_beginning_is_there_has_not_watched() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let run = log.run(&lab);
+    let pair = log.connect(&lab, &server);
+    run.kill();
+    let watched = log.now().pop().unwrap();
+    for kept in ["log-opened", "watch-started"] {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let before = std::fs::read(&log.seen).unwrap();
+        let spare = std::fs::read(state_file(&log)).unwrap();
+        log.run(&lab).kill();
+        // Back to that record, and to the state of before.
+        let mut text = before.clone();
+        let after = std::fs::read(&log.seen).unwrap();
+        for line in after[before.len()..].split_inclusive(|byte| *byte == b'\n') {
+            text.extend(line);
+            if String::from_utf8_lossy(line).contains(&format!("\"action\":\"{kept}\"")) {
+                break;
+            }
+        }
+        std::fs::write(&log.seen, text).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
+        let run = log.run(&lab);
+        log.wait("the gap", |records| gaps(records, "not_watching").pop());
+        run.kill();
+        let gap = gaps(&log.now(), "not_watching").pop().unwrap();
+        assert_eq!(gap["from"], watched["@timestamp"], "{kept}");
+        std::fs::write(&log.seen, before).unwrap();
+        std::fs::write(state_file(&log), &spare).unwrap();
+    }
+    drop(pair);
+}
+
+#[test]
+fn a_storm_of_signals_breaks_nothing() {
+    let lab = lab!();
+    let server = lab.listen(SSH);
+    let log = Log::new(&lab);
+    let run = log.run(&lab);
+    let before = log.connect(&lab, &server);
+    for _ in 0..20_000 {
+        run.signal(Signal::HUP);
+    }
+    let after = log.connect(&lab, &server);
+    drop((before, after));
+    log.wait_actions("connection-closed", 2);
+    run.stop();
+    let records = log.story();
+    let reloads = with_action(&records, "watch-reloaded").len();
+    println!("{reloads} reloads");
+    assert!(reloads > 0 && with_action(&records, "connection-opened").len() == 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,8 +13,8 @@ use serde_json::Value;
 
 use crate::support::lab::Lab;
 use crate::support::log::{check_line, summary, with_action};
+use crate::support::output;
 use crate::support::watch::PATIENCE;
-use crate::support::{output, wait_for};
 
 pub const SSH: &str = "127.0.0.1:22";
 const NAME: &str = "events.jsonl";
@@ -82,15 +83,15 @@ impl Log {
 
     /// Waits until `ask` finds what it wants in all records.
     pub fn wait<T>(&self, what: &str, ask: impl Fn(&[Value]) -> Option<T>) -> T {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let records = self.now();
             if let Some(answer) = ask(&records) {
                 return answer;
             }
             let all = || records.iter().map(summary).collect::<String>();
-            assert!(std::time::Instant::now() < deadline, "no {what} in {PATIENCE:?}:\n{}", all());
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert!(Instant::now() < deadline, "no {what} in {PATIENCE:?}:\n{}", all());
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -154,7 +155,9 @@ pub fn closes_of(records: &[Value], port: u16) -> Vec<Value> {
 
 fn of_port(records: &[Value], action: &str, port: u16) -> Vec<Value> {
     let all = with_action(records, action).into_iter();
-    all.filter(|record| record["source"]["port"] == port).collect()
+    // A pair's other end is there; others may use the same port towards elsewhere.
+    all.filter(|record| record["source"]["port"] == port && record["destination"]["ip"] == "127.0.0.1")
+        .collect()
 }
 
 /// What the records tell as gaps of this cause.
@@ -188,15 +191,15 @@ impl Run {
     }
 
     fn wait<T>(&mut self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let ended = self.child.try_wait().unwrap();
             if let Some(answer) = ask() {
                 return answer;
             }
             assert!(ended.is_none(), "waiting for {what}: {ended:?}: {}", self.errors());
-            assert!(std::time::Instant::now() < deadline, "no {what} in {PATIENCE:?}: {}", self.errors());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(Instant::now() < deadline, "no {what} in {PATIENCE:?}: {}", self.errors());
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -207,7 +210,19 @@ impl Run {
     }
 
     pub fn ended(&mut self) -> ExitStatus {
-        wait_for("the watcher's end", PATIENCE, || self.child.try_wait().unwrap())
+        // Longer than all else: it may have to finish what it is at first.
+        let deadline = Instant::now() + PATIENCE * 3;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            let id = self.child.id();
+            let about =
+                |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
+            let is_late = Instant::now() >= deadline;
+            assert!(!is_late, "no end: {} {} {}", about("stat"), about("wchan"), self.errors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[track_caller]

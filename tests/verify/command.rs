@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn files() -> Vec<Vec<u8>> {
-    Writer::new().write(&story(Turns::default()).0)
+    Writer::new().write(&story(Turns::default()))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -136,7 +136,7 @@ fn the_secret_proves_the_seals() {
 #[test]
 fn a_log_that_was_written_anew_without_seals_is_not_believed() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut forged, _) = story(Turns::default());
+    let mut forged = story(Turns::default());
     for lines in &mut forged {
         lines.retain(|line| !matches!(line, Line::Record(record) if record["event"]["action"] == "seal"));
     }

@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use portreeve::verify::{Options, Secret};
 use serde_json::{Value, json};
 
-use crate::builder::{File, Line, Maker, Writer, hex, put, remove, time, uuid};
+use crate::builder::{File, Line, Writer, hex, put, remove, time, uuid};
 use crate::check;
 use crate::story::{Turns, story};
 
 /// A log and how it is checked.
 pub struct Case {
     pub files: Vec<File>,
-    pub maker: Maker,
     pub writer: Writer,
     pub options: Options,
     /// Done to the files once they are written.
@@ -21,17 +20,11 @@ pub struct Case {
 
 impl Case {
     pub fn new(turns: Turns) -> Self {
-        let (files, maker) = story(turns);
+        let files = story(turns);
         let writer = Writer::new();
         let secret = Secret::parse(hex(&writer.secret).as_bytes());
         let expect_live = Some(last_seal(&files) + 60_000_000);
-        Self {
-            files,
-            maker,
-            writer,
-            options: Options { secret, expect_live, ..Options::default() },
-            after: None,
-        }
+        Self { files, writer, options: Options { secret, expect_live, ..Options::default() }, after: None }
     }
 
     /// The records of a kind, in order.
@@ -73,11 +66,11 @@ impl Case {
 
 /// When the last seal was made.
 fn last_seal(files: &[File]) -> i64 {
-    let times = files.iter().flatten().filter_map(|line| match line {
+    let mut times = files.iter().flatten().filter_map(|line| match line {
         Line::Record(record) => record["portreeve"]["seal"]["time"].as_str(),
         Line::Raw(_) => None,
     });
-    times.last().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond()
+    times.next_back().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond()
 }
 
 /// Where lines of the first file stand.

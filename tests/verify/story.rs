@@ -13,7 +13,7 @@ pub struct Turns {
 
 /// Three files: a run that is rotated in its middle and ends in order; one that is killed while it writes; one in which
 /// the clock is set back; one after a reboot, with a full disk.
-pub fn story(turns: Turns) -> (Vec<File>, Maker) {
+pub fn story(turns: Turns) -> Vec<File> {
     let mut maker = Maker::new();
     let m = &mut maker;
     let (a, opened_a) = (m.log_opened(), m.started("new", None));
@@ -93,5 +93,5 @@ pub fn story(turns: Turns) -> (Vec<File>, Maker) {
     }
     third.extend([gap, m.closed(0.5, &lost, "closed")]);
     third.push(m.coverage(57.0, json!({ "opens": 2, "closes": 3, "live": 1 })));
-    (vec![first, second, third], maker)
+    vec![first, second, third]
 }
