@@ -15,18 +15,23 @@
 //! stay as long.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a reading's time is taken on its own thread, which also rests there"
+    reason = "a reading's time is taken on its own thread, which also rests there, and its state asked for"
 )]
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 
 /// So long is an answer waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// So many times as long where the answer is being worked on: it is the machine then that is slow.
+const MOST_WAITS: u32 = 10;
 /// Who let us wait so long is not asked again before this.
 const REST: Duration = Duration::from_secs(10);
 /// As many threads are left behind: in all, and by processes of one user. Those beyond are not asked. The unit's `TasksMax` has
@@ -67,6 +72,7 @@ pub(super) struct Whose {
 struct Reader {
     ask: Sender<Reading>,
     thread: JoinHandle<()>,
+    number: Arc<OnceLock<Pid>>,
 }
 
 /// What was asked for.
@@ -125,22 +131,25 @@ impl Patience {
             Asked::There(read) => return read,
             Asked::Reading(awaited) => awaited,
         };
-        match answer.recv_timeout(PATIENCE) {
-            Ok((read, spent)) => {
-                self.idle = Some(reader);
-                self.spent += spent;
-                read
+        let mut waits = 1;
+        loop {
+            match answer.recv_timeout(PATIENCE) {
+                Ok((read, spent)) => {
+                    self.idle = Some(reader);
+                    self.spent += spent;
+                    return read;
+                }
+                Err(RecvTimeoutError::Timeout) if waits < MOST_WAITS && reader.is_at_work() => waits += 1,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Err(Errno::AGAIN),
             }
-            Err(RecvTimeoutError::Timeout) => {
-                // When it comes back from there its reader rests, and then is gone.
-                let _ended = reader.ask.send(Box::new(|| std::thread::sleep(REST)));
-                self.stuck.push((whose(), part, reader.thread));
-                self.spent += PATIENCE;
-                self.silences += 1;
-                Err(Errno::TIMEDOUT)
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(Errno::AGAIN),
         }
+        // When it comes back from there its reader rests, and then is gone.
+        let _ended = reader.ask.send(Box::new(|| std::thread::sleep(REST)));
+        self.stuck.push((whose(), part, reader.thread));
+        self.spent += PATIENCE * waits;
+        self.silences += 1;
+        Err(Errno::TIMEDOUT)
     }
 
     /// What the readers spent: their time on a processor, and all of it where they had to wait.
@@ -173,10 +182,22 @@ impl Patience {
 impl Reader {
     fn start() -> Result<Self, Errno> {
         let (ask, asked) = channel::<Reading>();
-        let work = move || asked.into_iter().for_each(|reading| reading());
+        let number = Arc::new(OnceLock::new());
+        let ours = Arc::clone(&number);
+        let work = move || {
+            let _first = ours.set(gettid());
+            asked.into_iter().for_each(|reading| reading());
+        };
         let thread = std::thread::Builder::new().name("reader".to_owned()).stack_size(64 * 1024);
         let thread = thread.spawn(work).map_err(|_| Errno::AGAIN)?;
-        Ok(Self { ask, thread })
+        Ok(Self { ask, thread, number })
+    }
+
+    /// True if it runs, or would if a processor were free: it does not wait for anybody.
+    fn is_at_work(&self) -> bool {
+        let Some(number) = self.number.get() else { return true };
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", number.as_raw_nonzero()));
+        stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" R")))
     }
 }
 
@@ -226,6 +247,22 @@ mod tests {
         assert_eq!(patience.stuck.len(), 1);
         let asked = patience.ask(Part::Arguments, || SILENT, || Ok(8));
         assert_eq!(patience.wait(asked, || SILENT), Ok(8), "its other part may answer");
+    }
+
+    #[test]
+    fn a_reading_that_is_only_slow_is_waited_for() {
+        let mut patience = Patience::default();
+        let asked = patience.ask(
+            Part::Descriptors,
+            || Whose { uid: 1, pid: 10 },
+            || {
+                let began = now(ClockId::Monotonic);
+                while now(ClockId::Monotonic) < began + PATIENCE * 2 {}
+                Ok(())
+            },
+        );
+        assert_eq!(patience.wait(asked, || Whose { uid: 1, pid: 10 }), Ok(()));
+        assert!(patience.stuck.is_empty() && patience.spent() >= PATIENCE * 2);
     }
 
     #[test]
