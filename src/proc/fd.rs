@@ -23,7 +23,7 @@ const RING: &[u8] = b"anon_inode:[io_uring]";
 
 /// So many descriptors of a table are handed over to be read by `fdinfo`, at first and at most: newborns have few, and what is
 /// wanted is mostly among the first.
-const FIRST_PORTION: usize = 8;
+const FIRST_PORTION: usize = 4;
 const MOST_PORTION: usize = 64;
 
 /// A ring's `fdinfo` is read up to here: some 30,000 sockets.
