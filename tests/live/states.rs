@@ -186,7 +186,9 @@ fn connections_shorter_than_the_interval_are_told_once_each_and_never_as_roots()
             });
             assert_fields(record, &unknown);
         } else {
-            assert_eq!(connection["seen"], crate::FIRST_SIGHT, "{record}");
+            // Where SYNs are heard, a look may still come before one is.
+            let seen = connection["seen"].as_str().unwrap();
+            assert!([crate::FIRST_SIGHT, "poll"].contains(&seen), "{record}");
             assert_eq!(record["user"]["id"], "65534", "{record}");
         }
     }
