@@ -39,14 +39,18 @@ impl Clock {
             found.add(18, format!("boottime_us is {} after {}", record.bt, self.bt));
         }
         self.bt = self.bt.max(record.bt);
-        self.take_wall(record, found);
+        let is_of_file = matches!(record.action, on::FILE | on::REPAIR)
+            || record.action == on::GAP && record.is(f::CAUSE, "log_truncated");
+        if !is_of_file {
+            self.take_wall(record, found);
+        }
         match record.action {
             on::GAP => self.take_gap(record, found),
             on::COVER => self.interval(record, [f::COVER_FROM, f::COVER_TO], found),
             on::CLOSE => self.interval(record, [f::START, f::END], found),
             _ => {}
         }
-        self.check_ids(record, found);
+        self.check_ids(record, is_of_file, found);
     }
 
     fn begin(&mut self, record: &Record<'_>) {
@@ -101,9 +105,7 @@ impl Clock {
     }
 
     /// V20. Records about the file are told late, with the time of what waits behind them.
-    fn check_ids(&self, record: &Record<'_>, found: &mut Findings<'_>) {
-        let is_of_file =
-            matches!(record.action, on::FILE | on::REPAIR) || record.is(f::CAUSE, "log_truncated");
+    fn check_ids(&self, record: &Record<'_>, is_of_file: bool, found: &mut Findings<'_>) {
         if !is_of_file {
             self.check_id(record, f::EVENT_ID, found);
         }

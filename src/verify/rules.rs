@@ -37,7 +37,7 @@ pub const RULES: [Rule; 46] = [
     rule("`portreeve.boottime_us` never falls within a boot.", ""),
     rule("Connection ids rise strictly in the order of the opens of a stream.", ""),
     rule("The time in an id is its record's, to 2 seconds.", "What `clock-stepped` told of the boot; a gap in which nothing was read; `log-opened` and its like, which are told late."),
-    rule("A time that is more than a second before an earlier one of the run comes with `clock-stepped`.", ""),
+    rule("A time that is more than a second before an earlier one of the run comes with `clock-stepped`.", "A record about the file, which comes before all others in it."),
     rule("Coverage is told every 90 seconds at least, by CLOCK_BOOTTIME.", "The time that gaps `stalled`, `suspended`, `read_failed` and `backlog_full` cover."),
     rule("An interval's end is not before its beginning: `gap`, `coverage`, `event.start` and `event.end`.", "Backward steps that `clock-stepped` told."),
     rule("A connection id is opened once.", "A set that begins within a stream."),
