@@ -198,8 +198,10 @@ impl Counters {
         self.notices = notices_of(record).fold(self.notices, u64::saturating_add);
         self.is_whole = true;
         (self.span, self.lost_in_span) = (Pair::default(), Pair::default());
+        // As many may be told together as looks failed one after the other.
+        self.was_stalled &= record.bt == self.covered.0;
+        self.was_stalled |= std::mem::take(&mut self.stalled);
         (self.covered, self.unseen) = ((record.bt, record.ts), 0);
-        self.was_stalled = std::mem::take(&mut self.stalled);
         self.slowest_interval = self.interval.unwrap_or(0);
     }
 
