@@ -113,10 +113,8 @@ impl Disk {
     }
 
     /// Has the name of a new file synced.
-    pub fn sync_folder(&self, folder: Option<PathBuf>) {
-        if let Some(folder) = folder {
-            let _ = self.jobs.send(Job::SyncFolder(folder));
-        }
+    pub fn sync_folder(&self, folder: PathBuf) {
+        let _ = self.jobs.send(Job::SyncFolder(folder));
     }
 
     /// Has the log synced and then the state saved, so that the state never tells of more than the log.

@@ -4,7 +4,6 @@
 
 mod disk;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,8 +76,8 @@ pub struct Ledger {
     /// A seal that a crash kept from being told.
     untold: Option<Seal>,
     wants_save: bool,
-    saved: Duration,
-    save_again: Duration,
+    /// Not before then.
+    save_due: Duration,
     /// Number of the last record that the disk was asked to keep.
     asked: u64,
     /// Moment of the last record.
@@ -219,8 +218,7 @@ impl Ledger {
             sealing: String::new(),
             untold,
             wants_save: true,
-            saved: Duration::ZERO,
-            save_again: Duration::ZERO,
+            save_due: Duration::ZERO,
             asked,
             told: at,
             failing: Vec::new(),
@@ -256,14 +254,16 @@ impl Ledger {
 
     /// Has the disk keep what was written.
     fn keep(&mut self, now: Moment) {
+        let is_new = self.sink.took_new_file();
         let (Some(file), Some(disk)) = (self.sink.file(), &self.disk) else { return };
-        let (handle, left) = (file.handle(), file.left());
-        let folder = file.path().parent().map(Path::to_owned);
-        if self.sink.took_new_file() {
+        let handle = file.handle();
+        if is_new {
             self.wants_save = true;
-            disk.sync_folder(folder);
+            file.left().into_iter().for_each(|left| disk.sync_left(left));
+            if let Some(folder) = file.path().parent() {
+                disk.sync_folder(folder.to_owned());
+            }
         }
-        left.into_iter().for_each(|left| disk.sync_left(left));
         match self.sync {
             SyncChoice::Never => {}
             SyncChoice::Interval => disk.sync(handle),
@@ -277,7 +277,7 @@ impl Ledger {
     /// Takes what the disk has answered; saves the state if it is time to. `live`: what is open.
     pub fn turn(&mut self, now: Moment, live: impl FnOnce() -> Vec<Arc<Connection>>) {
         self.take_answers(now);
-        let is_due = now.boot >= self.saved + self.save_again;
+        let is_due = now.boot >= self.save_due;
         if self.wants_save && is_due && self.sink.is_idle() && self.disk.as_ref().is_some_and(Disk::is_free) {
             self.save(now, live(), false);
         }
@@ -319,7 +319,7 @@ impl Ledger {
         match done {
             Done::Synced(outcome) => self.note("sync_failed", outcome, now),
             Done::Saved(outcome, took) => {
-                self.save_again = took * SAVE_SHARE;
+                self.save_due = now.boot + took * SAVE_SHARE;
                 self.wants_save |= outcome.is_err();
                 self.note("state_failed", outcome, now);
             }
@@ -376,7 +376,7 @@ impl Ledger {
         if let Some(disk) = &mut self.disk {
             disk.save(state, handle);
         }
-        (self.wants_save, self.saved) = (false, now.boot);
+        self.wants_save = false;
     }
 
     /// The last record has been pushed: writes all, saves the state, waits for the disk; as long as `patience` allows.

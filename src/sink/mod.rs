@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 pub use file::{Incident, LogFile};
 pub use stdout::Stdout;
-pub use stream::{GENESIS, Stream};
+pub use stream::{GENESIS, Stream, chain};
 
 use crate::connection::Moment;
 use crate::event::{Body, Event, Gap, Host, Renderer, What};

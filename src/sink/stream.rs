@@ -50,7 +50,7 @@ impl Stream {
         let mut line = Vec::with_capacity(body.len() + 128);
         line.extend_from_slice(body);
         line.extend_from_slice(format!(",\"sequence\":{sequence}}}").as_bytes());
-        let chain = hex(&Sha256::new().chain_update(self.chain).chain_update(&line).finalize());
+        let chain = chain(&self.chain, &line);
         line.extend_from_slice(b",\"chain\":\"");
         line.extend_from_slice(&chain);
         line.extend_from_slice(b"\"}\n");
@@ -61,6 +61,12 @@ impl Stream {
     pub fn commit(&mut self, sealed: &Sealed) {
         (self.sequence, self.chain) = (sealed.sequence, sealed.chain);
     }
+}
+
+/// What ties a line, up to where its chain begins, to the one before.
+#[must_use]
+pub fn chain(previous: &[u8; 64], line: &[u8]) -> [u8; 64] {
+    hex(&Sha256::new().chain_update(previous).chain_update(line).finalize())
 }
 
 fn hex(bytes: &[u8]) -> [u8; 64] {

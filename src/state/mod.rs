@@ -16,7 +16,6 @@ use uuid::Uuid;
 use crate::connection::{Connection, Moment};
 
 pub use folder::{Folder, StateError};
-pub use replay::continues;
 
 /// A place in a file of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

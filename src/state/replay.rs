@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Live, Place, State, saved};
+use crate::sink;
 
 /// As much of a line as is read: no record is longer.
 const LONGEST: u64 = 64 * 1024;
@@ -198,8 +198,7 @@ fn read_lines(state: &mut State, live: &mut HashMap<Uuid, Live>, path: &Path) ->
 }
 
 /// The record in a line and its chain, if it is a whole one that goes on from the place before it.
-#[must_use]
-pub fn continues(
+fn continues(
     line: &[u8],
     stream: &str,
     sequence: u64,
@@ -212,9 +211,8 @@ pub fn continues(
     let (agent, event) = (record.get("agent")?, record.get("event")?);
     let is_next = event.get("sequence")?.as_u64()? == sequence.checked_add(1)?;
     let is_ours = agent.get("id")?.as_str()? == stream;
-    let digest = Sha256::new().chain_update(chain).chain_update(hashed).finalize();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    (is_next && is_ours && hex.as_bytes() == told).then_some((record, told))
+    let is_tied = sink::chain(chain, hashed.as_bytes()) == told;
+    (is_next && is_ours && is_tied).then_some((record, told))
 }
 
 fn take(state: &mut State, live: &mut HashMap<Uuid, Live>, record: &Map<String, Value>) {
