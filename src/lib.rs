@@ -9,6 +9,7 @@ pub mod connection;
 pub mod glob;
 pub mod process;
 pub mod secrets;
+pub mod ssh;
 pub mod text;
 
 // The only readers of the kernel.
