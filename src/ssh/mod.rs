@@ -5,15 +5,32 @@
 //! their arguments (ssh.c, readconf.c and misc.c of OpenSSH 9.2 to 10.2, cli-runopts.c of Dropbear 2025.88, cmdline.c of
 //! PuTTY 0.83); names of files are the kernel's word, arguments and titles are what a process says of itself.
 
+mod chain;
+mod client;
+mod destination;
+mod dropbear;
+mod getopt;
+mod line;
+mod openssh;
 mod program;
+mod putty;
+mod remote;
+mod shell;
+#[cfg(test)]
+mod tests;
 mod title;
+mod tool;
 
 use std::sync::Arc;
 
 use crate::process::Process;
 
+use chain::Chain;
+use destination::is_name;
+
 pub use program::{is_client, is_server};
 pub use title::{Role, Title, mux_title, parse_title};
+pub use tool::TOOLS;
 
 /// How a connection came about, by who holds its socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,43 +115,33 @@ pub struct Forwards {
     pub tunnel: Vec<Vec<u8>>,
 }
 
-/// Names that [`Meaning::tool`] takes.
-pub const TOOLS: &[&str] = &[
-    "ansible",
-    "asyncssh",
-    "autossh",
-    "fabric",
-    "git",
-    "mosh",
-    "netmiko",
-    "paramiko",
-    "rsync",
-    "scp",
-    "sftp",
-    "ssh-copy-id",
-    "sshfs",
-];
-
-/// What was asked of the client that a connection's owner is, or works for. `None`: no SSH client has to do with it, or
-/// its arguments tell nothing. `ancestry` begins with the parent.
+/// What was asked of the client that a connection's owner is, or works for. `None`: it is no client and works for none.
+///
+/// `ancestry` begins with the parent. Of `ssh -J a b`, whose connection an `ssh -W` holds, it is what was asked of the
+/// first; of a process that is no client but speaks SSH by a library that its words name, nothing but the tool.
 #[must_use]
 pub fn meaning(owner: &Process, ancestry: &[Arc<Process>]) -> Option<Meaning> {
-    let _ = ancestry;
-    let control_path = mux_title(&owner.args)?.to_vec();
-    Some(Meaning { control_path: Some(control_path), multiplexed: true, ..Meaning::default() })
+    let Some(chain) = Chain::of(owner, ancestry) else {
+        return tool::library(owner).map(|tool| Meaning { tool: Some(tool), ..Meaning::default() });
+    };
+    let (client, process, above) = chain.asked()?;
+    let mut meaning = client.meaning.clone();
+    meaning.tool = tool::of(client, process, above);
+    // Hops that only ssh_config names show as processes.
+    let hops = chain.hops();
+    if hops.len() > meaning.jump.len() {
+        meaning.jump = hops;
+    }
+    let host = chain.nearest().and_then(|client| client.meaning.host.clone());
+    meaning.destination = host.filter(|host| is_name(host));
+    Some(meaning)
 }
 
 /// How the connection of this owner came about.
 #[must_use]
 pub fn route(owner: &Process, ancestry: &[Arc<Process>]) -> Route {
-    let _ = ancestry;
     if is_server(owner) {
-        Route::Forwarded
-    } else if !is_client(owner) {
-        Route::Other
-    } else if mux_title(&owner.args).is_some() {
-        Route::MuxMaster
-    } else {
-        Route::Direct
+        return Route::Forwarded;
     }
+    Chain::of(owner, ancestry).map_or(Route::Other, |chain| chain.route)
 }

@@ -4,6 +4,7 @@
 //! that cannot be read. A program that is many (dropbearmulti) is the one that it was called as: there the arguments
 //! have to be believed. A client that runs inside another program (Python's paramiko, Java's JSch, libssh) is none here.
 
+use super::putty;
 use crate::process::Process;
 
 /// Clients that read their arguments as OpenSSH does: itself, its name of old, and builds of it with another name.
@@ -67,7 +68,7 @@ pub(super) fn dialect(process: &Process) -> Option<Dialect> {
     } else if is(OPENSSH_CLIENTS) {
         Some(Dialect::OpenSsh)
     } else if is(PUTTY_CLIENTS) {
-        Some(Dialect::Putty)
+        (!putty::is_other_protocol(operands(process))).then_some(Dialect::Putty)
     } else if is(OTHER_CLIENTS) {
         Some(Dialect::Other)
     } else {
@@ -93,7 +94,7 @@ pub(super) fn name(process: &Process) -> &[u8] {
 
 /// Name of the file that a process runs, or its own where that cannot be read. NixOS hides a program behind a script
 /// of its name, as `.NAME-wrapped`.
-fn file_name(process: &Process) -> &[u8] {
+pub(super) fn file_name(process: &Process) -> &[u8] {
     let name = process.executable.as_deref().map_or(process.comm.as_slice(), base_name);
     let hidden = name.strip_prefix(b".").and_then(|rest| rest.strip_suffix(b"-wrapped"));
     hidden.unwrap_or(name)

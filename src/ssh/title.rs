@@ -3,6 +3,8 @@
 //! A title is what a process says of itself, and a login name is what somebody typed: nothing here is proof. Sources:
 //! sshd.c, sshd-session.c, sshd-auth.c, auth2.c, auth-pam.c, session.c and mux.c of OpenSSH 9.2 to 10.2.
 
+use super::destination::split_last;
+
 /// What a server's process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -103,10 +105,4 @@ fn is_ttys(list: &[u8]) -> bool {
         number.is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_alphanumeric))
     };
     list == b"notty" || list.split(|byte| *byte == b',').all(is_tty)
-}
-
-/// Splits at the last `byte`, which goes.
-fn split_last(text: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
-    let at = text.iter().rposition(|b| *b == byte)?;
-    Some((text.get(..at)?, text.get(at + 1..)?))
 }
