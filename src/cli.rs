@@ -118,6 +118,12 @@ pub struct Options {
     /// [default: $STATE_DIRECTORY, else LOG.state beside the log]
     #[arg(long, value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
+    /// Log inbound SSH sessions too, and link what comes from them to their ids
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub inbound: Option<bool>,
+    /// Beside the chosen ports, connections to any port that an SSH client or server makes
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub ssh_anywhere: Option<bool>,
     /// When the disk is waited for: never, interval (once a second) or always [default: interval]
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<SyncChoice>,

@@ -259,6 +259,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
+    let Options { inbound, ssh_anywhere, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
@@ -268,6 +269,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
     let (mask, mask_from) = pick(mask, None, file.mask);
+    let (inbound, inbound_from) = pick(inbound, None, file.inbound);
+    let (anywhere, anywhere_from) = pick(ssh_anywhere, None, file.ssh_anywhere);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
     let (state_dir, state_dir_from) = pick(state_dir, None, file.state_dir);
@@ -286,6 +289,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
     let sync = sync.unwrap_or(SyncChoice::Interval);
+    let (inbound, ssh_anywhere) = (inbound.unwrap_or(false), anywhere.unwrap_or(false));
     let path = |path: Option<&PathBuf>| json!(path.map(|path| path.display().to_string()));
     let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let origins = vec![
@@ -297,6 +301,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
         ("mask", json!(mask), mask_from),
+        ("inbound", json!(inbound), inbound_from),
+        ("ssh-anywhere", json!(ssh_anywhere), anywhere_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", path(log_file.as_ref()), log_file_from),
         ("state-dir", path(state_dir.as_ref()), state_dir_from),
@@ -307,7 +313,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("count", json!(count), count_from),
         ("duration", json!(duration.map(|d| d.to_string())), duration_from),
     ];
-    let select = Selection { ports, filter };
+    let select = Selection { ports, filter, ssh_anywhere, inbound };
     Settings {
         select,
         interval,

@@ -11,6 +11,7 @@ pub mod process;
 pub mod secrets;
 pub mod ssh;
 pub mod text;
+pub mod way;
 
 // The only readers of the kernel.
 pub mod netlink;
@@ -23,6 +24,8 @@ pub mod source;
 pub mod table;
 
 pub mod attribution;
+
+pub mod origin;
 
 pub mod enrichment;
 

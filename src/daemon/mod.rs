@@ -47,8 +47,9 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
-const SELECTION: [&str; 4] = ["ports", "include", "exclude", "mask"];
+const RELOADED: [&str; 8] =
+    ["ports", "include", "exclude", "mask", "inbound", "ssh-anywhere", "interval", "count"];
+const SELECTION: [&str; 6] = ["ports", "include", "exclude", "mask", "inbound", "ssh-anywhere"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ pub fn run(
     output: Output,
     logger: &LoggerHandle,
 ) -> Result<String, DaemonError> {
-    let watched = Watched::new(settings.select.ports.ranges());
+    let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {

@@ -8,6 +8,7 @@ mod bound;
 pub mod community;
 pub mod message;
 pub mod record;
+mod way;
 mod who;
 
 use std::collections::BTreeMap;
@@ -85,6 +86,8 @@ pub enum What {
         /// How it ended.
         ending: Ending,
     },
+    /// A new session rides on an open connection: that connection, with the session's process as its owner.
+    Multiplexed(Arc<Connection>),
     /// Something was, or may have been, lost.
     Gap(Box<Gap>),
     /// First record of a file.
@@ -352,6 +355,7 @@ impl What {
             Self::Opened(_) => "connection-opened",
             Self::Changed { .. } => "connection-changed",
             Self::Closed { .. } => "connection-closed",
+            Self::Multiplexed(_) => "session-multiplexed",
             Self::Gap(_) => "gap",
             Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",
@@ -365,9 +369,10 @@ impl What {
     #[must_use]
     pub fn connection(&self) -> Option<&Connection> {
         match self {
-            Self::Opened(connection) | Self::Changed { connection, .. } | Self::Closed { connection, .. } => {
-                Some(connection)
-            }
+            Self::Opened(connection)
+            | Self::Multiplexed(connection)
+            | Self::Changed { connection, .. }
+            | Self::Closed { connection, .. } => Some(connection),
             _ => None,
         }
     }

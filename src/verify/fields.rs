@@ -27,10 +27,12 @@ pub mod on {
     pub const STEP: u16 = 1 << 10;
     /// `seal`
     pub const SEAL: u16 = 1 << 11;
+    /// `session-multiplexed`
+    pub const SESSION: u16 = 1 << 12;
     /// What tells of a connection.
-    pub const CONN: u16 = OPEN | CHANGE | CLOSE;
+    pub const CONN: u16 = OPEN | CHANGE | CLOSE | SESSION;
     /// All of them.
-    pub const ALL: u16 = (1 << 12) - 1;
+    pub const ALL: u16 = (1 << 13) - 1;
     /// None of them.
     pub const NO: u16 = 0;
 }
@@ -101,12 +103,14 @@ pub const FIELDS: &[Field] = &[
     field("container.name", Text, CONN, NO),
     field("container.runtime", Text, CONN, NO),
     field("destination.bytes", Integer, CLOSE, NO),
+    field("destination.domain", Text, CONN, NO),
     field("destination.ip", Ip, CONN, CONN),
     field("destination.port", Integer, CONN, CONN),
     field("group.id", Text, CONN, NO),
     field("network.bytes", Integer, CLOSE, NO),
     field("network.community_id", Text, CONN, CONN),
     field("network.direction", Text, CONN, CONN),
+    field("network.protocol", Text, CONN, NO),
     field("network.transport", Text, CONN, CONN),
     field("network.type", Text, CONN, CONN),
     field("process.args", Texts, CONN, NO),
@@ -114,6 +118,8 @@ pub const FIELDS: &[Field] = &[
     field("process.cgroup", Text, CONN, NO),
     field("process.command_line", Text, CONN, NO),
     field("process.entity_id", Text, CONN, NO),
+    field("process.entry_leader.entry_meta.source.ip", Ip, CONN, NO),
+    field("process.entry_leader.entry_meta.type", Text, CONN, NO),
     field("process.executable", Text, CONN, NO),
     field("process.name", Text, CONN, NO),
     field("process.parent.args", Texts, CONN, NO),
@@ -206,6 +212,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unattributed.timeout", Integer, COVER, NO),
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
     field("portreeve.denied", Texts, CONN, NO),
+    field("portreeve.destination_name.source", Text, CONN, NO),
     field("portreeve.executable_deleted", Boolean, CONN, NO),
     field("portreeve.gap.cause", Text, GAP, GAP),
     field("portreeve.gap.count", Integer, GAP, NO),
@@ -213,6 +220,8 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.gap.from", Time, GAP, GAP),
     field("portreeve.gap.lost", Counts, GAP, NO),
     field("portreeve.gap.to", Time, GAP, GAP),
+    field("portreeve.listening.addresses", Texts, CONN, NO),
+    field("portreeve.listening.all_interfaces", Boolean, CONN, NO),
     field("portreeve.log.bytes", Integer, REPAIR, REPAIR),
     field("portreeve.log.continues.chain", Text, FILE, NO),
     field("portreeve.log.continues.sequence", Integer, FILE, NO),
@@ -222,7 +231,20 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.login.name", Text, CONN, NO),
     field("portreeve.login.session", Integer, CONN, NO),
     field("portreeve.login.uid", Integer, CONN, NO),
+    field("portreeve.origin.community_id", Text, CONN, NO),
+    field("portreeve.origin.connection_id", Text, CONN, NO),
+    field("portreeve.origin.evidence", Text, CONN, NO),
+    field("portreeve.origin.ip", Ip, CONN, NO),
+    field("portreeve.origin.kind", Text, CONN, NO),
+    field("portreeve.origin.local_ip", Ip, CONN, NO),
+    field("portreeve.origin.local_port", Integer, CONN, NO),
+    field("portreeve.origin.port", Integer, CONN, NO),
+    field("portreeve.origin.session", Text, CONN, NO),
+    field("portreeve.origin.sshd_pid", Integer, CONN, NO),
+    field("portreeve.origin.tty", Text, CONN, NO),
+    field("portreeve.origin.user", Text, CONN, NO),
     field("portreeve.redacted", Integer, CONN, NO),
+    field("portreeve.route", Text, CONN, NO),
     field("portreeve.schema", Integer, ALL, ALL),
     field("portreeve.seal.chain", Text, SEAL, SEAL),
     field("portreeve.seal.epoch", Integer, SEAL, SEAL),
@@ -230,6 +252,19 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.seal.mac", Text, SEAL, SEAL),
     field("portreeve.seal.sequence", Integer, SEAL, SEAL),
     field("portreeve.seal.time", Time, SEAL, SEAL),
+    field("portreeve.ssh.control_path", Text, CONN, NO),
+    field("portreeve.ssh.forwards.dynamic", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.local", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.remote", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.stdio", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.tunnel", Texts, CONN, NO),
+    field("portreeve.ssh.jump", Texts, CONN, NO),
+    field("portreeve.ssh.login", Text, CONN, NO),
+    field("portreeve.ssh.multiplexed", Boolean, CONN, NO),
+    field("portreeve.ssh.port", Integer, CONN, NO),
+    field("portreeve.ssh.subsystem", Text, CONN, NO),
+    field("portreeve.ssh.target", Text, CONN, NO),
+    field("portreeve.ssh.tool", Text, CONN, NO),
     field("portreeve.truncated", Texts, ALL, NO),
     field("portreeve.watch.capabilities", Texts, START, NO),
     field("portreeve.watch.changed", Texts, RELOAD, NO),
@@ -251,6 +286,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.events", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.exclude", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.format", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.inbound", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.include", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.interval", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.log-file", Text, START | RELOAD, NO),
@@ -259,6 +295,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.ports", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.seal", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.source", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.ssh-anywhere", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.utc", Boolean, START | RELOAD, NO),
