@@ -1,6 +1,6 @@
 //! Which SSH server process holds which inbound socket, and who is at its other end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
 use crate::connection::{Inode, Netns, Socket, TcpState, Tuple};
@@ -17,6 +17,8 @@ use super::logins::{Login, Marks, scope_of};
 const MOST_SEATS: usize = 4_096;
 /// As many descriptors of a server are looked at: a session has some twenty.
 const MOST_DESCRIPTORS: usize = 512;
+/// As many marks are remembered that no login bears.
+const MOST_STRANGE: usize = 256;
 /// As many server processes are asked for their sessions.
 const MOST_SESSIONS: usize = 256;
 
@@ -38,11 +40,20 @@ pub(super) struct Seats {
     known: HashMap<u32, Seat>,
     /// Servers whose socket was sought in vain, with their start.
     vain: HashMap<u32, u64>,
+    /// Marks that no login which stands bears: one that began later bears others.
+    strange: VecDeque<Marks>,
 }
 
 impl Seats {
     pub(super) fn new(own: Netns, ephemeral: (u16, u16)) -> Self {
-        Self { own, ephemeral, diag: None, known: HashMap::new(), vain: HashMap::new() }
+        Self {
+            own,
+            ephemeral,
+            diag: None,
+            known: HashMap::new(),
+            vain: HashMap::new(),
+            strange: VecDeque::new(),
+        }
     }
 
     pub(super) fn use_netlink(&mut self) {
@@ -107,23 +118,23 @@ impl Seats {
             _ if ports.is_none_or(|ports| ports.contains(&socket.tuple.local.port())) => rows.push(socket),
             _ => {}
         };
-        match self.diag_for(proc, held) {
+        let is_elsewhere = self.is_elsewhere(proc, held);
+        match self.diag.as_mut().filter(|_| !is_elsewhere) {
             Some(diag) => {
                 let clauses = ports.into_iter().flatten().map(|port| Clause::LocalPorts(*port..=*port));
                 let filter = ports.and_then(|_| Filter::any_of(clauses));
                 let listening = diag.dump(states::LISTEN, None, &mut take);
                 let _told_below = listening.and_then(|_| diag.dump(states::LIVE, filter.as_ref(), &mut take));
             }
-            None => drop(proc.read_tcp(Net::Of(held), &mut take)),
+            None => drop(proc.read_tcp(if is_elsewhere { Net::Of(held) } else { Net::Own }, &mut take)),
         }
         let inbound = rows.iter().filter(|row| !is_outbound(row, &listeners, self.ephemeral));
         inbound.filter_map(|row| Some((row.inode?, row.tuple))).collect()
     }
 
-    /// sock_diag tells of our own namespace alone.
-    fn diag_for(&mut self, proc: &Proc, held: &Held) -> Option<&mut Diag> {
-        let elsewhere = proc.netns_of(&held.pid.to_string()).is_ok_and(|netns| netns != self.own);
-        self.diag.as_mut().filter(|_| !elsewhere)
+    /// sock_diag, and our own folder, tell of our own namespace alone.
+    fn is_elsewhere(&self, proc: &Proc, held: &Held) -> bool {
+        proc.netns_of(&held.pid.to_string()).is_ok_and(|netns| netns != self.own)
     }
 
     /// Addresses at which a process listens by one of these sockets.
@@ -135,9 +146,13 @@ impl Seats {
                 found.push(socket.tuple.local);
             }
         };
-        match self.diag_for(proc, held) {
+        if inodes.is_empty() {
+            return found;
+        }
+        let is_elsewhere = self.is_elsewhere(proc, held);
+        match self.diag.as_mut().filter(|_| !is_elsewhere) {
             Some(diag) => drop(diag.dump(states::LISTEN, None, &mut take)),
-            None => drop(proc.read_tcp(Net::Of(held), &mut take)),
+            None => drop(proc.read_tcp(if is_elsewhere { Net::Of(held) } else { Net::Own }, &mut take)),
         }
         found.sort_unstable();
         found.dedup();
@@ -153,39 +168,49 @@ impl Seats {
         marks: &Marks,
     ) -> Vec<Login> {
         let mut logins = Vec::new();
+        let asked_for = Marks { leader: None, ..marks.clone() };
+        if self.strange.contains(&asked_for) {
+            return logins;
+        }
         let mut asked = 0;
         let mut below: Vec<u32> = listeners.iter().flat_map(|pid| children(proc, *pid)).collect();
         while let Some(pid) = below.pop().filter(|_| asked < MOST_SESSIONS) {
             asked += 1;
             let Ok(held) = proc.hold(pid) else { continue };
-            let Ok(process) = proc.read_process(&held, Depth::Ancestor) else { continue };
-            if !is_server(&process) {
-                continue;
-            }
             let theirs = Marks {
                 audit: proc.audit_session_of(&held),
                 scope: proc.cgroup_of(&held).as_deref().and_then(scope_of),
                 leader: None,
             };
-            if !theirs.fits(marks) {
-                below.extend(proc.children_of(&held));
-                continue;
+            let login = theirs.fits(marks).then(|| self.served_by(proc, &held, ports)).flatten();
+            match login {
+                Some(origin) => logins.push(Login::new(&origin, &theirs, None)),
+                None => below.extend(proc.children_of(&held)),
             }
-            let Some(tuple) = self.find(proc, &process, ports) else { continue };
-            let mut origin = Origin {
-                kind: Kind::Ssh,
-                evidence: Some(Evidence::Socket),
-                inbound: Some(tuple),
-                server: Some(pid),
-                ..Origin::default()
-            };
-            super::take_title(&mut origin, &process.args);
-            for args in proc.children_of(&held).into_iter().filter_map(|pid| super::title_of(proc, pid)) {
-                super::take_title(&mut origin, &args);
-            }
-            logins.push(Login::new(&origin, &theirs, None));
+        }
+        if logins.is_empty() {
+            self.strange.push_back(asked_for);
+            let more = self.strange.len().saturating_sub(MOST_STRANGE);
+            self.strange.drain(..more);
         }
         logins
+    }
+
+    /// The login that a process serves. `None`: it is no SSH server, or holds no inbound socket.
+    fn served_by(&mut self, proc: &Proc, held: &Held, ports: &HashSet<u16>) -> Option<Origin> {
+        let process = proc.read_process(held, Depth::Ancestor).ok().filter(is_server)?;
+        let mut origin = Origin {
+            kind: Kind::Ssh,
+            evidence: Some(Evidence::Socket),
+            inbound: Some(self.find(proc, &process, ports)?),
+            server: Some(held.pid),
+            ..Origin::default()
+        };
+        super::take_title(&mut origin, &process.args);
+        for args in proc.children_of(held).into_iter().filter_map(|pid| super::title_of(proc, pid)) {
+            super::take_title(&mut origin, &args);
+        }
+        Some(origin)
     }
 
     /// Leaders of process sessions among the children of servers, and their children: number and start.
