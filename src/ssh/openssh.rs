@@ -50,6 +50,13 @@ fn first<T>(place: &mut Option<T>, value: Option<T>) {
     *place = place.take().or(value);
 }
 
+/// Adds a forward that is not there; the list stays short, because arguments are.
+fn once(forwards: &mut Vec<Vec<u8>>, forward: Vec<u8>) {
+    if !forwards.contains(&forward) {
+        forwards.push(forward);
+    }
+}
+
 impl Typed {
     /// Takes the options that `args` begins with.
     fn options<'a>(&mut self, args: &'a [Vec<u8>]) -> (&'a [Vec<u8>], bool) {
@@ -66,9 +73,9 @@ impl Typed {
             b'l' => first(&mut self.user, Some(text())),
             b'p' => first(&mut self.port, destination::parse_port(value)),
             b'J' => first(&mut self.jump, Some(parse_jump(value))),
-            b'L' => self.forwards.local.push(text()),
-            b'R' => self.forwards.remote.push(text()),
-            b'D' => self.forwards.dynamic.push(text()),
+            b'L' => once(&mut self.forwards.local, text()),
+            b'R' => once(&mut self.forwards.remote, text()),
+            b'D' => once(&mut self.forwards.dynamic, text()),
             b'W' => self.forwards.stdio.push(text()),
             b'w' => {
                 first(&mut self.tunnel, Some(true));
@@ -95,9 +102,9 @@ impl Typed {
             b"proxyjump" if self.proxy_command.is_none() => first(&mut self.jump, Some(parse_jump(value))),
             b"proxycommand" if self.jump.is_none() => first(&mut self.proxy_command, Some(value.to_vec())),
             b"localcommand" => self.has_local_command = true,
-            b"localforward" => self.forwards.local.push(joined(&words)),
-            b"remoteforward" => self.forwards.remote.push(joined(&words)),
-            b"dynamicforward" => self.forwards.dynamic.push(word.clone()),
+            b"localforward" => once(&mut self.forwards.local, joined(&words)),
+            b"remoteforward" => once(&mut self.forwards.remote, joined(&words)),
+            b"dynamicforward" => once(&mut self.forwards.dynamic, word.clone()),
             b"clearallforwardings" => first(&mut self.clear_forwards, Some(is_yes(word))),
             b"tunnel" => first(&mut self.tunnel, Some(!is_no(word))),
             b"tunneldevice" => first(&mut self.tunnel_device, text()),
