@@ -1,8 +1,7 @@
 //! The command lines of PuTTY's clients: plink, putty, pscp, psftp.
 //!
 //! Options are words, the last of a kind counts, and the host may be the name of a saved session, which is not seen.
-//! Sources: cmdline.c; the manual,
-//! chapters 5 to 7.
+//! Sources: cmdline.c, and PuTTY's manual for the rest.
 
 use super::client::{Client, Proxy};
 use super::destination::{is_name, parse_port, split_first, split_last};
