@@ -41,12 +41,10 @@ impl<'a> Chain<'a> {
     pub(super) fn of(owner: &'a Process, ancestry: &'a [Arc<Process>]) -> Option<Self> {
         let mut chain = Self::beginning(owner, ancestry)?;
         while chain.clients.len() < CLIENTS {
-            let Some((outer, process, above, route)) = chain.next() else { break };
-            if chain.is_owned && chain.clients.len() == 1 {
+            let Some(route) = chain.climb() else { break };
+            if chain.is_owned && chain.clients.len() == 2 {
                 chain.route = route;
             }
-            chain.clients.push(outer);
-            chain.outermost = (process, above);
         }
         Some(chain)
     }
@@ -61,7 +59,7 @@ impl<'a> Chain<'a> {
             };
             return Some(Self { clients: vec![client], outermost: (owner, ancestry), route, is_owned: true });
         }
-        let (between, process, above) = client_above(ancestry)?;
+        let Above { between, process, ancestry } = client_above(ancestry)?;
         let client = Client::of(process)?;
         let passes = |between: &Arc<Process>| shell::kind(between) == Kind::Script;
         let is_relay = match client.proxy {
@@ -72,20 +70,22 @@ impl<'a> Chain<'a> {
         };
         let chain = Self {
             clients: vec![client],
-            outermost: (process, above),
+            outermost: (process, ancestry),
             route: Route::ProxyCommand,
             is_owned: false,
         };
         is_relay.then_some(chain)
     }
 
-    /// The client that the last one works for, and how.
-    fn next(&self) -> Option<(Client, &'a Process, &'a [Arc<Process>], Route)> {
-        let inner = self.clients.last()?;
-        let (_, process, above) = client_above(self.outermost.1)?;
+    /// Adds the client that the last one works for, if it works for one, and answers how.
+    fn climb(&mut self) -> Option<Route> {
+        let (inner, ancestry) = self.outermost;
+        let Above { process, ancestry, .. } = client_above(ancestry)?;
         let outer = Client::of(process)?;
-        let route = link(inner, self.outermost.0, &outer)?;
-        Some((outer, process, above, route))
+        let route = link(self.clients.last()?, inner, &outer)?;
+        self.clients.push(outer);
+        self.outermost = (process, ancestry);
+        Some(route)
     }
 
     /// The client that was asked for, its process and its ancestors.
@@ -108,13 +108,22 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// The nearest client above, the processes between, and its ancestors.
-fn client_above(ancestry: &[Arc<Process>]) -> Option<(&[Arc<Process>], &Process, &[Arc<Process>])> {
+/// A client among the ancestors of a process.
+struct Above<'a> {
+    /// What stands between both.
+    between: &'a [Arc<Process>],
+    process: &'a Process,
+    /// The client's own ancestors.
+    ancestry: &'a [Arc<Process>],
+}
+
+/// The nearest client above.
+fn client_above(ancestry: &[Arc<Process>]) -> Option<Above<'_>> {
     let at = ancestry.iter().take(BETWEEN + 1).position(|process| is_client(process))?;
     let (between, from) = ancestry.split_at_checked(at)?;
-    let (process, above) = from.split_first()?;
+    let (process, ancestry) = from.split_first()?;
     let is_barrier = |process: &Arc<Process>| is_server(process) || shell::kind(process) == Kind::Interactive;
-    (!between.iter().any(is_barrier)).then_some((between, &**process, above))
+    (!between.iter().any(is_barrier)).then_some(Above { between, process, ancestry })
 }
 
 /// How an inner client works for an outer one. `None`: it does not.

@@ -1,7 +1,7 @@
 //! The command line of Dropbear's client.
 //!
 //! Differs from OpenSSH's: the last of two options counts, `user@host` beats `-l`, a port may stand behind the host, and
-//! hops are parted by commas. Source: cli-runopts.c of Dropbear 2025.88.
+//! hops are parted by commas. Source: cli-runopts.c.
 
 use super::client::{Client, Proxy};
 use super::destination::{parse_port, split_first, split_last};

@@ -1,9 +1,10 @@
 //! What the process data of an SSH client or server mean: who is one, where it goes, by which way, what it carries.
 //!
 //! Owns the words of SSH's command lines and process titles. Knows no I/O, no socket and no configuration file: what
-//! ssh_config adds is not seen, and a host that was typed may be an alias in it. Source: the programs' own reading of
-//! their arguments (ssh.c, readconf.c and misc.c of OpenSSH 9.2 to 10.2, cli-runopts.c of Dropbear 2025.88, cmdline.c of
-//! PuTTY 0.83); names of files are the kernel's word, arguments and titles are what a process says of itself.
+//! ssh_config adds is not seen, and a host that was typed may be an alias in it. Source: how the programs
+//! themselves read their arguments (ssh.c, readconf.c and misc.c of OpenSSH up to 10, cli-runopts.c of Dropbear, cmdline.c
+//! of PuTTY); a test asks the installed ssh. Names of files are the kernel's word, arguments and titles are what a process
+//! says of itself.
 
 mod chain;
 mod client;
@@ -28,6 +29,7 @@ use crate::process::Process;
 use chain::Chain;
 use destination::is_name;
 
+pub use program::{DROPBEAR_CLIENTS, OPENSSH_CLIENTS, OTHER_CLIENTS, PUTTY_CLIENTS, SERVERS};
 pub use program::{is_client, is_server};
 pub use title::{Role, Title, mux_title, parse_title};
 pub use tool::TOOLS;

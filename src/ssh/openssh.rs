@@ -1,7 +1,7 @@
 //! The command line of OpenSSH's client.
 //!
 //! Knows no file: what ssh_config adds is not here, and what both set counts as typed, as ssh itself has it. Source:
-//! main() of ssh.c and process_config_line_depth(), parse_jump() of readconf.c, OpenSSH 9.2 to 10.2. `-P` is read as since
+//! main() of ssh.c and process_config_line_depth(), parse_jump() of readconf.c, OpenSSH up to 10. `-P` is read as since
 //! 9.4, with a value.
 
 use super::client::{Client, Proxy};

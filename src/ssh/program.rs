@@ -1,8 +1,8 @@
 //! Which programs are SSH clients and servers, and how they read their arguments.
 //!
 //! By the file name of the executable, which is the kernel's word; by the name that a process gave itself only where
-//! that cannot be read. A program that is many (dropbearmulti) is the one that it was called as: there the arguments
-//! have to be believed. A client that runs inside another program (Python's paramiko, Java's JSch, libssh) is none here.
+//! that cannot be read. A program that is many (Dropbear) is the one that it was called as: there the arguments have
+//! to be believed. A client that runs inside another program (Python's paramiko, Java's JSch, libssh) is none here.
 
 use super::putty;
 use crate::process::Process;
@@ -33,8 +33,11 @@ pub const SERVERS: &[&str] = &[
     "lshd",
 ];
 
-/// Programs that are many, by the name that they are called by.
-const MULTI: &[&str] = &["dropbearmulti"];
+/// Programs that are many, by the name that they are called by. OpenWrt's `ssh` is a link to its `dropbear`.
+const MULTI: &[&str] = &["dropbear", "dropbearmulti"];
+
+/// What they are beside clients and servers.
+const MULTI_OTHERS: &[&str] = &["dropbearconvert", "dropbearkey", "scp"];
 
 /// How a client reads its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,12 +87,12 @@ pub(super) fn operands(process: &Process) -> &[Vec<u8>] {
 
 /// The name of the program that a process runs.
 pub(super) fn name(process: &Process) -> &[u8] {
+    let file = file_name(process);
     if !is_multi(process) {
-        return file_name(process);
+        return file;
     }
-    let second = || process.args.get(1).map_or(&[][..], |arg| base_name(arg));
-    let first = called(process);
-    if is_known(first) { first } else { second() }
+    let second = process.args.get(1).map(|arg| base_name(arg));
+    [Some(called(process)), second].into_iter().flatten().find(|name| is_known(name)).unwrap_or(file)
 }
 
 /// Name of the file that a process runs, or its own where that cannot be read. NixOS hides a program behind a script
@@ -110,7 +113,7 @@ fn called(process: &Process) -> &[u8] {
 }
 
 fn is_known(name: &[u8]) -> bool {
-    let all = [OPENSSH_CLIENTS, DROPBEAR_CLIENTS, SERVERS];
+    let all = [OPENSSH_CLIENTS, DROPBEAR_CLIENTS, SERVERS, MULTI_OTHERS];
     all.iter().any(|names| is_among(names, name))
 }
 

@@ -1,7 +1,7 @@
 //! The command lines of PuTTY's clients: plink, putty, pscp, psftp.
 //!
 //! Options are words, the last of a kind counts, and the host may be the name of a saved session, which is not seen.
-//! Sources: cmdline.c, plink.c, pscp.c, psftp.c and conf handling in settings.c of PuTTY 0.83.
+//! Sources: cmdline.c, and PuTTY's manual for the rest.
 
 use super::client::{Client, Proxy};
 use super::destination::{is_name, parse_port, split_first, split_last};
@@ -43,10 +43,22 @@ struct Typed {
     is_subsystem: bool,
 }
 
-/// True if the words ask for a protocol that is not SSH.
+/// True if the words before the host ask for a protocol that is not SSH.
 pub(super) fn is_other_protocol(args: &[Vec<u8>]) -> bool {
-    let asked = |arg: &Vec<u8>| OTHER_PROTOCOLS.contains(&arg.as_slice());
-    args.iter().take_while(|arg| arg.starts_with(b"-")).any(asked)
+    let mut args = args.iter().map(Vec::as_slice);
+    while let Some(arg) = args.next().filter(|arg| arg.starts_with(b"-")) {
+        if OTHER_PROTOCOLS.contains(&arg) {
+            return true;
+        }
+        if takes_value(arg) {
+            args.next();
+        }
+    }
+    false
+}
+
+fn takes_value(arg: &[u8]) -> bool {
+    VALUED.iter().any(|option| option.as_bytes() == arg)
 }
 
 /// Reads the arguments behind the program's name, which tells what the operands are.
@@ -56,7 +68,7 @@ pub(super) fn read(name: &[u8], args: &[Vec<u8>]) -> Client {
     let (mut operands, mut at) = (Vec::new(), 0);
     while let Some(arg) = args.get(at) {
         at += 1;
-        if VALUED.iter().any(|option| option.as_bytes() == arg.as_slice()) {
+        if takes_value(arg) {
             typed.option(arg, args.get(at).map(Vec::as_slice).unwrap_or_default());
             at += 1;
         } else if arg.starts_with(b"-") && arg.len() > 1 {

@@ -31,9 +31,7 @@ pub(super) fn tool(command: &[u8]) -> Option<&'static str> {
     let name = base_name(words.next()?);
     let has = |mut words: Words<'_>, wanted: &[&[u8]]| words.any(|word| wanted.contains(&word));
     match name {
-        b"scp" => {
-            words.take_while(|word| word.starts_with(b"-")).any(|word| is_scp_end(word)).then_some("scp")
-        }
+        b"scp" => words.take_while(|word| word.starts_with(b"-")).any(is_scp_end).then_some("scp"),
         b"rsync" => has(Box::new(words), &[b"--server"]).then_some("rsync"),
         b"git-upload-pack" | b"git-receive-pack" | b"git-upload-archive" | b"git-lfs-authenticate" => {
             Some("git")

@@ -369,6 +369,10 @@ plink -s web1 sftp
     direct to=web1 sub=sftp
 plink -telnet web1
     other nothing
+plink -P 2323 -raw web1
+    other nothing
+plink web1 show -raw
+    direct to=web1 runs=show
 rsync -e plink . web1: > plink web1 rsync --server -logDtpre.iLsfxCIvu . .
     direct to=web1 sub=rsync tool=rsync runs=rsync
 pscp -P 2222 f alice@web1:/tmp
@@ -739,6 +743,9 @@ fn a_server_and_a_client_are_known_by_the_kernels_word() {
         ("/usr/lib/openssh/sshd-session", "x", "x", "server"),
         ("/nix/store/x/bin/.ssh-wrapped", ".ssh-wrapped", "ssh h", "client"),
         ("/usr/sbin/dropbear", "dropbear", "dropbear -F", "server"),
+        ("/usr/sbin/dropbear", "dropbear", "x", "server"),
+        ("/usr/sbin/dropbear", "ssh", "/usr/bin/ssh h", "client"),
+        ("/usr/sbin/dropbear", "scp", "scp f h:", "neither"),
         ("/usr/bin/dropbearmulti", "x", "ssh h", "client"),
         ("/usr/bin/dropbearmulti", "x", "/usr/sbin/dropbear -F", "server"),
         ("/usr/bin/dropbearmulti", "x", "dropbearmulti dbclient h", "client"),
@@ -772,6 +779,9 @@ fn what_a_title_says() {
         ("sshd: sshd: /usr/sbin/sshd [listener] 1 of 10-100 startups", title(Role::Listener, "", "")),
         ("sshd: [accepted]", title(Role::Preauth, "", "")),
         ("sshd: [net]", title(Role::Preauth, "", "")),
+        ("sshd-session: [rexeced]", title(Role::Preauth, "", "")),
+        ("sshd-auth: [session-auth early]", title(Role::Preauth, "", "")),
+        ("sshd-auth: [session-auth]", title(Role::Preauth, "", "")),
         ("sshd: alice [net]", title(Role::Preauth, "alice", "")),
         ("sshd: alice [pam]", title(Role::Preauth, "alice", "")),
         ("sshd-auth: alice [net]", title(Role::Preauth, "alice", "")),

@@ -1,7 +1,8 @@
 //! Titles that OpenSSH's processes write over their arguments (setproctitle).
 //!
 //! A title is what a process says of itself, and a login name is what somebody typed: nothing here is proof. Sources:
-//! sshd.c, sshd-session.c, sshd-auth.c, auth2.c, auth-pam.c, session.c and mux.c of OpenSSH 9.2 to 10.2.
+//! calls of setproctitle in OpenSSH's sshd.c, sshd-session.c, sshd-auth.c, auth2.c, auth-pam.c, session.c and
+//! ssh.c, up to 10.
 
 use super::destination::split_last;
 
@@ -85,12 +86,12 @@ fn is_listener(said: &[u8]) -> bool {
         && words.next() == Some(b"[listener]")
 }
 
-/// Splits `alice [priv]` into `alice` and `priv`.
+/// Splits `alice [priv]` into `alice` and `priv`. Where no user stands before them, the words are many: `[accepted]`,
+/// `[session-auth early]`.
 fn bracketed(said: &[u8]) -> Option<(&[u8], &[u8])> {
-    const WORDS: [&[u8]; 7] =
-        [b"priv", b"postauth", b"net", b"accepted", b"pam", b"preauth", b"session-auth"];
+    const WORDS: [&[u8]; 5] = [b"priv", b"postauth", b"net", b"pam", b"preauth"];
     let (before, word) = split_last(said.strip_suffix(b"]")?, b'[')?;
-    WORDS.contains(&word).then(|| (before.trim_ascii_end(), word))
+    (before.is_empty() || WORDS.contains(&word)).then(|| (before.trim_ascii_end(), word))
 }
 
 /// True for a login name that a machine has.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::client::Client;
-use super::program::{file_name, is_server};
+use super::program::{self, is_server};
 use super::remote;
 use super::shell::{self, Kind};
 use crate::process::Process;
@@ -109,7 +109,7 @@ fn among(above: &[Arc<Process>]) -> Option<&'static str> {
 pub(super) fn named(process: &Process) -> Option<&'static str> {
     let by_name =
         |name: &[u8]| NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool);
-    by_name(file_name(process)).or_else(|| shell::script(process).and_then(by_name))
+    by_name(program::name(process)).or_else(|| shell::script(process).and_then(by_name))
 }
 
 /// The library that a process which is no client speaks SSH by, as far as its words show.
