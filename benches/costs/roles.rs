@@ -150,6 +150,7 @@ fn door() {
     stand(&client.id().to_string());
     let _ = (&inbound).read(&mut [0; 1]);
     let _ = client.kill();
+    let _ = client.wait();
 }
 
 fn client() {

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::cgroup;
-use crate::connection::{Inode, Netns, Tuple};
+use crate::connection::{Inode, Netns, Snapshot, Tuple};
 use crate::proc::{Depth, Held, Proc};
 use crate::process::{Lineage, Process};
 use crate::ssh::{Role, is_server, parse_title};
@@ -72,8 +72,19 @@ impl Origins {
         self.seats.use_netlink();
     }
 
-    /// The session behind a connection. 30 µs where the login is known; 0.3 ms at the first connection of a login,
-    /// most of it one walk over the kernel's table.
+    /// Takes the inbound sockets that a reading of the table showed.
+    pub fn learn(&mut self, snapshot: &Snapshot) {
+        self.seats.learn(snapshot);
+    }
+
+    /// A namespace is gone.
+    pub fn forget(&mut self, netns: Netns) {
+        self.seats.forget(netns);
+    }
+
+    /// The session behind a connection. 25 µs where the login is known; 0.1 ms at the first connection of a login that
+    /// began before the table was read last, or whose client tells its variable; else a walk over the kernel's table,
+    /// which costs 0.2 ms to 3 ms.
     pub fn find(&mut self, proc: &Proc, question: Question<'_>) -> Arc<Origin> {
         let marks = Marks::of(proc, question.lineage, question.owner);
         let chain = || [&question.lineage.process].into_iter().chain(&question.lineage.ancestry);
@@ -127,9 +138,11 @@ impl Origins {
         let lineage = question.lineage;
         let chain: Vec<&Arc<Process>> = [&lineage.process].into_iter().chain(&lineage.ancestry).collect();
         let servers = chain.iter().enumerate().skip(at).take_while(|(_, process)| is_server(process));
-        let (server, tuple) = servers
-            .filter(|(_, process)| !is_listener(process))
-            .find_map(|(place, process)| Some((place, self.seats.find(proc, process, question.ports)?)))?;
+        let hint = || proc.variable_of(question.owner?, VARIABLE).as_deref().and_then(parse_variable);
+        let (server, tuple) =
+            servers.filter(|(_, process)| !is_listener(process)).find_map(|(place, process)| {
+                Some((place, self.seats.find(proc, process, question.ports, hint)?))
+            })?;
         let mut origin = Origin {
             kind: Kind::Ssh,
             evidence: Some(Evidence::Socket),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use crate::connection::{Inode, Netns, Socket, TcpState, Tuple};
+use crate::connection::{Inode, Netns, Snapshot, Socket, TcpState, Tuple};
 use crate::netlink::{Clause, Diag, Filter, states};
 use crate::proc::{Depth, Held, Net, Proc, Sight};
 use crate::process::{Holder, Process};
@@ -38,6 +38,8 @@ pub(super) struct Seats {
     /// Asks for the table of our own namespace. `None`: it is read through `/proc`.
     diag: Option<Diag>,
     known: HashMap<u32, Seat>,
+    /// Inbound sockets of each namespace, as its table was read last.
+    rows: HashMap<Netns, Vec<(Inode, Tuple)>>,
     /// Servers whose socket was sought in vain, with their start.
     vain: HashMap<u32, u64>,
     /// Marks that no login which stands bears: one that began later bears others.
@@ -51,6 +53,7 @@ impl Seats {
             ephemeral,
             diag: None,
             known: HashMap::new(),
+            rows: HashMap::new(),
             vain: HashMap::new(),
             strange: VecDeque::new(),
         }
@@ -60,8 +63,27 @@ impl Seats {
         self.diag = Diag::open().ok();
     }
 
-    /// Both ends of the inbound connection that a server process holds.
-    pub(super) fn find(&mut self, proc: &Proc, server: &Process, ports: &HashSet<u16>) -> Option<Tuple> {
+    /// Takes what a reading of the table shows anyway: most logins began before it.
+    pub(super) fn learn(&mut self, snapshot: &Snapshot) {
+        let inbound = snapshot.inbound.iter().chain(&snapshot.accepted);
+        let rows = inbound.filter_map(|row| Some((row.inode?, row.tuple))).collect();
+        self.rows.insert(snapshot.netns, rows);
+    }
+
+    /// A namespace is gone.
+    pub(super) fn forget(&mut self, netns: Netns) {
+        self.rows.remove(&netns);
+    }
+
+    /// Both ends of the inbound connection that a server process holds: from the last reading; or by an exact lookup of
+    /// what `hint` claims, which proves it; or by a walk over the kernel's table, milliseconds where its caches are cold.
+    pub(super) fn find(
+        &mut self,
+        proc: &Proc,
+        server: &Process,
+        ports: &HashSet<u16>,
+        hint: impl FnOnce() -> Option<Tuple>,
+    ) -> Option<Tuple> {
         let held = proc.hold(server.pid).ok()?;
         if let Some(seat) = self.known.get(&server.pid).filter(|seat| seat.start_ticks == server.start_ticks)
             && proc.look(&held, seat.holder, seat.inode) == Sight::Stands
@@ -72,7 +94,9 @@ impl Seats {
             return None;
         }
         let sockets = sockets_of(proc, &held);
-        let seat = self.among(proc, &held, &sockets, Some(ports));
+        let seat = self.among_rows(&sockets);
+        let seat = seat.or_else(|| self.by_hint(proc, &held, &sockets, hint()?));
+        let seat = seat.or_else(|| self.among(proc, &held, &sockets, Some(ports)));
         // One that listens on a port that is not known to be a server's.
         let seat = seat.or_else(|| self.among(proc, &held, &sockets, None));
         if self.known.len() + self.vain.len() >= MOST_SEATS {
@@ -89,6 +113,29 @@ impl Seats {
                 None
             }
         }
+    }
+
+    fn among_rows(&self, sockets: &[(Holder, Inode)]) -> Option<(Holder, Inode, Tuple)> {
+        let row = |(holder, inode): &(Holder, Inode)| {
+            let mut rows = self.rows.values().flatten();
+            rows.find(|(known, _)| known == inode).map(|(_, tuple)| (*holder, *inode, *tuple))
+        };
+        sockets.iter().find_map(row)
+    }
+
+    /// Whoever claims a connection that the server does not hold is not believed.
+    fn by_hint(
+        &mut self,
+        proc: &Proc,
+        held: &Held,
+        sockets: &[(Holder, Inode)],
+        tuple: Tuple,
+    ) -> Option<(Holder, Inode, Tuple)> {
+        let is_elsewhere = self.is_elsewhere(proc, held);
+        let diag = self.diag.as_mut().filter(|_| !is_elsewhere)?;
+        let inode = diag.find(&tuple, 0, None).ok()??.socket.inode?;
+        let (holder, _) = sockets.iter().find(|(_, known)| *known == inode)?;
+        Some((*holder, inode, tuple))
     }
 
     fn among(
@@ -202,7 +249,7 @@ impl Seats {
         let mut origin = Origin {
             kind: Kind::Ssh,
             evidence: Some(Evidence::Socket),
-            inbound: Some(self.find(proc, &process, ports)?),
+            inbound: Some(self.find(proc, &process, ports, || None)?),
             server: Some(held.pid),
             ..Origin::default()
         };

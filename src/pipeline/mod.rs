@@ -343,6 +343,7 @@ impl Pipeline {
         if let Some(tally) = &space.tally {
             tally.set_listening(snapshot.listeners.iter().map(|listener| listener.tuple.local.port()));
         }
+        self.origins.learn(snapshot);
         let delta = self.table.take(snapshot, at);
         if delta.unaccepted {
             space.gate.note_accepted();

@@ -281,6 +281,7 @@ impl Pipeline {
         }
         self.tell_vanished(netns, at, told);
         self.table.forget_namespace(netns);
+        self.origins.forget(netns);
         if let Some(place) = self.spaces.iter().position(|space| space.netns == netns) {
             let gone = self.spaces.swap_remove(place);
             self.coverage.add_gone(&gone);
