@@ -166,7 +166,7 @@ impl Story<'_, '_> {
         let mut sentences = vec![format!("{when} an SSH connection came in {from} to {host}{port}.")];
         if let Some(entry) = self.forest.entry_of(conn) {
             if let Some(user) = entry.origin.and_then(|origin| self.text(origin.user)) {
-                sentences.push(format!("{} logged in by it.", capital(&user)));
+                sentences.push(format!("It is a login of {user}."));
             }
             sentences.extend(self.cause(entry));
             let led: Vec<_> = entry.hops.iter().map(|hop| self.destination(hop)).collect();

@@ -159,6 +159,7 @@ impl Log {
     /// A session that rides on a connection.
     pub fn ride(&mut self, at: f64, id: &str, more: &[Value]) {
         let mut fields = self.open[id].clone();
+        fields["portreeve"].as_object_mut().unwrap().remove("origin");
         more.iter().for_each(|more| merge(&mut fields, more));
         self.record(at, "session-multiplexed", &[fields]);
     }

@@ -2,7 +2,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
     clippy::cast_possible_truncation,
     reason = "a test may fail by panic, and writes the files it reads"
 )]
@@ -124,7 +123,8 @@ fn chain() -> [Log; 4] {
             login("deploy", two.0, two.1),
         ],
     );
-    db1.accept(40.02, three.0, three.1, &[]);
+    let last = db1.accept(40.02, three.0, three.1, &[]);
+    db1.close(700.01, &last, (3_400_000, 1_200));
     web1.close(700.0, &third, (1_200, 3_400_000));
     bastion.close(720.5, &second, (36_200, 4_104_600));
     bastion.close(725.0, &arrival, (40_000, 4_200_000));

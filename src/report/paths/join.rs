@@ -85,11 +85,15 @@ pub(crate) struct Entry<'m> {
 impl Entry<'_> {
     /// Remote end of the inbound connection.
     pub fn remote(&self) -> Option<SocketAddr> {
-        self.inbound.and_then(Conn::remote).or_else(|| self.origin.and_then(Origin::remote))
+        self.inbound.and_then(Conn::remote).or_else(|| self.ssh()?.remote())
     }
 
     pub fn remote_ip(&self) -> Option<IpAddr> {
-        self.remote().map(|end| end.ip()).or_else(|| self.origin.and_then(|origin| origin.ip))
+        self.remote().map(|end| end.ip()).or_else(|| self.ssh()?.ip)
+    }
+
+    fn ssh(&self) -> Option<&Origin> {
+        self.origin.filter(|_| self.kind == Kind::Ssh)
     }
 
     fn local(&self) -> Option<SocketAddr> {
@@ -178,6 +182,16 @@ impl<'m> Forest<'m> {
         let own = self.entry_of.get(&hop.id).copied();
         let riders = self.riders_of.get(&hop.id).into_iter().flatten();
         riders.map(move |(rider, number)| (*rider, Some(*number) != own))
+    }
+
+    /// Sessions of a login over connections that another login made.
+    pub fn riders_elsewhere<'e>(
+        &self,
+        entry: &'e Entry<'m>,
+    ) -> impl Iterator<Item = &'m Rider> + use<'e, 'm, '_> {
+        let own = entry.number;
+        let is_own = move |rider: &&Rider| self.entry_of.get(&rider.on) == Some(&own);
+        entry.riders.iter().copied().filter(move |rider| !is_own(rider))
     }
 
     /// Every entry of a way. Ways may be long: this goes no deeper into the stack than one call.

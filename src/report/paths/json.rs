@@ -1,6 +1,7 @@
 //! Ways as JSON: one object a line, hops within hops; portreeve(8) lists the members.
 //! Written piece by piece: a way may be deeper than any stack. Printable ASCII only, as the log is.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
@@ -86,6 +87,8 @@ fn entry_fields(forest: &Forest<'_>, entry: &Entry<'_>) -> Value {
     let origin = entry.origin;
     let login = entry.party.and_then(|party| party.who.login.or(party.who.name));
     let tty = origin.and_then(|origin| origin.tty).or_else(|| entry.party?.who.tty);
+    let over: BTreeSet<_> = forest.riders_elsewhere(entry).map(|rider| show_id(rider.on)).collect();
+    let over: Vec<_> = over.into_iter().collect();
     let maybe: Vec<_> = entry.maybe.iter().map(|hop| show_id(hop.id)).collect();
     object([
         ("kind", kind.into()),
@@ -98,6 +101,7 @@ fn entry_fields(forest: &Forest<'_>, entry: &Entry<'_>) -> Value {
         ("unit", text(names, entry.party.and_then(|party| party.unit))),
         ("id", entry.inbound.map_or(Value::Null, |conn| show_id(conn.id).into())),
         ("may_come_from", if maybe.is_empty() { Value::Null } else { maybe.into() }),
+        ("sessions_over", if over.is_empty() { Value::Null } else { over.into() }),
         ("circle", if entry.is_cut { true.into() } else { Value::Null }),
     ])
 }
@@ -108,7 +112,7 @@ fn hop_fields(forest: &Forest<'_>, hop: &Conn) -> Value {
         ("id", show_id(hop.id).into()),
         ("host", forest.model.host_name(forest.model.host_of(hop)).into()),
         ("start", hop.start.map_or(Value::Null, |at| rfc3339(at).into())),
-        ("seen", rfc3339(hop.began()).into()),
+        ("first_record", rfc3339(hop.first).into()),
         ("end", hop.end.map_or(Value::Null, |at| rfc3339(at).into())),
         ("duration_us", phrase::lasted(hop).map_or(Value::Null, Value::from)),
         ("reason", text(names, hop.reason)),

@@ -198,9 +198,7 @@ impl Graph {
     fn add_entry(&mut self, forest: &Forest<'_>, entry: &Entry<'_>) -> usize {
         let mut lines = vec![host(forest, entry.host)];
         lines.extend(phrase::entry_who(forest, entry));
-        if entry.kind != join::Kind::Ssh {
-            lines.push(phrase::entrance(forest, entry));
-        }
+        lines.extend(phrase::entrance(forest, entry));
         self.add(lines, true)
     }
 

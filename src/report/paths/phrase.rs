@@ -160,7 +160,7 @@ pub(crate) fn route(names: &Names, hop: &Conn) -> Option<String> {
         ("proxy_command", Some(target)) => Some(format!("a relay opened it, for ssh to {target}")),
         ("proxy_command", None) => Some("a relay opened it, for ssh".to_owned()),
         ("forwarded", _) => Some("the SSH server opened it for its client".to_owned()),
-        ("mux_master", _) => Some("shared by several sessions".to_owned()),
+        ("mux_master", _) => Some("several sessions may share it".to_owned()),
         ("other", _) => Some("not by an SSH client".to_owned()),
         _ => None,
     }
@@ -178,19 +178,18 @@ pub(crate) fn evidence(evidence: Option<&str>) -> Option<&'static str> {
     }
 }
 
-/// How somebody came onto a host: `local terminal`, `cron`, `backup.service`.
-pub(crate) fn entrance(forest: &Forest<'_>, entry: &Entry<'_>) -> String {
+/// How somebody came onto a host, where that is not by SSH: `at a local terminal`, `by cron`, `by backup.service`.
+pub(crate) fn entrance(forest: &Forest<'_>, entry: &Entry<'_>) -> Option<String> {
     let names = &forest.model.names;
     let unit = entry.party.and_then(|party| names.get(party.unit)).map(word);
-    match entry.kind {
-        Kind::Ssh => "by SSH".to_owned(),
+    Some(match entry.kind {
+        Kind::Ssh | Kind::Untold => return None,
         Kind::Terminal => "at a local terminal".to_owned(),
         Kind::Cron => "by cron".to_owned(),
         Kind::Service => unit.map_or_else(|| "by a service".to_owned(), |unit| format!("by {unit}")),
         Kind::Container => "in a container".to_owned(),
         Kind::Unknown => "from where is not known".to_owned(),
-        Kind::Untold => "from where is not told".to_owned(),
-    }
+    })
 }
 
 /// `alice@pts/3` of an entry, if anything is known.

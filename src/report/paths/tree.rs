@@ -33,8 +33,8 @@ pub(crate) fn write(forest: &Forest<'_>, root: usize, style: &Style, out: &mut d
         writeln!(out, "   {}", tree.paint(YELLOW, &line))?;
     }
     let mut waiting = Vec::new();
-    let tops: Vec<Item<'_>> = items(entry, None);
-    push(&mut waiting, tops, &String::new(), 0);
+    let tops: Vec<Item<'_>> = items(forest, entry);
+    push(&mut waiting, tops, "", 0);
     while let Some(branch) = waiting.pop() {
         let Branch { item, indent, depth, is_last } = branch;
         let (corner, below) =
@@ -42,12 +42,12 @@ pub(crate) fn write(forest: &Forest<'_>, root: usize, style: &Style, out: &mut d
         let hop = match item {
             Item::Hop(hop) => hop,
             Item::Rider(rider) => {
-                writeln!(out, "{indent}{corner}{}", tree.rider(rider, true))?;
+                let over = format!(" over {}", show_id(rider.on));
+                writeln!(out, "{indent}{corner}{}", tree.rider(rider, &over))?;
                 continue;
             }
         };
-        let mut next: Vec<Item<'_>> =
-            forest.arrivals(hop).flat_map(|entry| items(entry, Some(hop))).collect();
+        let mut next: Vec<Item<'_>> = forest.arrivals(hop).flat_map(|entry| items(forest, entry)).collect();
         next.sort_by_key(Item::at);
         let inner = if next.is_empty() { "   " } else { "\u{2502}  " };
         writeln!(out, "{indent}{corner}{}", tree.hop(hop, depth))?;
@@ -84,10 +84,9 @@ struct Branch<'m> {
 }
 
 /// What a login did: its hops, and its sessions over connections of others.
-fn items<'m>(entry: &Entry<'m>, _above: Option<&Conn>) -> Vec<Item<'m>> {
-    let is_own = |rider: &Rider| entry.hops.iter().any(|hop| hop.id == rider.on);
-    let riders = entry.riders.iter().filter(|rider| !is_own(rider)).map(|rider| Item::Rider(rider));
-    let mut items: Vec<Item<'m>> = entry.hops.iter().map(|hop| Item::Hop(hop)).chain(riders).collect();
+fn items<'m>(forest: &Forest<'m>, entry: &Entry<'m>) -> Vec<Item<'m>> {
+    let riders = forest.riders_elsewhere(entry).map(Item::Rider);
+    let mut items: Vec<Item<'m>> = entry.hops.iter().copied().map(Item::Hop).chain(riders).collect();
     items.sort_by_key(Item::at);
     items
 }
@@ -126,15 +125,17 @@ impl Tree<'_, '_> {
         let host = super::host(self.forest, entry.host);
         let (date, clock) = moment(entry.earliest, self.style);
         let who = phrase::entry_who(self.forest, entry);
-        let place = match (entry.remote(), entry.remote_ip()) {
-            (Some(remote), _) => format!("{remote} \u{2192} {}", self.paint(BOLD, &host)),
-            (None, Some(ip)) => format!("{ip} \u{2192} {}", self.paint(BOLD, &host)),
-            (None, None) => self.paint(BOLD, &host),
+        let host = self.paint(BOLD, &host);
+        let from = entry.remote().map(|end| end.to_string());
+        let place = match from.or_else(|| entry.remote_ip().map(|ip| ip.to_string())) {
+            Some(from) => format!("{from} (not in these logs) \u{2192} {host}"),
+            None => host,
         };
         let how = phrase::entrance(self.forest, entry);
-        let who = who.map_or(how.clone(), |who| format!("{who} {how}"));
-        let ending = entry.inbound.map(|conn| format!("  {}", self.ending(conn))).unwrap_or_default();
-        format!("{date} {clock}  {place}  {who}{ending}")
+        let who: Vec<String> = who.into_iter().chain(how).collect();
+        let ending = entry.inbound.map(|conn| self.ending(conn));
+        let columns = [Some(format!("{date} {clock}")), Some(place), Some(who.join(" ")), ending];
+        columns.into_iter().flatten().filter(|column| !column.is_empty()).collect::<Vec<_>>().join("  ")
     }
 
     /// What is to be minded about a root.
@@ -142,13 +143,11 @@ impl Tree<'_, '_> {
         let mut lines = Vec::new();
         if entry.is_cut {
             lines.push("the hops go round in a circle: shown from its earliest".to_owned());
-        } else if entry.remote_ip().is_some() && entry.maybe.is_empty() {
-            lines.push("what was before that is not in these logs".to_owned());
         }
         for hop in &entry.maybe {
             let host = super::host(self.forest, self.forest.model.host_of(hop));
             lines.push(format!(
-                "may go on from {host}, by {} at {}: it cannot be proved, the address was translated on the way",
+                "may come from {host}, by {} at {}: cannot be proved, the address was translated on the way",
                 show_id(hop.id),
                 self.time(hop.began())
             ));
@@ -192,27 +191,25 @@ impl Tree<'_, '_> {
             lines.push(self.paint(YELLOW, &notes.join("; ")));
         }
         for (rider, is_other) in self.forest.riders(hop) {
-            let other = if is_other { ", from another login" } else { "" };
-            lines.push(format!("+ {}{other}", self.rider(rider, false)));
+            lines.push(format!("+ {}", self.rider(rider, if is_other { ", of another login" } else { "" })));
         }
         for entry in self.forest.may_continue(hop) {
             let host = super::host(self.forest, entry.host);
             let from = end(entry.remote());
-            let line = format!("may go on from {host}, where {from} came in: it cannot be proved");
+            let line = format!("may go on from {host}, where {from} came in: cannot be proved");
             lines.push(self.paint(YELLOW, &line));
         }
         lines
     }
 
-    fn rider(&self, rider: &Rider, is_elsewhere: bool) -> String {
+    fn rider(&self, rider: &Rider, more: &str) -> String {
         let names = &self.forest.model.names;
         let who = phrase::who(names, &rider.party.who);
         let chain = phrase::chain(names, &rider.party);
-        let over = if is_elsewhere { format!(" over {}", show_id(rider.on)) } else { String::new() };
         let command =
             phrase::command(names, &rider.party).map(|line| format!("  {line}")).unwrap_or_default();
         let details = self.paint(DIM, &format!("{chain}{command}"));
-        format!("{}  session of {who}{over}  {details}", self.time(rider.at))
+        format!("{}  session of {who}{more}  {details}", self.time(rider.at))
     }
 
     /// One line that fits the terminal: first the id is cut, then the command.
