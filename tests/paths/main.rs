@@ -7,6 +7,7 @@
 )]
 
 mod builder;
+mod command;
 mod explained;
 mod joined;
 mod shown;

@@ -207,16 +207,18 @@ impl<'m> Forest<'m> {
     }
 }
 
+type Boot = Option<Name>;
+
 /// What hops of one login have in common.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
     Inbound(u128),
     Flow(Host, Community),
     Remote(Host, IpAddr, Option<u16>, Option<Name>, Option<Name>),
-    Session(Host, Kind, Option<Name>, Name),
-    Terminal(Host, Kind, Option<Name>, Name),
-    Unit(Host, Option<Name>, Name, Option<u32>),
-    Process(Host, Kind, Option<Name>, u32),
+    Session(Host, Kind, Option<Name>, Boot, Name),
+    Terminal(Host, Kind, Option<Name>, Boot, Name, Option<u32>),
+    Unit(Host, Option<Name>, Boot, Name, Option<u32>),
+    Process(Host, Kind, Option<Name>, Boot, u32),
     Alone(u128),
 }
 
@@ -265,8 +267,8 @@ struct Grouping<'m> {
     model: &'m Model,
     by_id: HashMap<(Host, u128), &'m Conn>,
     by_flow: HashMap<(Host, Community), Vec<&'m Conn>>,
-    /// Several where one tuple was used again by another SSH server process.
-    keys: HashMap<Key, Vec<usize>>,
+    /// The newest entry of each.
+    keys: HashMap<Key, usize>,
     entries: Vec<Entry<'m>>,
 }
 
@@ -319,10 +321,14 @@ impl<'m> Grouping<'m> {
         let tty = origin.and_then(|origin| origin.tty).or(who.tty);
         let leader = self.leader(kind, party);
         match (session, tty, party.unit, leader) {
-            (Some(session), ..) => Key::Session(host, kind, user, session),
-            (_, Some(tty), ..) if kind != Kind::Cron => Key::Terminal(host, kind, user, tty),
-            (_, _, Some(unit), leader) if kind == Kind::Service => Key::Unit(host, user, unit, leader),
-            (_, _, _, Some(pid)) => Key::Process(host, kind, user, pid),
+            (Some(session), ..) => Key::Session(host, kind, user, party.boot, session),
+            (_, Some(tty), _, leader) if kind != Kind::Cron => {
+                Key::Terminal(host, kind, user, party.boot, tty, leader)
+            }
+            (_, _, Some(unit), leader) if kind == Kind::Service => {
+                Key::Unit(host, user, party.boot, unit, leader)
+            }
+            (_, _, _, Some(pid)) => Key::Process(host, kind, user, party.boot, pid),
             _ => Key::Alone(id),
         }
     }
@@ -348,8 +354,9 @@ impl<'m> Grouping<'m> {
         at: Micros,
         server: Option<u32>,
     ) -> usize {
-        let known = self.keys.entry(key).or_default();
-        let newest = known.last().and_then(|number| self.entries.get_mut(*number));
+        let next = self.entries.len();
+        let number = self.keys.entry(key).or_insert(next);
+        let newest = self.entries.get_mut(*number);
         if let Some(entry) = newest {
             let is_same =
                 inbound.is_some() || server.is_none() || entry.server.is_none_or(|own| Some(own) == server);
@@ -359,9 +366,9 @@ impl<'m> Grouping<'m> {
                 return entry.number;
             }
         }
-        known.push(self.entries.len());
+        *number = next;
         self.entries.push(Entry {
-            number: self.entries.len(),
+            number: next,
             host,
             kind,
             inbound,
@@ -376,7 +383,7 @@ impl<'m> Grouping<'m> {
             is_cut: false,
             server,
         });
-        self.entries.len() - 1
+        next
     }
 }
 

@@ -180,6 +180,8 @@ pub(crate) struct Party {
     pub origin: Option<Box<Origin>>,
     pub ssh: Option<Box<Ssh>>,
     pub unit: Option<Name>,
+    /// Numbers of processes and sessions begin anew with each.
+    pub boot: Option<Name>,
 }
 
 /// A connection: a hop if it went out.
@@ -284,6 +286,12 @@ impl Model {
     pub fn ends_at(&self, host: Host) -> Option<Micros> {
         let own = self.last.iter().filter(|(number, _)| self.hosts.find(**number) == host.0);
         own.map(|(_, at)| *at).max()
+    }
+
+    /// Forgets what only further records would need.
+    pub fn finish(&mut self) {
+        (self.places, self.seen) = (HashMap::new(), HashSet::new());
+        self.conns.shrink_to_fit();
     }
 
     /// Takes a record in. What is about no connection and no gap is left.
@@ -469,6 +477,8 @@ impl Conn {
 impl Party {
     fn take(record: &Record<'_>, names: &mut Names) -> Party {
         let mut party = Party { who: Who::take(record, names), ..Party::default() };
+        let boot = record.host.as_ref().and_then(|host| host.boot.as_ref()?.id.as_ref());
+        party.boot = names.keep_word(boot);
         party.unit = names.keep_word(record.service.as_ref().and_then(|service| service.name.as_ref()));
         let process = record.process.as_ref();
         let fields = record.portreeve.as_ref();
@@ -495,9 +505,11 @@ impl Party {
 
     /// Takes over what another record of the same connection knows better.
     fn complete(&mut self, other: Party) {
-        let rank = |party: &Party| party.origin.as_ref().map_or(u8::MAX, |origin| origin.rank);
-        if rank(&other) < rank(self) {
-            self.origin = other.origin;
+        let rank = |origin: Option<&Origin>| origin.map_or(u8::MAX, |origin| origin.rank);
+        match (&mut self.origin, other.origin) {
+            (Some(own), Some(other)) if own.rank == other.rank => own.complete(&other),
+            (own, other) if rank(other.as_deref()) < rank(own.as_deref()) => *own = other,
+            _ => {}
         }
         match (&mut self.ssh, other.ssh) {
             (Some(own), Some(other)) => {
@@ -566,6 +578,21 @@ impl Origin {
             evidence: names.keep_word(fields.evidence.as_ref()),
             rank,
         }
+    }
+}
+
+impl Origin {
+    /// Takes over what another record of the same evidence knows more.
+    fn complete(&mut self, other: &Origin) {
+        fill(&mut self.ip, other.ip);
+        fill(&mut self.port, other.port);
+        fill(&mut self.local, other.local);
+        fill(&mut self.community, other.community);
+        fill(&mut self.user, other.user);
+        fill(&mut self.tty, other.tty);
+        fill(&mut self.session, other.session);
+        fill(&mut self.sshd_pid, other.sshd_pid);
+        fill(&mut self.inbound, other.inbound);
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn read(logs: &Logs, say: &mut dyn FnMut(&Notice)) -> Result<Read, Pa
         read_log(log, &mut read.model, &mut |notice| note(&mut failures, notice));
     }
     read.failures = failures;
+    read.model.finish();
     Ok(read)
 }
 
