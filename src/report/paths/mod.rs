@@ -53,7 +53,7 @@ pub enum Format {
 
 /// Reads the logs and prints each way into `out`; says through `say` what cannot be read.
 ///
-/// Keeps every connection of the logs in memory, a few hundred bytes each, because any record may be the one that
+/// Keeps every connection of the logs in memory, about 1.1 kB each (measured: 536 MiB for 500,000), because any record may be the one that
 /// joins two hosts.
 ///
 /// # Errors
