@@ -321,7 +321,7 @@ impl Story<'_, '_> {
         let names = &self.forest.model.names;
         let lasted = phrase::lasted(conn).map(long);
         let about = if is_bytes_sure(conn) { "" } else { "about " };
-        let carried = match (conn.sent, conn.received) {
+        let carried = match (conn.bytes_out(), conn.bytes_in()) {
             (Some(sent), Some(received)) => {
                 Some(format!("carried {about}{} out and {} in", bytes(sent), bytes(received)))
             }
@@ -431,7 +431,7 @@ impl Story<'_, '_> {
             let later = self.text(Some(later.name)).unwrap_or_default();
             doubts.push(format!("In the end another process held it, {later}."));
         }
-        if conn.sent.is_some() && !is_bytes_sure(conn) {
+        if conn.bytes_out().is_some() && !is_bytes_sure(conn) {
             doubts.push("The amounts are those of the last look before its end.".to_owned());
         }
         if conn.end.is_some() && conn.is_end_exact == Some(false) {
@@ -487,9 +487,13 @@ fn unknown_owner(reason: Option<&str>) -> String {
 fn proof(evidence: Option<&str>) -> &'static str {
     match evidence {
         Some("socket") => ", which is proved by the socket that the SSH server of this login holds",
-        Some("audit_session") => ", which the kernel's audit session tells",
-        Some("cgroup_session") => ", which the session's control group tells",
-        Some("remembered") => ", which was seen earlier, while the SSH server of this login still ran",
+        Some("audit_session") => {
+            ", as its audit session tells, which is that of a login whose connection was seen"
+        }
+        Some("cgroup_session") => {
+            ", as its control group tells, which is that of a login whose connection was seen"
+        }
+        Some("remembered") => ", as is remembered of the process that led its session",
         Some("title") => ", which only the title of the SSH server says",
         Some("environment") => {
             ", which only the environment of the process says, and that can be set at will"

@@ -98,12 +98,15 @@ fn an_attempt_is_no_connection() {
 #[test]
 fn hearsay_is_told_as_hearsay() {
     for (evidence, words) in [
-        ("audit_session", "from 198.51.100.7, which the kernel's audit session tells)"),
-        ("cgroup_session", "from 198.51.100.7, which the session's control group tells)"),
         (
-            "remembered",
-            "from 198.51.100.7, which was seen earlier, while the SSH server of this login still ran)",
+            "audit_session",
+            "from 198.51.100.7, as its audit session tells, which is that of a login whose connection was seen)",
         ),
+        (
+            "cgroup_session",
+            "from 198.51.100.7, as its control group tells, which is that of a login whose connection was seen)",
+        ),
+        ("remembered", "from 198.51.100.7, as is remembered of the process that led its session)"),
         ("title", "from 198.51.100.7, which only the title of the SSH server says)"),
         (
             "environment",
@@ -172,7 +175,7 @@ fn an_inbound_connection_has_a_story_too() {
             "On 2026-11-20 at 20:00:01 an SSH connection came in from 192.0.2.10 (port 50122) to bastion, port 22. It is a \
              login of alice. That login came from laptop, where alice made the connection {first}. Two connections \
              went on from there, to web1 (10.0.0.5, port 22) and web2 (10.0.0.6, port 22). It lasted 12 minutes and 3 \
-             seconds and carried 40.0 kB out and 4.2 MB in. It ended in order.\n"
+             seconds and carried 4.2 MB out and 40.0 kB in. It ended in order.\n"
         )
     );
 }

@@ -201,8 +201,9 @@ pub(crate) struct Conn {
     pub destination: Option<SocketAddr>,
     pub domain: Option<Name>,
     pub community: Option<Community>,
-    pub sent: Option<u64>,
-    pub received: Option<u64>,
+    /// By the end that connected.
+    sent: Option<u64>,
+    received: Option<u64>,
     pub is_bytes_exact: Option<bool>,
     pub is_end_exact: Option<bool>,
     pub reason: Option<Name>,
@@ -221,6 +222,16 @@ impl Conn {
     /// When it began, as far as it is known.
     pub fn began(&self) -> Micros {
         self.start.unwrap_or(self.first)
+    }
+
+    /// Payload that our end sent.
+    pub fn bytes_out(&self) -> Option<u64> {
+        if self.is_inbound { self.received } else { self.sent }
+    }
+
+    /// Payload that our end received.
+    pub fn bytes_in(&self) -> Option<u64> {
+        if self.is_inbound { self.sent } else { self.received }
     }
 
     /// Our end.

@@ -116,7 +116,7 @@ pub(crate) fn lasted(hop: &Conn) -> Option<u64> {
 
 /// `3.6 kB out, 4.6 kB in`.
 pub(crate) fn volume(hop: &Conn) -> Option<String> {
-    match (hop.sent, hop.received) {
+    match (hop.bytes_out(), hop.bytes_in()) {
         (Some(sent), Some(received)) => Some(format!("{} out, {} in", bytes(sent), bytes(received))),
         (None, Some(received)) => Some(format!("{} in", bytes(received))),
         (Some(sent), None) => Some(format!("{} out", bytes(sent))),
@@ -136,7 +136,7 @@ pub(crate) fn notes(forest: &Forest<'_>, hop: &Conn) -> Vec<String> {
         Some("start") => notes.push("it stood before the watch".to_owned()),
         _ => {}
     }
-    if hop.is_bytes_exact == Some(false) && hop.sent.is_some() && !is_nearly_exact(hop) {
+    if hop.is_bytes_exact == Some(false) && hop.bytes_out().is_some() && !is_nearly_exact(hop) {
         notes.push("bytes as of the last look".to_owned());
     }
     if let Some(later) = hop.later_owner {
@@ -171,7 +171,7 @@ pub(crate) fn evidence(evidence: Option<&str>) -> Option<&'static str> {
     match evidence? {
         "audit_session" => Some("login known by its audit session"),
         "cgroup_session" => Some("login known by its control group"),
-        "remembered" => Some("login known from memory, its server is gone"),
+        "remembered" => Some("login known from memory"),
         "title" => Some("login known by its server's title alone"),
         "environment" => Some("login known by the environment alone"),
         _ => None,
