@@ -231,7 +231,8 @@ impl Story<'_, '_> {
                 None => "in a service".to_owned(),
             },
             Some("container") => "in a container".to_owned(),
-            Some(_) => format!("logged in{login}, and from where is not known"),
+            Some(_) if is_other_login(names, own) => format!("logged in{login}, and from where is not known"),
+            Some(_) => "where the login came from is not known".to_owned(),
             None if is_other_login(names, own) => format!("logged in{login}"),
             None => return None,
         })
@@ -243,11 +244,9 @@ impl Story<'_, '_> {
         match (phrase::destination_name(self.forest, conn), end) {
             (Some(name), Some((ip, port))) => format!("{name} ({ip}, port {port})"),
             (Some(name), None) => name,
-            (None, Some((ip, port))) => format!("{ip}, port {port},"),
+            (None, Some((ip, port))) => format!("{ip} (port {port})"),
             (None, None) => "an unknown address".to_owned(),
         }
-        .trim_end_matches(',')
-        .to_owned()
     }
 
     /// ` with ssh, started by bash, which git started`
@@ -257,7 +256,8 @@ impl Story<'_, '_> {
         let mut chain = party.chain.iter().filter(|link| link.pid != 1 || party.chain.len() == 1);
         let Some(owner) = chain.next() else { return String::new() };
         let mut text = format!(" with {}", name(owner));
-        if let Some(parent) = chain.next() {
+        // ssh starts itself for the first leg of a jump, sshd for each session.
+        if let Some(parent) = chain.find(|link| link.name != owner.name) {
             text.push_str(&format!(", started by {}", name(parent)));
         }
         let tool = party.ssh.as_ref().and_then(|ssh| self.text(ssh.tool));

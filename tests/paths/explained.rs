@@ -78,7 +78,7 @@ fn what_was_not_seen_is_said() {
     assert_eq!(
         tell(&[&log], &id),
         "At an unknown time, at the latest on 2026-11-20 at 20:05:38 the user with the number 1001 connected from \
-         bastion to 203.0.113.7, port 22. It was still open when the log of bastion ends, on 2026-11-20 at 20:05:39. \
+         bastion to 203.0.113.7 (port 22). It was still open when the log of bastion ends, on 2026-11-20 at 20:05:39. \
          Which process made it is not known: its process was gone before it could be read. Only its end was seen, not \
          its beginning. In its time notices of the kernel were lost for 39.0 seconds, so something about it may be \
          missing.\n"
@@ -127,7 +127,7 @@ fn where_nobody_logged_in_by_ssh_that_is_told() {
         ("cron", "alice (in a job of cron) connected"),
         ("service", "alice (in the service sync.service) connected"),
         ("container", "alice (in a container) connected"),
-        ("unknown", "alice (logged in as alice, and from where is not known) connected"),
+        ("unknown", "alice (where the login came from is not known) connected"),
     ] {
         let mut log = Log::new("bastion");
         let unit = json!({ "service": { "name": "sync.service" } });

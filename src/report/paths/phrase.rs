@@ -188,7 +188,7 @@ pub(crate) fn entrance(forest: &Forest<'_>, entry: &Entry<'_>) -> Option<String>
         Kind::Cron => "by cron".to_owned(),
         Kind::Service => unit.map_or_else(|| "by a service".to_owned(), |unit| format!("by {unit}")),
         Kind::Container => "in a container".to_owned(),
-        Kind::Unknown => "from where is not known".to_owned(),
+        Kind::Unknown => "(from where is not known)".to_owned(),
     })
 }
 
