@@ -251,6 +251,8 @@ pub enum Seen {
     TimeWait,
     /// Its SYN was seen on its way out.
     Syn,
+    /// The same, as a rule of the firewall logged it.
+    Nflog,
     /// Only the kernel's notice of its end was seen.
     Destroy,
 }
@@ -264,6 +266,7 @@ impl Seen {
             Self::Start => "start",
             Self::TimeWait => "time_wait",
             Self::Syn => "syn",
+            Self::Nflog => "nflog",
             Self::Destroy => "destroy",
         }
     }
@@ -271,14 +274,14 @@ impl Seen {
     /// From what `name` gives.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Destroy];
+        let all = [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Nflog, Self::Destroy];
         all.into_iter().find(|seen| seen.name() == name)
     }
 
     /// True if first sight was the beginning, but for the time between two looks.
     #[must_use]
     pub fn tells_start(self) -> bool {
-        matches!(self, Self::Poll | Self::Syn)
+        matches!(self, Self::Poll | Self::Syn | Self::Nflog)
     }
 }
 

@@ -46,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod logger;
+pub mod rule;
 pub mod selftest;
 pub mod signals;
 

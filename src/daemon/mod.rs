@@ -236,9 +236,9 @@ impl Daemon {
         let (choice, off) =
             self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
         let wanted = self.settings.events.kinds();
-        let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
+        let state = |kind: Kind| match off.iter().find(|(of, _)| of.name() == kind.name()) {
             Some((_, why)) => format!("off: {why}"),
-            None if wanted.contains(&kind) => "on".to_owned(),
+            None if wanted.iter().any(|of| of.name() == kind.name()) => "on".to_owned(),
             None => "off: not asked for".to_owned(),
         };
         let mut warnings = view.warnings;

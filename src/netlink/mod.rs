@@ -1,4 +1,5 @@
-//! Netlink: the kernel's TCP table by sock_diag, its notices of the ends of sockets, and its notices of processes.
+//! Netlink: the kernel's TCP table by sock_diag, its notices of the ends of sockets and of processes, and the packets
+//! that its firewall logs.
 //!
 //! Says what the kernel says: knows no port by its meaning, no direction and no connection. A socket works in the
 //! network namespace of the thread that opened it, for good, and keeps that namespace in existence.
@@ -8,6 +9,7 @@ mod connector;
 mod destroy;
 mod diag;
 mod filter;
+mod nflog;
 mod unix;
 
 use std::fmt;
@@ -25,6 +27,7 @@ pub use connector::{ProcessNotice, ProcessNotices, parse_processes};
 pub use destroy::{DestroyNotices, Destroyed, parse_ends};
 pub use diag::{Diag, Dump, Sight, parse_sights, states};
 pub use filter::{Clause, Filter};
+pub use nflog::{Logged, LoggedPackets, Taken, parse_logged};
 pub use unix::{UnixDiag, UnixSocket};
 
 /// What the kernel refused, or answered with nonsense.
@@ -44,6 +47,12 @@ impl NetlinkError {
     pub fn is_unsupported(&self) -> bool {
         let never = [Errno::OPNOTSUPP, Errno::NOENT, Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::PERM];
         never.iter().any(|errno| Some(errno.raw_os_error()) == self.source.raw_os_error())
+    }
+
+    /// True if another program has what only one may have.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        Some(Errno::BUSY.raw_os_error()) == self.source.raw_os_error()
     }
 
     /// True if it is the privilege that is missing.

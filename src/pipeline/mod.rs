@@ -119,7 +119,9 @@ pub struct Pipeline {
     syns: HashMap<(Netns, Tuple), observe::Syn>,
     /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
     /// those of connections that were over by then: of these a notice tells.
-    overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
+    overtaken: HashMap<(Netns, Tuple), (observe::Syn, u32)>,
+    /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
+    syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -185,6 +187,7 @@ impl Pipeline {
             told_by_end: HashMap::new(),
             syns: HashMap::new(),
             overtaken: HashMap::new(),
+            syns_told: HashMap::new(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),

@@ -85,6 +85,11 @@ impl Namespace {
         self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
     }
 
+    /// True if SYNs are told, of all watched ports or of those that somebody's rule names.
+    pub fn hears_syns(&self) -> bool {
+        self.on.iter().any(|kind| kind.tells_syns())
+    }
+
     /// True while what was lost may show in TIME_WAIT.
     pub fn is_doubtful(&self, at: Duration) -> bool {
         at < self.doubtful_until

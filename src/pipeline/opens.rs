@@ -14,7 +14,6 @@ use crate::connection::{
 use crate::event::{Ending, Event, What};
 use crate::proc::{Depth, Held, Proc};
 use crate::process::{Attribution, Reason};
-use crate::source::Kind;
 use crate::source::selection::Known;
 use crate::ssh;
 use crate::table::Delta;
@@ -173,7 +172,7 @@ impl Pipeline {
 
     /// The SYN of a connection that a table has told of may still come.
     fn expect_syn(&mut self, space: &Namespace, key: &Key, seen: Seen, at: Moment) {
-        if seen == Seen::Poll && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_EXPECTED {
+        if seen == Seen::Poll && space.hears_syns() && self.told_by_end.len() < MOST_EXPECTED {
             self.told_by_end.insert((key.netns, key.tuple), at);
         }
     }
@@ -300,13 +299,7 @@ impl Pipeline {
             return;
         };
         let owner = connection.attribution.owner();
-        let known = Known {
-            remote: connection.tuple.remote,
-            uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
-            user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
-            executable: owner.and_then(|owner| owner.executable.as_deref()),
-        };
-        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known);
+        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known(&connection));
         let Some(entry) = self.table.get_mut(&key) else { return };
         entry.told = is_told;
         if is_told {
@@ -506,9 +499,8 @@ impl Pipeline {
         for socket in &delta.passed {
             let gone = socket.timewait_left.map_or(Duration::ZERO, |left| TIME_WAIT.saturating_sub(left));
             let syn = self.syn_of(space.netns, socket.tuple);
-            let seen = if syn.is_some() { Seen::Syn } else { Seen::TimeWait };
             let place = (space.netns, socket.tuple);
-            let connection = self.passing(place, seen, syn.unwrap_or(at), at);
+            let connection = self.passing(place, syn, Seen::TimeWait, at);
             let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
             let ending = Ending {
                 reason: CloseReason::Closed,
@@ -520,6 +512,17 @@ impl Pipeline {
             };
             self.tell_pair(connection, ending, at, told);
         }
+    }
+}
+
+/// What a filter may judge a connection by.
+pub(super) fn known(connection: &Connection) -> Known<'_> {
+    let owner = connection.attribution.owner();
+    Known {
+        remote: connection.tuple.remote,
+        uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
+        user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
+        executable: owner.and_then(|owner| owner.executable.as_deref()),
     }
 }
 

@@ -40,12 +40,16 @@ pub enum Observation {
     },
     /// A SYN left for a watched port. Whether a socket stands behind it is not known.
     Syn {
+        /// Which kind of source told it.
+        kind: Kind,
         /// Where.
         netns: Netns,
         /// Its ends.
         tuple: Tuple,
         /// Network device that it left through.
         device: u32,
+        /// Who opened the socket behind it, where that is told.
+        uid: Option<u32>,
     },
     /// Something happened to a process.
     Process(ProcessNotice),
@@ -75,9 +79,8 @@ impl Observation {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Destroyed { .. } => Kind::Destroy,
-            Self::Syn { .. } => Kind::Syn,
             Self::Process(_) => Kind::Proc,
-            Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
+            Self::Syn { kind, .. } | Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
 }
@@ -272,7 +275,8 @@ impl Events {
         room.sockets.sort_by_key(|socket| match socket.kind() {
             Kind::Destroy => 0,
             Kind::Syn => 1,
-            Kind::Proc => 2,
+            Kind::Nflog(_) => 2,
+            Kind::Proc => 3,
         });
         rooms.open.insert(number, room);
     }

@@ -13,7 +13,7 @@ use super::Kind;
 use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
 use crate::connection::Netns;
-use crate::netlink::{DestroyNotices, Diag, NetlinkError, ProcessNotices};
+use crate::netlink::{DestroyNotices, Diag, Logged, LoggedPackets, NetlinkError, ProcessNotices};
 use crate::packet::{Syn, SynTap};
 
 /// One source.
@@ -21,6 +21,7 @@ use crate::packet::{Syn, SynTap};
 pub(super) enum Socket {
     Destroy(DestroyNotices),
     Syn(SynTap),
+    Nflog(u16, LoggedPackets),
     Proc(ProcessNotices),
 }
 
@@ -29,6 +30,7 @@ impl Socket {
         match self {
             Self::Destroy(_) => Kind::Destroy,
             Self::Syn(_) => Kind::Syn,
+            Self::Nflog(group, _) => Kind::Nflog(*group),
             Self::Proc(_) => Kind::Proc,
         }
     }
@@ -62,10 +64,22 @@ impl Socket {
             Self::Syn(tap) => {
                 let received = tap.receive(BATCH, |Syn { tuple, device }| {
                     let tell = watched.contains(tuple.remote.port());
-                    batch.extend(tell.then_some(Observation::Syn { netns, tuple, device }));
+                    batch.extend(tell.then_some(Observation::Syn { kind, netns, tuple, device, uid: None }));
                 });
                 let received = received.map_err(|error| format!("cannot receive packets: {error}"))?;
                 (received.lost > 0).then_some(Some(received.lost))
+            }
+            Self::Nflog(_, packets) => {
+                let received = packets.receive(BATCH, |Logged { tuple, device, uid }| {
+                    let tell = watched.contains(tuple.remote.port());
+                    batch.extend(tell.then_some(Observation::Syn { kind, netns, tuple, device, uid }));
+                });
+                let received = received.map_err(|error| reason(&error))?;
+                match (received.lost, received.overflowed) {
+                    (0, false) => None,
+                    (0, true) => Some(None),
+                    (lost, _) => Some(Some(lost)),
+                }
             }
             Self::Proc(notices) => {
                 let received = notices.receive(BATCH, |notice| batch.push(Observation::Process(notice)));
@@ -83,6 +97,7 @@ impl AsFd for Socket {
         match self {
             Self::Destroy(notices) => notices.as_fd(),
             Self::Syn(tap) => tap.as_fd(),
+            Self::Nflog(_, packets) => packets.as_fd(),
             Self::Proc(notices) => notices.as_fd(),
         }
     }
@@ -113,6 +128,15 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
                 _ => format!("cannot open a packet socket: {error}"),
             }
         }),
+        Kind::Nflog(group) => match LoggedPackets::bind(group) {
+            Ok(packets) => Ok(Socket::Nflog(group, packets)),
+            Err(error) if error.is_denied() => Err("needs CAP_NET_ADMIN".to_owned()),
+            Err(error) if error.is_taken() => Err(format!("another program listens to group {group}")),
+            Err(error) if error.is_unsupported() => {
+                Err(format!("{error}: this kernel has no module for it (nfnetlink_log)"))
+            }
+            Err(error) => Err(reason(&error)),
+        },
         Kind::Proc => {
             ProcessNotices::subscribe().map(Socket::Proc).map_err(|error| match error.is_denied() {
                 true => "needs CAP_NET_ADMIN and the machine's first namespaces".to_owned(),

@@ -101,9 +101,9 @@ pub fn events() -> Vec<Event> {
 /// Every way to be seen first. A new one breaks the build here.
 fn sights() -> Vec<&'static str> {
     let name = |seen: Seen| match seen {
-        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Destroy => seen.name(),
+        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Nflog | Seen::Destroy => seen.name(),
     };
-    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy].map(name).to_vec()
+    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Nflog, Seen::Destroy].map(name).to_vec()
 }
 
 /// Every reason to name nobody, likewise.
