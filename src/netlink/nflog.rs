@@ -57,7 +57,7 @@ const MESSAGE: u32 = 1024;
 const THRESHOLD: u32 = 1;
 /// And if it did, no longer than this, in hundredths of a second.
 const TIMEOUT: u32 = 1;
-/// Room for some 6,000 packets.
+/// Room for 10,000 packets, of 832 bytes each.
 const BUFFER: usize = 4 << 20;
 
 /// A SYN that a rule logged.

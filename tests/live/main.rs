@@ -22,6 +22,7 @@ mod direction;
 mod ending;
 mod logfile;
 mod namespaces;
+mod nflog;
 mod notices;
 mod pipe;
 mod privilege;

@@ -113,7 +113,7 @@ fn packets_that_find_no_room_are_counted_one_by_one() {
         let (told, then) = taken(&mut packets);
         assert_eq!(told.iter().map(ends).collect::<Vec<_>>(), [last]);
         // One of them was told already by the overflow.
-        assert_eq!((then.lost as usize + 1 + held.len(), then.overflowed), (100, false), "{then:?}");
+        assert_eq!((then.lost + 1 + held.len() as u64, then.overflowed), (100, false), "{then:?}");
     });
 }
 
