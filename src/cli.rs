@@ -57,7 +57,7 @@ pub enum Command {
     Seal(SealArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
-    /// Print rules of the firewall that a source needs; adds none
+    /// Print rules of the firewall or of audit that a source needs; adds none
     Rule(RuleArgs),
     /// Print a completion script
     Completions {
@@ -99,10 +99,13 @@ pub struct Options {
     /// Where the kernel's TCP table is read from: procfs, netlink or auto [default: auto, the cheaper one]
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceChoice>,
-    /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,proc, none or auto
+    /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,audit,proc, none or auto
     /// [default: auto, destroy and where permitted syn]
     #[arg(long, value_name = "LIST")]
     pub events: Option<EventChoice>,
+    /// Read audit records from this file or pipe of auditd, not from the kernel; turns audit on
+    #[arg(long, value_name = "PATH")]
+    pub audit_log: Option<PathBuf>,
     /// Network namespaces: all that hold a process, or own [default: all]
     #[arg(long, value_name = "WHICH")]
     pub netns: Option<NetnsChoice>,
@@ -325,6 +328,8 @@ pub enum RuleAction {
         #[arg(long)]
         iptables: bool,
     },
+    /// For auditctl or rules.d: record each connect to an address of the internet
+    Audit,
 }
 
 /// Where the TCP table is read from.

@@ -57,7 +57,7 @@ pub struct Netns(pub u64);
 /// Both ends of a TCP socket; IPv4-mapped IPv6 addresses are folded to IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
-    /// Our end.
+    /// Our end. Port 0: only an audit record told of it, which does not say.
     pub local: SocketAddr,
     /// The other end; port 0 for a listener.
     pub remote: SocketAddr,
@@ -253,6 +253,8 @@ pub enum Seen {
     Syn,
     /// The same, as a rule of the firewall logged it.
     Nflog,
+    /// An audit record told that somebody asked for it.
+    Audit,
     /// Only the kernel's notice of its end was seen.
     Destroy,
 }
@@ -267,6 +269,7 @@ impl Seen {
             Self::TimeWait => "time_wait",
             Self::Syn => "syn",
             Self::Nflog => "nflog",
+            Self::Audit => "audit",
             Self::Destroy => "destroy",
         }
     }
@@ -274,14 +277,15 @@ impl Seen {
     /// From what `name` gives.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Nflog, Self::Destroy];
+        let all =
+            [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Nflog, Self::Audit, Self::Destroy];
         all.into_iter().find(|seen| seen.name() == name)
     }
 
     /// True if first sight was the beginning, but for the time between two looks.
     #[must_use]
     pub fn tells_start(self) -> bool {
-        matches!(self, Self::Poll | Self::Syn | Self::Nflog)
+        matches!(self, Self::Poll | Self::Syn | Self::Nflog | Self::Audit)
     }
 }
 

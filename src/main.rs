@@ -198,7 +198,7 @@ fn style(color: When, utc: bool, terminal: bool) -> Style {
 }
 
 fn rules(action: RuleAction) -> String {
-    let RuleAction::Nflog { group, ports, iptables } = action;
+    let RuleAction::Nflog { group, ports, iptables } = action else { return rule::audit() };
     let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.ports);
     let ports = ports.or_else(configured).unwrap_or_else(PortSet::ssh);
     if iptables { rule::iptables(&ports, group) } else { rule::nft(&ports, group) }

@@ -1,4 +1,4 @@
-//! Rules for the firewall that whoever administers the machine may add: texts, each with what takes it away again.
+//! Rules for the firewall and for audit that whoever administers the machine may add: texts, each with what takes it away again.
 //!
 //! Pure. Nothing here is ever carried out by this program.
 
@@ -71,6 +71,45 @@ done
 ",
     );
     text
+}
+
+/// For `auditctl -R` or `/etc/audit/rules.d`: records each call that asks for a connection to an address of the internet.
+///
+/// Not by the length of the address or what the call answers, as rules of this kind mostly do: the length is the caller's
+/// to choose, 16 leaves out IPv6, and 0 every call that does not wait.
+#[must_use]
+pub fn audit() -> String {
+    let mut rules = String::new();
+    let calls = [
+        ("b64", "-S connect"),
+        ("b32", "-S connect"),
+        // Old 32-bit programs make all calls about sockets by one, of which the first argument says which.
+        ("b32", "-S socketcall -F a0=3"),
+    ];
+    for (arch, call) in calls {
+        for family in [2, 10] {
+            let _ = writeln!(
+                rules,
+                "-a always,exit -F arch={arch} {call} -F saddr_fam={family} -F key=portreeve"
+            );
+        }
+    }
+    format!(
+        "\
+## Records each connect(2) to an IPv4 or IPv6 address, for `portreeve --events audit` or `portreeve --audit-log PATH`.
+## To add them, until the machine is started anew:
+##   portreeve rule audit > /run/portreeve.rules && auditctl -R /run/portreeve.rules
+## for good, where auditd runs:
+##   portreeve rule audit > /etc/audit/rules.d/portreeve.rules && augenrules --load
+## To remove them:
+##   auditctl -D -k portreeve
+## What they cost: any rule about calls costs every call of every process some 150 ns as long as it is there, and 100 ns
+## more until the machine is started anew if audit was never on before.
+## Where auditd does not run, audit must be on (auditctl -e 1), and each record goes to the kernel's own log as well.
+## They need Linux 5.3 and audit 3.0. They record calls to all ports, and of datagram sockets too: audit cannot tell them
+## apart. Connections by TCP Fast Open (sendto) and by io_uring are not among them.
+{rules}"
+    )
 }
 
 /// The ranges in order, none of them touching another: the firewall takes no two that do.

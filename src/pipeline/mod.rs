@@ -3,6 +3,7 @@
 //! Decides when the tables are read, what a snapshot means, and what is told of it. Reads no clock, waits for nothing
 //! and writes nowhere: moments, ids and names are given, records come out.
 
+mod audited;
 mod coverage;
 mod descriptors;
 mod ends;
@@ -33,6 +34,7 @@ use crate::source::poll::{Reading, Source, Wanted as Rows};
 use crate::source::{Events, Selection};
 use crate::table::Table;
 
+use audited::Audited;
 use coverage::Collected;
 use descriptors::Counted;
 use namespace::Namespace;
@@ -122,6 +124,7 @@ pub struct Pipeline {
     overtaken: HashMap<(Netns, Tuple), (observe::Syn, u32)>,
     /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
     syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
+    audited: Audited,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -188,6 +191,7 @@ impl Pipeline {
             syns: HashMap::new(),
             overtaken: HashMap::new(),
             syns_told: HashMap::new(),
+            audited: Audited::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),
@@ -221,6 +225,7 @@ impl Pipeline {
         }
         self.tell_waited(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
+        self.settle_audited(proc, at, false, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

@@ -136,6 +136,9 @@ impl Pipeline {
         self.events = events;
         self.follows_all = all_namespaces;
         let mut entered = self.events.as_ref().map(|events| events.enter(self.own, None));
+        if let Some(entered) = &mut entered {
+            self.leave_out_audit(proc, entered);
+        }
         let off = entered.as_mut().map(|entered| std::mem::take(&mut entered.off)).unwrap_or_default();
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
@@ -156,6 +159,18 @@ impl Pipeline {
         self.find_namespaces(proc, at, &mut told);
         self.untold.extend(told);
         (choice, off)
+    }
+
+    /// The kernel lets whoever may listen to its audit records anywhere, and gives them in its first namespace alone.
+    fn leave_out_audit(&self, proc: &Proc, entered: &mut Entered) {
+        let is_file = self.events.as_ref().is_some_and(|events| events.reads_audit_log());
+        let first = proc.netns_of("1").unwrap_or(self.own);
+        if !is_file && first != self.own && entered.on.contains(&Kind::Audit) {
+            entered.on.retain(|kind| *kind != Kind::Audit);
+            let why =
+                "the kernel gives audit records in the machine's first network namespace alone".to_owned();
+            entered.off.push((Kind::Audit, why));
+        }
     }
 
     fn choose_source(&self, proc: &Proc, own: &mut Namespace, unavailable: Option<String>) -> Choice {

@@ -67,6 +67,9 @@ impl Pipeline {
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
+                Observation::Connect(connect) => {
+                    self.take_connect(proc, &mut spaces, *connect, at, &mut told)
+                }
                 Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = of(&mut spaces, netns) {
@@ -119,7 +122,7 @@ impl Pipeline {
             space.balance.whole = false;
         }
         space.balance.syns_whole &= kind != Kind::Syn;
-        if kind != Kind::Proc {
+        if !matches!(kind, Kind::Proc | Kind::Audit) {
             space.doubt(at.boot);
         }
         self.totals.notices_lost += count.unwrap_or(1);
@@ -509,17 +512,30 @@ impl Pipeline {
         if !self.is_chosen(&connection) {
             return;
         }
-        let connection = Arc::new(connection);
         if !ending.exact {
             // What is left of a socket bears another cookie.
             self.expect_notice((connection.netns, connection.tuple), None, at);
         }
+        if let Some((connection, ending)) = self.let_wait(connection, ending, at) {
+            self.tell_both(connection, ending, at, told);
+        }
+    }
+
+    /// Tells its open and its close, unless a filter proves that it is not wanted.
+    pub(super) fn tell_both(
+        &mut self,
+        connection: Connection,
+        ending: Ending,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         if !self.select.filter.admits(&known(&connection)) {
             return;
         }
+        let connection = Arc::new(connection);
         self.coverage.opened(&connection);
         self.totals.opens += 1;
-        self.totals.unattributed += 1;
+        self.totals.unattributed += u64::from(!connection.attribution.is_known());
         self.totals.passed += 1;
         self.totals.closes += 1;
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });

@@ -306,6 +306,9 @@ impl Pipeline {
             self.totals.opens += 1;
             self.totals.unattributed += u64::from(owner.is_none());
             self.coverage.opened(&connection);
+            if connection.attribution != Attribution::Unknown(Reason::Budget) {
+                self.note_told(&connection, Some(key));
+            }
             told.push(Event { at, what: What::Opened(connection) });
         }
     }
@@ -437,7 +440,7 @@ impl Pipeline {
         }
     }
 
-    fn tell_owner(
+    pub(super) fn tell_owner(
         &mut self,
         proc: &Proc,
         key: Key,
@@ -466,18 +469,35 @@ impl Pipeline {
                 vec!["process"]
             }
             (Attribution::Unknown(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
+            (Attribution::Audited { .. }, Attribution::Unknown(_) | Attribution::Audited { .. }) => return,
+            (Attribution::Audited { asker, .. }, Attribution::Owned { lineage, .. })
+                if asker.pid() == lineage.process.pid =>
+            {
+                vec!["portreeve.attribution"]
+            }
+            (Attribution::Audited { .. }, Attribution::Owned { .. })
+            | (Attribution::Unknown(_), Attribution::Audited { .. }) => {
+                vec!["process", "portreeve.attribution"]
+            }
+            (_, Attribution::Audited { .. }) => return,
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
             (_, Attribution::Unknown(_) | Attribution::Recorded(_)) => vec!["portreeve.attribution"],
         };
-        if let Attribution::Owned { latency, .. } = &attribution {
+        if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
         }
+        let was_sought = *old == Attribution::Unknown(Reason::Budget);
         let (direction, old) = (entry.connection.direction, entry.connection.way.clone());
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
         let way = way.map(|way| Arc::new(old.as_ref().map_or(way.clone(), |old| way.or_older(old))));
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
         (connection.attribution, connection.way) = (attribution, way.or(old));
+        let connection = Arc::clone(&entry.connection);
+        if was_sought && entry.told {
+            self.note_told(&connection, Some(key));
+        }
+        let Some(entry) = self.table.get(&key) else { return };
         if !entry.told && self.select.ssh_anywhere {
             self.tell_late(key, at, told);
         } else if entry.told {
@@ -518,6 +538,14 @@ impl Pipeline {
 /// What a filter may judge a connection by.
 pub(super) fn known(connection: &Connection) -> Known<'_> {
     let owner = connection.attribution.owner();
+    if let Some(departed) = connection.attribution.departed() {
+        return Known {
+            remote: connection.tuple.remote,
+            uid: Some(departed.ids.real_uid),
+            user: departed.user.as_deref(),
+            executable: departed.executable.as_deref(),
+        };
+    }
     Known {
         remote: connection.tuple.remote,
         uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),

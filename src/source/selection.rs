@@ -98,13 +98,15 @@ pub enum Kind {
     Syn,
     /// SYNs on their way out, by a rule of the firewall that logs them to this group.
     Nflog(u16),
+    /// Calls of `connect`, by audit records.
+    Audit,
     /// Forks, executions and exits, by the process connector.
     Proc,
 }
 
 impl Kind {
     /// One of each, as they are named: the group says nothing.
-    pub const ALL: [Self; 4] = [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Proc];
+    pub const ALL: [Self; 5] = [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc];
 
     /// As it is told.
     #[must_use]
@@ -113,6 +115,7 @@ impl Kind {
             Self::Destroy => "destroy",
             Self::Syn => "syn",
             Self::Nflog(_) => "nflog",
+            Self::Audit => "audit",
             Self::Proc => "proc",
         }
     }
@@ -137,7 +140,9 @@ impl FromStr for Kind {
             Some(("nflog", number)) => group(number),
             None if text == "nflog" => group(""),
             _ => Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-                format!("`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, proc")
+                format!(
+                    "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc"
+                )
             }),
         }
     }
@@ -338,9 +343,15 @@ impl Selection {
     /// which bears no user, would be taken for another's.
     #[must_use]
     pub fn wants(&self, tuple: &Tuple) -> bool {
-        let port = tuple.remote.port();
+        self.wants_remote(tuple.remote)
+    }
+
+    /// The same of a remote end alone.
+    #[must_use]
+    pub fn wants_remote(&self, remote: SocketAddr) -> bool {
+        let port = remote.port();
         (self.ports.contains(port) || self.ssh_anywhere && port != 0)
-            && self.filter.admits(&Known { remote: tuple.remote, uid: None, user: None, executable: None })
+            && self.filter.admits(&Known { remote, uid: None, user: None, executable: None })
     }
 }
 
