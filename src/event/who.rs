@@ -51,7 +51,9 @@ impl Host {
         let chain: Vec<_> = chain.map(|process| self.link(process, opened, cut)).collect();
         set(&mut fields, "parent", parent.as_ref().map(|parent| self.parent(&parent.process, opened, cut)));
         record.put("process", fields);
-        record.own("ancestry", json!(chain));
+        if !chain.is_empty() {
+            record.own("ancestry", json!(chain));
+        }
         let cut = parent.as_ref().map_or(Some(ChainCut::Vanished), |parent| parent.cut);
         if let Some(cut) = cut {
             record.own("ancestry_cut", json!(cut.name()));

@@ -32,10 +32,10 @@ const GRACE_TICKS: u64 = 2;
 const TOLD_KEPT: Duration = Duration::from_secs(150);
 /// A record's clock stands still between two ticks of the kernel's, and what a poll sees was asked for before.
 const EARLY: Duration = Duration::from_millis(20);
-/// What is seen by its SYN was asked for in the moment before, ...
-const BEFORE_SYN: Duration = Duration::from_millis(250);
-/// ... and what is seen otherwise within so long.
-const BEFORE: Duration = Duration::from_secs(5);
+/// What is told at once was asked for so long before at most; what a look tells, two looks and this before.
+const SOON: Duration = Duration::from_millis(100);
+/// Whatever a busy machine does, within so long before it was told.
+const LATE: Duration = Duration::from_secs(5);
 /// As much of each is remembered; of a process as many sockets are looked at.
 const MOST: usize = 4_096;
 const MOST_SOCKETS: usize = 1_024;
@@ -47,6 +47,8 @@ pub(super) struct Audited {
     /// Connections that were told, by their remote end, and that no record has asked for yet.
     told: HashMap<SocketAddr, Vec<Told>>,
     remembered: usize,
+    /// Between two looks, at the longest of late.
+    interval: Duration,
     /// What is over and has no owner.
     waiting: VecDeque<(Moment, Connection, Ending)>,
 }
@@ -95,9 +97,8 @@ impl Told {
         Self { pids, uid: *uid, seen: *seen, opened: *opened, key }
     }
 
-    /// True if it may be what was asked for then.
-    fn fits(&self, asked: &Asked) -> bool {
-        let before = if matches!(self.seen, Seen::Syn | Seen::Nflog) { BEFORE_SYN } else { BEFORE };
+    /// True if it may be what was asked for then: told within so long.
+    fn fits(&self, asked: &Asked, before: Duration) -> bool {
         let (opened, since) = (self.opened.boot, asked.since.boot);
         let in_time = since <= opened + EARLY && opened <= since + before;
         // The socket's creator is the user in whose name its process acts.
@@ -114,15 +115,18 @@ impl Audited {
     /// Marks the record that asked for what a process of these is told to own.
     fn explain(&mut self, remote: SocketAddr, told: &Told) -> bool {
         let asked = self.asked.iter_mut().rev();
-        let mut fitting = asked
-            .filter(|a| !a.explained && a.remote == remote && told.pids.contains(&a.pid) && told.fits(a));
+        let mut fitting = asked.filter(|a| {
+            !a.explained && a.remote == remote && told.pids.contains(&a.pid) && told.fits(a, LATE)
+        });
         let found = fitting.next();
         found.map(|asked| asked.explained = true).is_some()
     }
 
     /// The one process that asked for what nobody is told to own. `None`: nobody, or more than one.
     fn only_asker(&mut self, remote: SocketAddr, told: &Told) -> Option<&mut Asked> {
-        let fits = |asked: &Asked| !asked.explained && asked.remote == remote && told.fits(asked);
+        let is_told_at_once = matches!(told.seen, Seen::Syn | Seen::Nflog);
+        let before = if is_told_at_once { SOON } else { self.interval * 2 + SOON };
+        let fits = |asked: &Asked| !asked.explained && asked.remote == remote && told.fits(asked, before);
         let mut pids: Vec<u32> = self.asked.iter().filter(|a| fits(a)).map(|asked| asked.pid).collect();
         pids.sort_unstable();
         pids.dedup();
@@ -141,8 +145,8 @@ impl Audited {
     /// Takes the connection out that a record asked for: one of its process, or else one of nobody.
     fn take_told(&mut self, asked: &Asked, or_nobody_s: bool) -> Option<Told> {
         let told = self.told.get_mut(&asked.remote)?;
-        let owned = told.iter().position(|t| t.pids.contains(&asked.pid) && t.fits(asked));
-        let nobody_s = || told.iter().position(|t| t.pids.is_empty() && t.fits(asked));
+        let owned = told.iter().position(|t| t.pids.contains(&asked.pid) && t.fits(asked, LATE));
+        let nobody_s = || told.iter().position(|t| t.pids.is_empty() && t.fits(asked, LATE));
         let place = owned.or_else(|| nobody_s().filter(|_| or_nobody_s))?;
         self.remembered -= 1;
         Some(told.swap_remove(place))
@@ -158,6 +162,11 @@ impl Audited {
 }
 
 impl Pipeline {
+    /// So long after the last look comes this one.
+    pub(super) fn note_interval(&mut self, interval: Duration) {
+        self.audited.interval = interval.max(self.audited.interval - self.audited.interval / 16);
+    }
+
     /// True if audit records are read.
     fn hears_audit(&self) -> bool {
         self.spaces.first().is_some_and(|own| own.on.contains(&Kind::Audit))

@@ -210,7 +210,9 @@ impl Pipeline {
         let mut told = std::mem::take(&mut self.untold);
         self.totals.polls += 1;
         // A tick that comes late leaves the search what keeps the next one in time.
-        let is_late = self.coverage.tick(at).is_some_and(|interval| interval > self.search_time * 3);
+        let interval = self.coverage.tick(at).unwrap_or_default();
+        let is_late = interval > self.search_time * 3;
+        self.note_interval(interval);
         // So does one that finds more sought than the last could search for: in a flood most of them are gone anyway.
         let is_flooded = self.search_left.is_zero() && self.sought.len() > FLOOD;
         self.search_left = if is_late || is_flooded { self.search_time / 5 } else { self.search_time };
