@@ -43,6 +43,8 @@ const MOST_SOCKETS: usize = 1_024;
 /// What is remembered of audit records, and of what they may explain.
 #[derive(Default)]
 pub(super) struct Audited {
+    /// True if audit records are read.
+    pub is_on: bool,
     asked: VecDeque<Asked>,
     /// Connections that were told, by their remote end, and that no record has asked for yet.
     told: HashMap<SocketAddr, Vec<Told>>,
@@ -167,11 +169,6 @@ impl Pipeline {
         self.audited.interval = interval.max(self.audited.interval - self.audited.interval / 16);
     }
 
-    /// True if audit records are read.
-    fn hears_audit(&self) -> bool {
-        self.spaces.first().is_some_and(|own| own.on.contains(&Kind::Audit))
-    }
-
     /// A process asked to be connected.
     pub(super) fn take_connect(
         &mut self,
@@ -273,7 +270,7 @@ impl Pipeline {
     }
 
     fn audited_matters(&self, connection: &Connection) -> bool {
-        connection.direction == Direction::Egress && connection.seen != Seen::Start && self.hears_audit()
+        connection.direction == Direction::Egress && connection.seen != Seen::Start && self.audited.is_on
     }
 
     /// What is over and has no owner waits until all who asked are known. Answers it where it need not.
@@ -363,7 +360,9 @@ impl Pipeline {
                 by_it.for_each(|asked| asked.is_probed = true);
             }
             let is_explained = asked.explained || self.audited.take_told(&asked, true).is_some();
-            if !is_explained && !is_probe && !(all && stands(asked.exit)) && !self.was_no_connection(&asked) {
+            // At the end of the watch: what succeeded a moment ago may be among what stands.
+            let is_nothing = is_probe || self.was_no_connection(&asked) || all && stands(asked.exit);
+            if !is_explained && !is_nothing {
                 self.tell_asked(asked, at, told);
             }
         }

@@ -150,6 +150,7 @@ impl Pipeline {
         }
         self.watch_server_ports();
         self.hears_ends = own.on.contains(&Kind::Destroy);
+        self.audited.is_on = own.on.contains(&Kind::Audit);
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
         }
@@ -164,8 +165,9 @@ impl Pipeline {
     /// The kernel lets whoever may listen to its audit records anywhere, and gives them in its first namespace alone.
     fn leave_out_audit(&self, proc: &Proc, entered: &mut Entered) {
         let is_file = self.events.as_ref().is_some_and(|events| events.reads_audit_log());
-        let first = proc.netns_of("1").unwrap_or(self.own);
-        if !is_file && first != self.own && entered.on.contains(&Kind::Audit) {
+        let marks = proc.network_mark("1").ok().zip(proc.network_mark("self").ok());
+        let is_elsewhere = marks.is_some_and(|(first, own)| first != own);
+        if !is_file && is_elsewhere && entered.on.contains(&Kind::Audit) {
             entered.on.retain(|kind| *kind != Kind::Audit);
             let why =
                 "the kernel gives audit records in the machine's first network namespace alone".to_owned();

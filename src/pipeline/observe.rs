@@ -77,6 +77,7 @@ impl Pipeline {
                     }
                 }
                 Observation::Failed { kind, netns, reason } => {
+                    self.audited.is_on &= kind != Kind::Audit;
                     if let Some(space) = of(&mut spaces, netns) {
                         space.on.retain(|on| *on != kind);
                         space.gate.want_read();
