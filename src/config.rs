@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use clap::ValueEnum;
 
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
-use crate::source::{EventChoice, Filter, Matcher, PortSet, Selection};
+use crate::source::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
@@ -145,9 +145,10 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "source",
     "events",
+    "audit-log",
     "netns",
     "format",
     "log-file",
@@ -170,6 +171,8 @@ pub struct Settings {
     pub source: SourceChoice,
     /// Notices.
     pub events: EventChoice,
+    /// File or pipe that audit records are read from.
+    pub audit_log: Option<PathBuf>,
     /// Namespaces.
     pub netns: NetnsChoice,
     /// More names of secrets.
@@ -259,12 +262,13 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
-    let Options { inbound, ssh_anywhere, .. } = cli;
+    let Options { inbound, ssh_anywhere, audit_log, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
     let (source, source_from) = pick(source, None, file.source);
     let (events, events_from) = pick(events, None, file.events);
+    let (audit_log, audit_log_from) = pick(audit_log, None, file.audit_log);
     let (netns, netns_from) = pick(netns, None, file.netns);
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
@@ -297,6 +301,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("interval", json!(interval.to_string()), interval_from),
         ("source", json!(word_of(&source)), source_from),
         ("events", json!(events.to_string()), events_from),
+        ("audit-log", path(audit_log.as_ref()), audit_log_from),
         ("netns", json!(word_of(&netns)), netns_from),
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
@@ -319,6 +324,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         interval,
         source,
         events,
+        audit_log,
         netns,
         mask,
         format,
@@ -341,6 +347,16 @@ fn word_of(value: &impl ValueEnum) -> String {
 }
 
 impl Settings {
+    /// Kinds of notices that are to be tried. Whoever names an audit log wants it read.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = self.events.kinds();
+        if self.audit_log.is_some() && !kinds.contains(&Kind::Audit) {
+            kinds.push(Kind::Audit);
+        }
+        kinds
+    }
+
     /// For `watch-started`: by name; what is not set is left out.
     #[must_use]
     pub fn by_name(&self) -> Map<String, Value> {

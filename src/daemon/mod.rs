@@ -120,7 +120,8 @@ pub fn run(
     logger: &LoggerHandle,
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.looked_at().ranges());
-    let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let events = events.reading(settings.audit_log.clone());
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
         let _ = sender.send(signal);
@@ -235,10 +236,10 @@ impl Daemon {
         let all = self.settings.netns == NetnsChoice::All;
         let (choice, off) =
             self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
-        let wanted = self.settings.events.kinds();
-        let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
+        let wanted = self.settings.kinds();
+        let state = |kind: Kind| match off.iter().find(|(of, _)| of.name() == kind.name()) {
             Some((_, why)) => format!("off: {why}"),
-            None if wanted.contains(&kind) => "on".to_owned(),
+            None if wanted.iter().any(|of| of.name() == kind.name()) => "on".to_owned(),
             None => "off: not asked for".to_owned(),
         };
         let mut warnings = view.warnings;
@@ -509,6 +510,8 @@ impl Daemon {
             Err(error) => self.note_failed_poll(&error, at),
         }
         self.tell_failed_polls(at);
+        let settled = self.pipeline.settle(&self.proc, at);
+        self.push(settled);
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use crate::connection::{CloseReason, Connection, Direction, Seen};
-use crate::process::{Attribution, Process, Told};
+use crate::process::{Asker, Attribution, Departed, Process, Told};
 use crate::text::escape;
 use crate::way::Evidence;
 
@@ -120,8 +120,8 @@ fn open(connection: &Connection) -> String {
     let note = match (connection.seen, connection.state.name()) {
         (Seen::Start, _) => Some("stood before the watch"),
         (Seen::TimeWait | Seen::Destroy, _) => Some("only its end was seen"),
-        (Seen::Poll | Seen::Syn, "syn_sent") => Some("connecting"),
-        (Seen::Poll | Seen::Syn, _) => None,
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, "syn_sent") => Some("connecting"),
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, _) => None,
     };
     columns("open  ", connection, note)
 }
@@ -227,6 +227,10 @@ fn command_of(attribution: &Attribution) -> Option<String> {
             let harmless = told.bytes().all(|byte| (b' '..=b'~').contains(&byte));
             Some(if harmless { told.to_owned() } else { escape(told.as_bytes()) })
         }
+        Attribution::Audited { asker, .. } => Some(match asker.as_ref() {
+            Asker::Living(lineage) => command_line(&lineage.process.args),
+            Asker::Departed(departed) => command_line(&departed.args),
+        }),
         Attribution::Unknown(_) => None,
     }
 }
@@ -241,15 +245,19 @@ fn who(connection: &Connection) -> String {
         Some(name) => word(name.as_bytes()),
         None => format!("uid {uid}"),
     };
-    let user = match (owner.and_then(|o| o.ids.map(|ids| (o, ids))), connection.uid) {
-        (Some((owner, ids)), _) => named(&owner.user, ids.real_uid),
-        (None, Some(uid)) => named(&connection.user, uid),
-        (None, None) => "user unknown".to_owned(),
+    let departed = connection.attribution.departed();
+    let ids = owner.and_then(|o| o.ids).or(departed.map(|departed| departed.ids));
+    let user = match (ids, owner, departed, connection.uid) {
+        (Some(ids), Some(owner), ..) => named(&owner.user, ids.real_uid),
+        (Some(ids), None, Some(departed), _) => named(&departed.user, ids.real_uid),
+        (.., Some(uid)) => named(&connection.user, uid),
+        _ => "user unknown".to_owned(),
     };
-    let real_uid = owner.and_then(|o| o.ids).map(|ids| ids.real_uid);
-    let login = owner.and_then(|o| o.login.as_ref()).filter(|login| real_uid != Some(login.uid));
+    let login = owner.and_then(|o| o.login.as_ref()).or(departed.and_then(|d| d.login.as_ref()));
+    let login = login.filter(|login| ids.map(|ids| ids.real_uid) != Some(login.uid));
     let login = login.map(|l| format!("({})", named(&l.user, l.uid))).unwrap_or_default();
-    let tty = owner.and_then(|o| o.tty).map(|tty| format!("@{}", tty.name())).unwrap_or_default();
+    let tty = owner.and_then(|o| o.tty).or(departed.and_then(|d| d.tty));
+    let tty = tty.map(|tty| format!("@{}", tty.name())).unwrap_or_default();
     format!("{user}{login}{tty}")
 }
 
@@ -265,10 +273,13 @@ fn from(connection: &Connection) -> String {
     way.origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
 }
 
+/// Our end is unknown where an audit record alone told of it.
 fn ends(connection: &Connection) -> String {
+    let ours = connection.tuple.local;
+    let ours = if ours.port() == 0 { "?".to_owned() } else { ours.to_string() };
     match connection.direction {
-        Direction::Egress => format!("{} → {}", connection.tuple.local, connection.tuple.remote),
-        Direction::Ingress => format!("{} → {}", connection.tuple.remote, connection.tuple.local),
+        Direction::Egress => format!("{ours} → {}", connection.tuple.remote),
+        Direction::Ingress => format!("{} → {ours}", connection.tuple.remote),
     }
 }
 
@@ -278,10 +289,24 @@ fn chain(attribution: &Attribution, most: usize) -> String {
         Attribution::Unknown(reason) => return format!("owner unknown ({})", reason.name()),
         Attribution::Owned { lineage, .. } => lineage,
         Attribution::Recorded(recorded) => return recorded_chain(&recorded.told(), most),
+        Attribution::Audited { asker, .. } => match asker.as_ref() {
+            Asker::Living(lineage) => lineage,
+            Asker::Departed(departed) => return departed_chain(departed, most),
+        },
     };
-    let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
     let ancestry = lineage.ancestry.iter().map(|process| link(process));
     join([link(&lineage.process)].into_iter().chain(ancestry).collect(), most, lineage.cut.is_some())
+}
+
+fn link(process: &Process) -> String {
+    format!("{}[{}]", word(&process.comm), process.pid)
+}
+
+fn departed_chain(departed: &Departed, most: usize) -> String {
+    let mut links = vec![format!("{}[{}]", word(&departed.comm), departed.pid)];
+    let parent = departed.parent.iter();
+    links.extend(parent.flat_map(|p| [&p.process].into_iter().chain(&p.ancestry)).map(|p| link(p)));
+    join(links, most, departed.parent.as_ref().is_none_or(|parent| parent.cut.is_some()))
 }
 
 /// Links from the owner upwards, the middle left out where there are too many.

@@ -106,7 +106,9 @@ impl Collected {
     pub fn opened(&mut self, connection: &Connection) {
         *self.seen.entry(connection.seen.name()).or_default() += 1;
         match &connection.attribution {
-            Attribution::Owned { latency, .. } => self.latency.saturating_record(micros(*latency)),
+            Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } => {
+                self.latency.saturating_record(micros(*latency))
+            }
             Attribution::Recorded(_) => {}
             Attribution::Unknown(reason) => *self.unattributed.entry(reason.name()).or_default() += 1,
         }

@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key};
+use crate::connection::{Connection, Direction, Key, Netns};
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
-use crate::process::{Attribution, Lineage};
+use crate::process::{Asker, Attribution, Lineage};
 use crate::ssh;
-use crate::way::Way;
+use crate::way::{Origin, Way};
 
 impl Pipeline {
     /// The way to a connection of this owner. `None`: the owner is not known.
@@ -31,21 +31,19 @@ impl Pipeline {
                 is_ssh: ssh::is_server(&lineage.process),
                 listening: Vec::new(),
             },
-            Direction::Egress => self.way_out(proc, key, lineage, held),
+            Direction::Egress => self.way_out(proc, key.netns, lineage, held),
         })
     }
 
     /// The way of a process that makes a connection, or rides on one.
-    pub(super) fn way_out(&mut self, proc: &Proc, key: &Key, lineage: &Lineage, owner: Option<&Held>) -> Way {
-        let question =
-            Question { lineage, owner, ports: &self.server_ports, listeners: &self.server_processes };
-        let mut origin = self.origins.find(proc, question);
-        if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
-            let inbound =
-                self.table.between(key.netns, tuple).or_else(|| self.table.between(self.own, tuple));
-            let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
-            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
-        }
+    pub(super) fn way_out(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        lineage: &Lineage,
+        owner: Option<&Held>,
+    ) -> Way {
+        let origin = self.origin_of(proc, netns, lineage, owner);
         let (process, ancestry) = (&lineage.process, &lineage.ancestry);
         Way {
             origin,
@@ -54,6 +52,44 @@ impl Pipeline {
             is_ssh: ssh::is_client(process) || ssh::is_server(process),
             listening: Vec::new(),
         }
+    }
+
+    /// The way of whoever asked for a connection, as the audit log has it: of one that has gone, that of its parent.
+    pub(super) fn way_of_asker(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        asker: &Asker,
+        held: Option<&Held>,
+    ) -> Option<Way> {
+        match asker {
+            Asker::Living(lineage) => Some(self.way_out(proc, netns, lineage, held)),
+            Asker::Departed(departed) => Some(Way {
+                origin: self.origin_of(proc, netns, departed.parent.as_ref()?, None),
+                route: None,
+                ssh: None,
+                is_ssh: false,
+                listening: Vec::new(),
+            }),
+        }
+    }
+
+    fn origin_of(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        lineage: &Lineage,
+        owner: Option<&Held>,
+    ) -> Arc<Origin> {
+        let question =
+            Question { lineage, owner, ports: &self.server_ports, listeners: &self.server_processes };
+        let mut origin = self.origins.find(proc, question);
+        if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
+            let inbound = self.table.between(netns, tuple).or_else(|| self.table.between(self.own, tuple));
+            let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
+            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
+        }
+        origin
     }
 
     /// True if a connection is told: it goes to a port that was chosen, or an SSH client or server owns it.
