@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::ascii::readable;
 use super::community::community_id;
 use super::record::{Cut, Members, set};
-use crate::ssh::{Forwards, Meaning};
+use crate::ssh::{Forwards, Meaning, Route};
 use crate::way::{Origin, Way};
 
 /// Places all that is known of a way.
@@ -15,7 +15,8 @@ pub(super) fn tell(record: &mut Members, way: &Way, cut: Cut) {
     if let Some(route) = route {
         record.own("route", json!(route.name()));
     }
-    if *is_ssh {
+    // What is forwarded may be anything.
+    if *is_ssh && *route != Some(Route::Forwarded) {
         record.add("network", "protocol", json!("ssh"));
     }
     if let Some(meaning) = ssh {
@@ -110,7 +111,7 @@ pub(super) fn recite(record: &mut Members, domain: Option<Value>) {
         record.add("destination", "domain", domain);
     }
     let route = record.get_own("route").and_then(Value::as_str);
-    if route.is_some_and(|route| route != "other" && route != "proxy_command") {
+    if route.is_some_and(|route| route != "other" && route != "proxy_command" && route != "forwarded") {
         record.add("network", "protocol", json!("ssh"));
     }
 }

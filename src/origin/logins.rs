@@ -33,6 +33,15 @@ impl Marks {
         }
     }
 
+    /// Those that a process bears now.
+    pub(super) fn now(proc: &Proc, held: &Held) -> Self {
+        Self {
+            audit: proc.audit_session_of(held),
+            scope: proc.cgroup_of(held).as_deref().and_then(scope_of),
+            leader: proc.session_leader_of(held),
+        }
+    }
+
     /// True if they share the audit session or the scope.
     pub(super) fn fits(&self, other: &Self) -> bool {
         self.audit.is_some() && self.audit == other.audit || self.scope.is_some() && self.scope == other.scope
@@ -60,21 +69,49 @@ impl Login {
     }
 }
 
+impl Login {
+    /// True if both are of one inbound connection, as far as can be told.
+    fn is_same(&self, other: &Self) -> bool {
+        let (id, other_id) = (self.origin.connection, other.origin.connection);
+        self.origin.inbound == other.origin.inbound && (id.is_none() || other_id.is_none() || id == other_id)
+    }
+
+    fn learn(&mut self, known: &Self) {
+        let (origin, old) = (&mut self.origin, &known.origin);
+        origin.user = origin.user.take().or_else(|| old.user.clone());
+        origin.tty = origin.tty.take().or_else(|| old.tty.clone());
+        origin.session = origin.session.take().or_else(|| old.session.clone());
+        origin.connection = origin.connection.or(old.connection);
+        self.audit = self.audit.or(known.audit);
+        self.scope = self.scope.take().or_else(|| known.scope.clone());
+    }
+}
+
 /// All of them, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Logins(VecDeque<Login>);
 
 impl Logins {
-    /// One more, or more of one.
-    pub(super) fn remember(&mut self, login: Login) {
-        if self.0.back() == Some(&login) {
-            return;
-        }
-        self.0.retain(|known| known.origin.inbound != login.origin.inbound || known.leader != login.leader);
+    /// One that begins. Its ends may be those of one that is over, of which nothing is its.
+    pub(super) fn begin(&mut self, login: Login) {
         if self.0.len() >= MOST {
             self.0.pop_front();
         }
         self.0.push_back(login);
+    }
+
+    /// One more, or more of one: what was known of it stays known when its server has less to tell, as at its end.
+    pub(super) fn remember(&mut self, mut login: Login) -> Origin {
+        if let Some(known) = self.0.iter().rfind(|known| known.is_same(&login)) {
+            login.learn(known);
+        }
+        let origin = login.origin.clone();
+        if self.0.back() == Some(&login) {
+            return origin;
+        }
+        self.0.retain(|known| !known.is_same(&login) || known.leader != login.leader);
+        self.begin(login);
+        origin
     }
 
     /// The one login that bears the strongest mark that any bears.

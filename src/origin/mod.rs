@@ -12,6 +12,8 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::cgroup;
 use crate::connection::{Inode, Netns, Snapshot, Tuple};
 use crate::proc::{Depth, Held, Proc};
@@ -104,8 +106,17 @@ impl Origins {
     }
 
     /// What an inbound connection's own server processes tell of it; remembers it for what outlives it.
-    pub fn inbound(&mut self, proc: &Proc, lineage: &Lineage, owner: Option<&Held>, tuple: Tuple) -> Origin {
-        let marks = Marks::of(proc, lineage, owner);
+    /// `id`: under which it is logged. `None`: it begins.
+    pub fn inbound(
+        &mut self,
+        proc: &Proc,
+        lineage: &Lineage,
+        owner: Option<&Held>,
+        tuple: Tuple,
+        id: Option<Uuid>,
+    ) -> Origin {
+        // What was read when it connected was read before the login, which brings them.
+        let marks = owner.map_or_else(|| Marks::of(proc, lineage, None), |owner| Marks::now(proc, owner));
         let mut origin = Origin {
             kind: Kind::Ssh,
             evidence: Some(Evidence::Socket),
@@ -121,11 +132,15 @@ impl Origins {
         for args in children.iter().filter_map(|pid| title_of(proc, *pid)) {
             take_title(&mut origin, &args);
         }
-        for leader in self.seats.led_by(proc, &children) {
-            self.logins.remember(Login::new(&origin, &marks, Some(leader)));
+        let known = Origin { connection: id, ..origin.clone() };
+        if id.is_none() {
+            self.logins.begin(Login::new(&known, &marks, None));
+            return origin;
         }
-        self.logins.remember(Login::new(&origin, &marks, None));
-        origin
+        for leader in self.seats.led_by(proc, &children) {
+            self.logins.remember(Login::new(&known, &marks, Some(leader)));
+        }
+        Origin { connection: None, ..self.logins.remember(Login::new(&known, &marks, None)) }
     }
 
     /// Sockets of a process that listen, of these inodes.

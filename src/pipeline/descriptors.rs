@@ -25,6 +25,8 @@ const MOST_OTHERS: usize = 64;
 const YOUNG: Duration = Duration::from_secs(5);
 /// And so long a login may take.
 const LOGIN: Duration = Duration::from_secs(120);
+/// As many looks follow a change: a session has its descriptors before it has its process.
+const AGAIN: u8 = 2;
 /// As many descriptors of one are read, and as many sessions that are new are searched for at once.
 const MOST_DESCRIPTORS: usize = 256;
 const MOST_RIDERS: usize = 16;
@@ -53,6 +55,8 @@ struct Process {
     is_master: bool,
     /// True while an inbound session has not told who logs in.
     is_unnamed: bool,
+    /// Looks that follow one at which something had changed.
+    again: u8,
     riders: HashSet<Inode>,
 }
 
@@ -63,10 +67,17 @@ impl Process {
     }
 
     fn has_changed(&mut self, proc: &Proc, at: Duration) -> bool {
-        let counts = [&self.held].into_iter().chain(&self.heirs).map(|held| proc.descriptor_count(held));
-        let count: Option<u64> = counts.sum();
+        // An heir that has ended counts as none: sshd's go one after another while somebody logs in.
+        let heirs = self.heirs.iter().filter_map(|held| proc.descriptor_count(held)).sum::<u64>();
+        let count = proc.descriptor_count(&self.held).map(|own| own + heirs);
         let is_changed = count.is_none() || count != self.count;
         self.count = count;
+        if is_changed {
+            self.again = AGAIN;
+        } else if self.again > 0 {
+            self.again -= 1;
+            return true;
+        }
         is_changed || self.is_unnamed && at < self.opened + LOGIN
     }
 }
@@ -76,8 +87,16 @@ impl Counted {
     fn add(&mut self, key: Key, held: Rc<Held>, opened: Duration, is_unnamed: bool) {
         let old = self.by_key.remove(&key);
         let (is_master, riders) = old.map(|old| (old.is_master, old.riders)).unwrap_or_default();
-        let process =
-            Process { held, heirs: Vec::new(), opened, count: Some(0), is_master, is_unnamed, riders };
+        let process = Process {
+            held,
+            heirs: Vec::new(),
+            opened,
+            count: Some(0),
+            is_master,
+            is_unnamed,
+            again: 0,
+            riders,
+        };
         self.by_key.insert(key, process);
     }
 
@@ -137,7 +156,8 @@ impl Pipeline {
         match connection.direction {
             Direction::Ingress => {
                 if let Some(lineage) = lineage_of(&connection) {
-                    let origin = self.origins.inbound(proc, &lineage, Some(&held), key.tuple);
+                    let origin =
+                        self.origins.inbound(proc, &lineage, Some(&held), key.tuple, Some(connection.id));
                     way.origin = Arc::new(origin);
                 }
                 if let Some(process) = self.counted.by_key.get_mut(&key) {

@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key, Netns};
+use crate::connection::{Connection, Direction, Key, Netns, TcpState};
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
-use crate::process::{Asker, Attribution, Lineage};
-use crate::ssh;
+use crate::process::{Asker, Attribution, Lineage, Process};
+use crate::ssh::{self, Route};
 use crate::way::{Origin, Way};
 
 impl Pipeline {
@@ -25,13 +25,38 @@ impl Pipeline {
         let held = held.map(Rc::as_ref);
         Some(match direction {
             Direction::Ingress => Way {
-                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple)),
+                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple, None)),
                 route: None,
                 ssh: None,
                 is_ssh: ssh::is_server(&lineage.process),
                 listening: Vec::new(),
             },
-            Direction::Egress => self.way_out(proc, key.netns, lineage, held),
+            Direction::Egress => {
+                let mut way = self.way_out(proc, key.netns, lineage, held);
+                if matches!(way.route, Some(Route::Direct | Route::MuxMaster))
+                    && self.is_connected(key, &lineage.process)
+                {
+                    way.route = Some(Route::Forwarded);
+                    if let Some(meaning) = &mut way.ssh {
+                        Arc::make_mut(meaning).destination = None;
+                    }
+                }
+                way
+            }
+        })
+    }
+
+    /// True if a client has its connection already: what it opens now, it opens for its server (`-R`).
+    fn is_connected(&self, but: &Key, client: &Process) -> bool {
+        self.table.iter().any(|(key, entry)| {
+            let Connection { direction, attribution, state, .. } = entry.connection.as_ref();
+            let is_its = match attribution {
+                Attribution::Owned { lineage, .. } => {
+                    (lineage.process.pid, lineage.process.start_ticks) == (client.pid, client.start_ticks)
+                }
+                _ => false,
+            };
+            is_its && key != *but && *direction == Direction::Egress && *state == TcpState::Established
         })
     }
 
@@ -87,7 +112,10 @@ impl Pipeline {
         if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
             let inbound = self.table.between(netns, tuple).or_else(|| self.table.between(self.own, tuple));
             let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
-            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
+            // That of one that has ended is remembered with it.
+            if let Some(entry) = inbound {
+                Arc::make_mut(&mut origin).connection = Some(entry.connection.id);
+            }
         }
         origin
     }
