@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key, Netns};
+use crate::connection::{Connection, Direction, Key, Netns, Transport};
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
 use crate::process::{Asker, Attribution, Lineage};
@@ -31,7 +31,15 @@ impl Pipeline {
                 is_ssh: ssh::is_server(&lineage.process),
                 listening: Vec::new(),
             },
-            Direction::Egress => self.way_out(proc, key.netns, lineage, held),
+            Direction::Egress => {
+                let way = self.way_out(proc, key.netns, lineage, held);
+                let entry = self.table.get(key);
+                match entry.is_some_and(|entry| entry.connection.transport == Transport::Udp) {
+                    // What an SSH client asks a name server is no SSH: of a flow only who made it is told, and from where.
+                    true => Way { route: None, ssh: None, is_ssh: false, ..way },
+                    false => way,
+                }
+            }
         })
     }
 

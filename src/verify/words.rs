@@ -26,6 +26,7 @@ const SEEN: Words = &["poll", "start", "syn", "nflog", "audit", "time_wait", "de
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
+const TRANSPORTS: Words = &["tcp", "udp"];
 const DIRECTIONS: Words = &["egress", "ingress"];
 const ROUTES: Words = &["direct", "jump", "proxy_command", "forwarded", "mux_master", "other"];
 const ORIGINS: Words = &["ssh", "local_tty", "cron", "service", "container", "unknown"];
@@ -124,6 +125,7 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     }
     let where_present = [
         (f::WHY_UNKNOWN, WHY_UNKNOWN),
+        (f::TRANSPORT, TRANSPORTS),
         (f::DIRECTION, DIRECTIONS),
         (f::ROUTE, ROUTES),
         (f::ORIGIN, ORIGINS),
