@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use crate::config::Interval;
-use crate::source::{EventChoice, Matcher, PortSet};
+use crate::source::{EventChoice, Matcher, PortSet, TransportChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +93,9 @@ pub struct Options {
     /// Remote ports to watch: 22 or 22,2222,8000-8100 or all [default: 22]
     #[arg(short, long, value_name = "LIST")]
     pub ports: Option<PortSet>,
+    /// What is watched on these ports: tcp, or tcp,udp for UDP flows too [default: tcp]
+    #[arg(long, value_name = "LIST")]
+    pub transport: Option<TransportChoice>,
     /// Time between two looks: 50ms, 1s, ... [env: SLEEP in milliseconds] [default: 50ms]
     #[arg(short, long, value_name = "TIME")]
     pub interval: Option<Interval>,

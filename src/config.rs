@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use clap::ValueEnum;
 
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
-use crate::source::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
+use crate::source::{EventChoice, Filter, Kind, Matcher, PortSet, Selection, TransportChoice};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
@@ -122,7 +122,7 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Interval, PortSet, Matcher, EventChoice);
+from_string!(Interval, PortSet, Matcher, EventChoice, TransportChoice);
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,9 +262,10 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
-    let Options { inbound, ssh_anywhere, audit_log, .. } = cli;
+    let Options { inbound, ssh_anywhere, audit_log, transport, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
+    let (transport, transport_from) = pick(transport, None, file.transport);
     let (interval, interval_from) = pick(interval, env, file.interval);
     let (source, source_from) = pick(source, None, file.source);
     let (events, events_from) = pick(events, None, file.events);
@@ -286,6 +287,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (duration, duration_from) = pick(duration, None, file.duration);
 
     let ports = ports.unwrap_or_else(PortSet::ssh);
+    let transport = transport.unwrap_or_default();
     let interval = interval.unwrap_or(Interval(Duration::from_millis(50)));
     let source = source.unwrap_or(SourceChoice::Auto);
     let events = events.unwrap_or_default();
@@ -298,6 +300,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let origins = vec![
         ("ports", json!(ports.to_string()), ports_from),
+        ("transport", json!(transport.to_string()), transport_from),
         ("interval", json!(interval.to_string()), interval_from),
         ("source", json!(word_of(&source)), source_from),
         ("events", json!(events.to_string()), events_from),
@@ -318,7 +321,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("count", json!(count), count_from),
         ("duration", json!(duration.map(|d| d.to_string())), duration_from),
     ];
-    let select = Selection { ports, filter, ssh_anywhere, inbound };
+    let select = Selection { ports, filter, ssh_anywhere, inbound, udp: transport.has_udp() };
     Settings {
         select,
         interval,

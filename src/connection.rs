@@ -54,7 +54,36 @@ impl Cookie {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Netns(pub u64);
 
-/// Both ends of a TCP socket; IPv4-mapped IPv6 addresses are folded to IPv4.
+/// What carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// A connection.
+    Tcp,
+    /// A flow: what a socket that was connected to one remote end sends and receives. No handshake, no end of its own.
+    Udp,
+}
+
+impl Transport {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// IANA's number of the protocol.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// Both ends of a socket; IPv4-mapped IPv6 addresses are folded to IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
     /// Our end. Port 0: only an audit record told of it, which does not say.
@@ -63,7 +92,7 @@ pub struct Tuple {
     pub remote: SocketAddr,
 }
 
-/// The kernel's TCP states. `Other` keeps a number that this list does not know.
+/// The kernel's TCP states; a UDP socket that is connected is in `Established`, another in `Close`. `Other` keeps a number that this list does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub enum TcpState {
@@ -149,7 +178,7 @@ impl TcpState {
     }
 }
 
-/// One row of the kernel's TCP table.
+/// One row of the kernel's table of TCP or UDP sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
     /// Both ends.
@@ -229,6 +258,19 @@ pub struct Snapshot {
     pub noticed: bool,
 }
 
+/// What one reading of the UDP sockets brought: those that are connected, and selected.
+#[derive(Debug, Clone, Default)]
+pub struct Flows {
+    /// The namespace that was read.
+    pub netns: Netns,
+    /// Those that we connected.
+    pub outbound: Vec<Socket>,
+    /// Those of a server: another socket of no remote end is bound to the same local port.
+    pub inbound: Vec<Socket>,
+    /// False if nothing may be concluded from a row that is absent.
+    pub complete: bool,
+}
+
 /// What makes a connection itself: the same port with a new inode is a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -300,6 +342,8 @@ pub struct Connection {
     pub inode: Option<Inode>,
     /// `None`: nobody has told it.
     pub cookie: Option<Cookie>,
+    /// What carries it.
+    pub transport: Transport,
     /// Both ends.
     pub tuple: Tuple,
     /// Who connected.

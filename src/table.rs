@@ -3,14 +3,19 @@
 //! Pure: no `/proc`, no clock, no randomness. A row that is absent proves nothing, because a table read is not a
 //! snapshot: the table says what is absent and how often, and the pipeline decides with the descriptor's evidence.
 
+mod flows;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{
-    Connection, Cookie, Counts, Direction, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple,
+    Connection, Cookie, Counts, Direction, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Transport,
+    Tuple,
 };
+
+pub use flows::FlowDelta;
 
 /// A row must be absent from this many complete reads to be believed gone while its descriptor stands.
 pub const ABSENT_READS: u8 = 3;
@@ -137,6 +142,10 @@ impl Tails {
 #[derive(Debug, Default)]
 pub struct Table {
     live: HashMap<(Netns, Tuple), Entry>,
+    /// UDP flows: their socket tells them from what stands in `live` between the same ends.
+    flows: HashMap<Key, Entry>,
+    /// Connected UDP sockets of servers.
+    served: HashSet<Key>,
     cookies: HashMap<Cookie, Key>,
     /// Rows whose other end connected, by first sight: a listener that goes away does not turn them round.
     inbound: HashMap<(Netns, Tuple), (Inode, u64)>,
@@ -157,24 +166,26 @@ impl Table {
     /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.live.len()
+        self.live.len() + self.flows.len()
     }
 
     /// True if none is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.live.is_empty()
+        self.live.is_empty() && self.flows.is_empty()
     }
 
     /// One connection.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.live.get(&(key.netns, key.tuple)).filter(|entry| entry.inode == key.inode)
+        let connection = self.live.get(&(key.netns, key.tuple)).filter(|entry| entry.inode == key.inode);
+        connection.or_else(|| self.flows.get(key))
     }
 
     /// One connection, to be changed.
     pub fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
-        self.live.get_mut(&(key.netns, key.tuple)).filter(|entry| entry.inode == key.inode)
+        let connection = self.live.get_mut(&(key.netns, key.tuple)).filter(|entry| entry.inode == key.inode);
+        connection.or_else(|| self.flows.get_mut(key))
     }
 
     /// The open connection whose socket bears this cookie.
@@ -183,7 +194,7 @@ impl Table {
         self.cookies.get(&cookie).copied()
     }
 
-    /// The open connection between these ends.
+    /// The open TCP connection between these ends.
     #[must_use]
     pub fn between(&self, netns: Netns, tuple: Tuple) -> Option<Key> {
         self.live.get(&(netns, tuple)).map(|entry| Key { netns, tuple, inode: entry.inode })
@@ -229,12 +240,15 @@ impl Table {
     /// Forgets what is known of a namespace that is gone; its open connections are closed one by one.
     pub fn forget_namespace(&mut self, netns: Netns) {
         self.inbound.retain(|(of, _), _| *of != netns);
+        self.served.retain(|key| key.netns != netns);
         self.last_reads.remove(&netns);
     }
 
     /// All that are open.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &Entry)> {
-        self.live.iter().map(|((netns, tuple), e)| (Key { netns: *netns, tuple: *tuple, inode: e.inode }, e))
+        let key = |(netns, tuple): &(Netns, Tuple), inode| Key { netns: *netns, tuple: *tuple, inode };
+        let connections = self.live.iter().map(move |(place, e)| (key(place, e.inode), e));
+        connections.chain(self.flows.iter().map(|(key, e)| (*key, e)))
     }
 
     /// Adds a connection that `take` reported as opened.
@@ -242,6 +256,7 @@ impl Table {
         if let Some(cookie) = connection.cookie {
             self.cookies.insert(cookie, key);
         }
+        let transport = connection.transport;
         let entry = Entry {
             connection: Arc::new(connection),
             told,
@@ -253,7 +268,10 @@ impl Table {
             absent_from: None,
             read: self.reads,
         };
-        self.live.insert((key.netns, key.tuple), entry);
+        match transport {
+            Transport::Tcp => self.live.insert((key.netns, key.tuple), entry),
+            Transport::Udp => self.flows.insert(key, entry),
+        };
     }
 
     /// Adds a connection that was open when the run before ended.
@@ -266,21 +284,29 @@ impl Table {
 
     /// Removes a connection and remembers its ports, so that its TIME_WAIT is not taken for another.
     pub fn close(&mut self, key: &Key, at: Moment) -> Option<Entry> {
+        if let Some(entry) = self.flows.remove(key) {
+            self.forget_cookie(&entry, key);
+            return Some(entry);
+        }
         let opened = self.get(key)?.connection.opened;
         let place = (key.netns, key.tuple);
         if !self.tails.has_time_wait_of(&place, opened.boot) {
             self.tails.insert(&place, at.boot + TAIL_KEPT, false);
         }
         let entry = self.live.remove(&place)?;
-        // A socket whose attempt failed may be another attempt's by now.
-        if let Some(cookie) = entry.connection.cookie.filter(|cookie| self.cookies.get(cookie) == Some(key)) {
-            self.cookies.remove(&cookie);
-        }
+        self.forget_cookie(&entry, key);
         if self.live.is_empty() {
             self.live.shrink_to(64);
             self.cookies.shrink_to(64);
         }
         Some(entry)
+    }
+
+    /// A socket whose attempt failed may be another attempt's by now, and one that is connected elsewhere another flow's.
+    fn forget_cookie(&mut self, entry: &Entry, key: &Key) {
+        if let Some(cookie) = entry.connection.cookie.filter(|cookie| self.cookies.get(cookie) == Some(key)) {
+            self.cookies.remove(&cookie);
+        }
     }
 
     /// Takes a snapshot: marks what it shows, answers what it changes. Nothing is opened or closed here.

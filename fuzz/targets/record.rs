@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use portreeve::connection::{
-    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple,
+    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Transport, Tuple,
 };
 use portreeve::event::ascii::readable;
 use portreeve::event::record::LONGEST;
@@ -164,6 +164,7 @@ fn connection(bytes: &mut Bytes<'_>) -> Connection {
         netns: Netns(bytes.u64()),
         inode: Inode::new(bytes.u64()),
         cookie: Cookie::new(bytes.u64()),
+        transport: Transport::Tcp,
         tuple: Tuple { local: end(bytes), remote: end(bytes) },
         state: TcpState::from_number(bytes.u8()),
         uid: bytes.maybe(Bytes::u32),

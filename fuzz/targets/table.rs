@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portreeve::connection::{
-    Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket, TcpState, Tuple,
+    Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket, TcpState, Transport,
+    Tuple,
 };
 use portreeve::process::{Attribution, Reason};
 use portreeve::table::{ABSENT_READS, Delta, Table};
@@ -133,6 +134,7 @@ fn connection(key: Key, socket: &Socket, at: Moment) -> Connection {
         netns: key.netns,
         inode: Some(key.inode),
         cookie: socket.cookie,
+        transport: Transport::Tcp,
         tuple: key.tuple,
         state: socket.state,
         uid: Some(socket.uid),

@@ -47,9 +47,9 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 8] =
-    ["ports", "include", "exclude", "mask", "inbound", "ssh-anywhere", "interval", "count"];
-const SELECTION: [&str; 6] = ["ports", "include", "exclude", "mask", "inbound", "ssh-anywhere"];
+const RELOADED: [&str; 9] =
+    ["ports", "transport", "include", "exclude", "mask", "inbound", "ssh-anywhere", "interval", "count"];
+const SELECTION: [&str; 7] = ["ports", "transport", "include", "exclude", "mask", "inbound", "ssh-anywhere"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
-use crate::connection::{CloseReason, Connection, Direction, Seen};
+use crate::connection::{CloseReason, Connection, Direction, Seen, Transport};
 use crate::process::{Asker, Attribution, Departed, Process, Told};
 use crate::text::escape;
 use crate::way::Evidence;
@@ -277,9 +277,13 @@ fn from(connection: &Connection) -> String {
 fn ends(connection: &Connection) -> String {
     let ours = connection.tuple.local;
     let ours = if ours.port() == 0 { "?".to_owned() } else { ours.to_string() };
+    let transport = match connection.transport {
+        Transport::Tcp => "",
+        Transport::Udp => "/udp",
+    };
     match connection.direction {
-        Direction::Egress => format!("{ours} → {}", connection.tuple.remote),
-        Direction::Ingress => format!("{} → {ours}", connection.tuple.remote),
+        Direction::Egress => format!("{ours} → {}{transport}", connection.tuple.remote),
+        Direction::Ingress => format!("{} → {ours}{transport}", connection.tuple.remote),
     }
 }
 

@@ -16,7 +16,7 @@ use super::message::message;
 use super::way;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
-use crate::connection::{Connection, Direction, Moment, TcpState};
+use crate::connection::{Connection, Direction, Moment, TcpState, Transport};
 use crate::process::{Attribution, Recorded, Told};
 
 /// Version of the fields.
@@ -211,8 +211,9 @@ impl Renderer {
             What::ClockStepped { .. } | What::Sealed(_) => ("state", &["info"], "success"),
         };
         let connection = what.connection();
-        // An attempt is neither a success nor a failure yet.
-        let pending = connection.is_some_and(|c| c.state == TcpState::SynSent);
+        // An attempt is neither a success nor a failure yet. Nobody answers when a UDP socket is connected.
+        let pending =
+            connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport == Transport::Udp);
         let is_close = matches!(what, What::Closed { .. });
         let mut fields = EventFields {
             action: what.action(),
@@ -256,7 +257,7 @@ impl Host {
     }
 
     fn connection(&self, record: &mut Members, connection: &Connection, cut: Cut) {
-        let Connection { id, netns, inode, cookie, tuple, state, .. } = connection;
+        let Connection { id, netns, inode, cookie, transport, tuple, state, .. } = connection;
         let Connection { uid, user, seen, opened, last_seen: _, attribution, direction, way, .. } =
             connection;
         let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
@@ -271,13 +272,13 @@ impl Host {
         record.put(
             "network",
             json!({
-                "transport": "tcp",
+                "transport": transport.name(),
                 "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
                 "direction": direction.name(),
             }),
         );
         if source.port() != 0 {
-            record.add("network", "community_id", json!(community_id(tuple)));
+            record.add("network", "community_id", json!(community_id(*transport, tuple)));
         }
         let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
         set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
@@ -603,6 +604,7 @@ mod tests {
                 netns: Netns(1),
                 inode: None,
                 cookie: None,
+                transport: Transport::Tcp,
                 tuple: Tuple { local: "[::1]:1".parse().unwrap(), remote: "[::1]:22".parse().unwrap() },
                 state: TcpState::Established,
                 direction: Direction::Egress,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::ascii::readable;
 use super::community::community_id;
 use super::record::{Cut, Members, set};
+use crate::connection::Transport;
 use crate::ssh::{Forwards, Meaning, Route};
 use crate::way::{Origin, Way};
 
@@ -55,7 +56,7 @@ fn origin_fields(origin: &Origin) -> Value {
         set(&mut fields, "port", Some(json!(tuple.remote.port())));
         set(&mut fields, "local_ip", Some(json!(tuple.local.ip().to_string())));
         set(&mut fields, "local_port", Some(json!(tuple.local.port())));
-        set(&mut fields, "community_id", Some(json!(community_id(tuple))));
+        set(&mut fields, "community_id", Some(json!(community_id(Transport::Tcp, tuple))));
     }
     set(&mut fields, "user", user.as_ref().map(|user| json!(readable(user))));
     set(&mut fields, "tty", tty.as_ref().map(|tty| json!(readable(tty))));

@@ -14,7 +14,7 @@ use super::Pipeline;
 use super::namespace::Namespace;
 use crate::audit::Connect;
 use crate::connection::{
-    CloseReason, Connection, Direction, Key, Moment, Netns, Seen, Socket, TcpState, Tuple,
+    CloseReason, Connection, Direction, Key, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
 use crate::event::{Ending, Event};
 use crate::netlink::{Clause, Filter, states};
@@ -404,6 +404,7 @@ impl Pipeline {
             inode: None,
             cookie: None,
             tuple: Tuple { local: SocketAddr::new(ours, 0), remote: asked.remote },
+            transport: Transport::Tcp,
             direction: Direction::Egress,
             state,
             uid: Some(uid),

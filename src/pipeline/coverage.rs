@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::Pipeline;
 use super::namespace::Namespace;
-use crate::connection::{Connection, Moment, TcpState};
+use crate::connection::{Connection, Moment, Seen, TcpState, Transport};
 use crate::event::{Coverage, Event, KernelCounts, Percentiles, Totals, What};
 use crate::netlink::{Diag, states};
 use crate::proc::Counters;
@@ -33,6 +33,8 @@ pub(super) struct Collected {
     last_tick: Option<Duration>,
     totals: Totals,
     seen: BTreeMap<&'static str, u64>,
+    /// UDP flows among them that did not stand before the watch: the kernel counts opens of TCP alone.
+    flows: u64,
     unattributed: BTreeMap<&'static str, u64>,
     latency: Histogram<u32>,
     intervals: Histogram<u32>,
@@ -71,6 +73,7 @@ impl Default for Collected {
             last_tick: None,
             totals: Totals::default(),
             seen: BTreeMap::new(),
+            flows: 0,
             unattributed: BTreeMap::new(),
             latency: histogram(),
             intervals: histogram(),
@@ -105,6 +108,8 @@ impl Collected {
 
     pub fn opened(&mut self, connection: &Connection) {
         *self.seen.entry(connection.seen.name()).or_default() += 1;
+        let is_flow = connection.transport == Transport::Udp && connection.seen != Seen::Start;
+        self.flows += u64::from(is_flow);
         match &connection.attribution {
             Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } => {
                 self.latency.saturating_record(micros(*latency))
@@ -245,7 +250,7 @@ impl Pipeline {
             self.select.ports.is_all() && self.select.filter == Default::default() && !self.select.inbound;
         let accounted = match (collected.comparable, of_all_ports) {
             (true, _) => u64::try_from(collected.accounted).ok(),
-            (false, true) => Some((now.opens - before.opens).saturating_sub(standing)),
+            (false, true) => Some((now.opens - before.opens).saturating_sub(standing + collected.flows)),
             (false, false) => None,
         };
         let missed = accounted.map(|accounted| kernel.active_opens.saturating_sub(accounted));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Pipeline;
 use super::namespace::Namespace;
-use crate::connection::{CloseReason, Connection, Counts, Key, Moment, Netns, TcpState};
+use crate::connection::{CloseReason, Connection, Counts, Key, Moment, Netns, TcpState, Transport};
 use crate::event::{Bytes, Ending, Event, What};
 use crate::netlink::Sight as Found;
 use crate::proc::{Proc, Sight};
@@ -89,10 +89,10 @@ impl Pipeline {
         unconfirmed
     }
 
-    /// An exact lookup of an open connection. `None`: it cannot be made.
+    /// An exact lookup of an open connection. `None`: it cannot be made, as of a UDP flow.
     pub(super) fn find(&mut self, space: &mut Namespace, key: &Key) -> Option<Option<Found>> {
         let (device, cookie) = {
-            let entry = self.table.get(key)?;
+            let entry = self.table.get(key).filter(|entry| entry.connection.transport == Transport::Tcp)?;
             (entry.device, entry.connection.cookie)
         };
         let diag = space.tables.diag()?;
@@ -175,7 +175,7 @@ impl Pipeline {
     pub(super) fn tell_out_of_scope(&mut self, at: Moment) -> Vec<Event> {
         let mut told = Vec::new();
         let entries = self.table.iter();
-        let out = entries.filter(|(key, e)| !self.select.keeps(e.connection.direction, &key.tuple));
+        let out = entries.filter(|(_, e)| !self.select.keeps(&e.connection));
         let mut keys: Vec<Key> = out.map(|(key, _)| key).collect();
         keys.sort_unstable();
         for key in keys {
@@ -240,6 +240,9 @@ impl Pipeline {
     ) {
         let Some(entry) = self.table.get(key) else { return };
         let connection = &entry.connection;
+        if connection.transport == Transport::Udp {
+            return self.close_flow(key, gone_by, at, told);
+        }
         let cookie = connection.cookie;
         let attempt = connection.state == TcpState::SynSent;
         let established = connection.state != TcpState::SynSent;
@@ -263,7 +266,7 @@ impl Pipeline {
         self.finish(key, ending, at, told);
     }
 
-    fn finish(&mut self, key: &Key, ending: Ending, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn finish(&mut self, key: &Key, ending: Ending, at: Moment, told: &mut Vec<Event>) {
         let Some(entry) = self.table.close(key, at) else { return };
         self.holds.remove(key);
         self.counted.remove(key);

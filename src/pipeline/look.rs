@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Pipeline;
 use super::namespace::Namespace;
-use crate::connection::{Key, Moment};
+use crate::connection::{Key, Moment, Transport};
 use crate::event::Event;
 use crate::proc::{Proc, Sight};
 use crate::source::gate::{Failures, Verdict};
@@ -33,13 +33,15 @@ impl Pipeline {
         if self.turn(space).iter().any(|key| self.holds.look(proc, key) == Sight::Gone) {
             return true;
         }
-        let followed = || self.holds.keys().filter(|key| key.netns == space.netns);
+        let is_tcp =
+            |key: &Key| self.table.get(key).is_some_and(|e| e.connection.transport == Transport::Tcp);
+        let followed = || self.holds.keys().filter(|key| key.netns == space.netns && is_tcp(key));
         let look = LOOK_COST * u32::try_from(followed().count()).unwrap_or(u32::MAX);
         let worth_it = verdict == Verdict::Look && look * 4 < space.gate.read_cost() && space.gate.pay(look);
         if worth_it && followed().any(|key| self.holds.look(proc, key) == Sight::Gone) {
             return true;
         }
-        let any = self.table.iter().any(|(key, _)| key.netns == space.netns);
+        let any = self.followed(space).next().is_some();
         verdict != Verdict::Quiet && any && space.gate.pay(space.gate.read_cost())
     }
 
@@ -60,7 +62,7 @@ impl Pipeline {
             let followed: Vec<Key> = match noticed {
                 // Every end will be told: what moved is theirs or nobody's that is followed.
                 true => Vec::new(),
-                false => self.table.iter().map(|(k, _)| k).filter(|k| k.netns == space.netns).collect(),
+                false => self.followed(space).collect(),
             };
             let cost = LOOK_COST * u32::try_from(followed.len()).unwrap_or(u32::MAX);
             if followed.is_empty() || cost <= space.gate.read_cost() && space.gate.pay(cost) {
@@ -73,6 +75,15 @@ impl Pipeline {
             }
         }
         self.look_at(proc, space, &keys, at, told) || must_read
+    }
+
+    /// Its TCP connections: what moves TCP's counters.
+    fn followed(&self, space: &Namespace) -> impl Iterator<Item = Key> {
+        let netns = space.netns;
+        let entries = self.table.iter();
+        let own =
+            entries.filter(move |(key, e)| key.netns == netns && e.connection.transport == Transport::Tcp);
+        own.map(|(key, _)| key)
     }
 
     /// True if a lookup failed: then the table must tell.

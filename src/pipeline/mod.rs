@@ -7,6 +7,7 @@ mod audited;
 mod coverage;
 mod descriptors;
 mod ends;
+mod flows;
 mod look;
 mod namespace;
 mod observe;
@@ -245,7 +246,10 @@ impl Pipeline {
     /// # Errors
     /// As `tick`.
     pub fn tick_ungated(&mut self, proc: &Proc, at: Moment) -> Result<Vec<Event>, ProcError> {
-        self.spaces.iter_mut().for_each(|space| space.gate.want_read());
+        for space in &mut self.spaces {
+            space.gate.want_read();
+            space.flows.gate.want_read();
+        }
         self.tick(proc, at)
     }
 
@@ -296,6 +300,7 @@ impl Pipeline {
             self.read(proc, space, at, told)?;
         }
         space.begin_balance(self.ephemeral, &self.cputime);
+        self.tick_flows(proc, space, at, told);
         Ok(())
     }
 
@@ -393,8 +398,9 @@ impl Pipeline {
         self.watch_server_ports();
         for space in &mut self.spaces {
             space.gate.follow_accepted(self.select.inbound);
-            space.standing = true;
+            (space.standing, space.flows.standing) = (true, true);
             space.gate.want_read();
+            space.flows.gate.want_read();
         }
         self.tell_out_of_scope(at)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Pipeline;
 use super::coverage::Balance;
+use super::flows::FlowState;
 use crate::connection::{Key, Moment, Netns};
 use crate::event::Event;
 use crate::netlink::UnixDiag;
@@ -44,6 +45,7 @@ pub(super) struct Namespace {
     /// When TIME_WAIT is asked for again meanwhile.
     ends_due: Duration,
     pub balance: Balance,
+    pub flows: FlowState,
     /// Failures since the last tick, as they were read for this batch of notices.
     pub failures: Cell<Option<Failures>>,
     /// True while it cannot be read and that has been told.
@@ -74,6 +76,7 @@ impl Namespace {
             doubtful_until: Duration::ZERO,
             ends_due: Duration::ZERO,
             balance: Balance::default(),
+            flows: FlowState::default(),
             failures: Cell::new(None),
             failing: false,
             off,

@@ -11,7 +11,7 @@ use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
 use super::opens::known;
 use crate::connection::{
-    CloseReason, Connection, Cookie, Direction, Moment, Netns, Seen, Socket, TcpState, Tuple,
+    CloseReason, Connection, Cookie, Direction, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
 use crate::event::{Ending, Event, What};
 use crate::netlink::{Destroyed, ProcessNotice};
@@ -478,6 +478,7 @@ impl Pipeline {
             netns,
             inode: None,
             cookie: None,
+            transport: Transport::Tcp,
             tuple,
             direction: Direction::Egress,
             state: TcpState::SynSent,

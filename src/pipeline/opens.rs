@@ -9,7 +9,7 @@ use super::Pipeline;
 use super::namespace::Namespace;
 use crate::attribution::{Found, Wanted};
 use crate::connection::{
-    CloseReason, Connection, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket,
+    CloseReason, Connection, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket, Transport,
 };
 use crate::event::{Ending, Event, What};
 use crate::proc::{Depth, Held, Proc};
@@ -50,6 +50,7 @@ pub(super) struct Server {
 struct First {
     seen: Seen,
     direction: Direction,
+    transport: Transport,
 }
 
 impl Pipeline {
@@ -69,7 +70,7 @@ impl Pipeline {
             // Before the watch has begun there is no pace to keep: what stands is told with its owners.
             self.search_left = self.search_left.max(FIRST_SEARCH);
         }
-        let first = First { seen, direction: Direction::Egress };
+        let first = First { seen, direction: Direction::Egress, transport: Transport::Tcp };
         self.open_and_search(proc, space, &delta.opened, listeners, first, at, told);
         self.tell_accepted(proc, space, delta, at, told);
         if self.sought.is_empty() {
@@ -90,7 +91,7 @@ impl Pipeline {
             let sockets: Vec<_> =
                 delta.accepted.iter().filter(|(_, before)| *before == stood).map(|(s, _)| *s).collect();
             if !sockets.is_empty() {
-                let first = First { seen, direction: Direction::Ingress };
+                let first = First { seen, direction: Direction::Ingress, transport: Transport::Tcp };
                 self.open_and_search(proc, space, &sockets, Vec::new(), first, at, told);
             }
         }
@@ -106,8 +107,27 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let first = First { seen, direction: Direction::Egress };
+        let first = First { seen, direction: Direction::Egress, transport: Transport::Tcp };
         self.open_and_search(proc, space, sockets, Vec::new(), first, at, told);
+    }
+
+    /// Opens UDP flows that are new, with their owners as far as those are found now.
+    pub(super) fn open_flows(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        seen: Seen,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if seen == Seen::Start {
+            self.search_left = self.search_left.max(FIRST_SEARCH);
+        }
+        if !sockets.is_empty() {
+            let first = First { seen, direction: Direction::Egress, transport: Transport::Udp };
+            self.open_and_search(proc, space, sockets, Vec::new(), first, at, told);
+        }
     }
 
     #[expect(
@@ -124,7 +144,7 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let First { seen, direction } = first;
+        let First { seen, direction, transport } = first;
         let sight = (self.boottime)();
         let sockets = self.as_many_as_are_followed(sockets, at);
         let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
@@ -138,7 +158,11 @@ impl Pipeline {
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
             let connection = self.new_connection(key, socket, first, at);
             self.table.open(key, connection, socket.device, true);
-            if self.syns.remove(&(key.netns, key.tuple)).is_none() && direction == Direction::Egress {
+            let has_syn = transport == Transport::Tcp;
+            if has_syn
+                && self.syns.remove(&(key.netns, key.tuple)).is_none()
+                && direction == Direction::Egress
+            {
                 self.expect_syn(space, &key, seen, at);
             }
             self.sought.insert(inode, (key, sight));
@@ -253,12 +277,13 @@ impl Pipeline {
     }
 
     fn new_connection(&mut self, key: Key, socket: &Socket, first: First, at: Moment) -> Connection {
-        let First { seen, direction } = first;
+        let First { seen, direction, transport } = first;
         Connection {
             id: (self.new_id)(at),
             netns: key.netns,
             inode: Some(key.inode),
             cookie: socket.cookie,
+            transport,
             tuple: key.tuple,
             direction,
             state: socket.state.of_ours(),

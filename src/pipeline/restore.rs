@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::opens::FIRST_RETRY;
-use crate::connection::{CloseReason, Connection, Key, Moment, Netns, TcpState};
+use crate::connection::{CloseReason, Connection, Key, Moment, Netns, TcpState, Transport};
 use crate::event::{Ending, Event, What};
 
 impl Pipeline {
@@ -17,9 +17,7 @@ impl Pipeline {
         for connection in connections {
             let Some(inode) = connection.inode else { continue };
             let key = Key { netns: connection.netns, tuple: connection.tuple, inode };
-            if !self.follows_all && key.netns != self.own
-                || !self.select.keeps(connection.direction, &key.tuple)
-            {
+            if !self.follows_all && key.netns != self.own || !self.select.keeps(connection) {
                 told.push(self.abandon(connection, CloseReason::OutOfScope, at, at));
                 continue;
             }
@@ -54,7 +52,7 @@ impl Pipeline {
         at: Moment,
     ) -> Event {
         self.totals.closes += 1;
-        let established = connection.state != TcpState::SynSent;
+        let established = connection.transport == Transport::Tcp && connection.state != TcpState::SynSent;
         let last_seen = connection.last_seen;
         // The clock may have been set since: what was seen is not gone before that.
         let gone_by = if gone_by.wall < last_seen.wall { at } else { gone_by };

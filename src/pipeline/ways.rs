@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key, Netns, TcpState};
+use crate::connection::{Connection, Direction, Key, Netns, TcpState, Transport};
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
 use crate::process::{Asker, Attribution, Lineage, Process};
@@ -33,7 +33,11 @@ impl Pipeline {
             },
             Direction::Egress => {
                 let mut way = self.way_out(proc, key.netns, lineage, held);
-                if matches!(way.route, Some(Route::Direct | Route::MuxMaster))
+                let entry = self.table.get(key);
+                if entry.is_some_and(|entry| entry.connection.transport == Transport::Udp) {
+                    // What an SSH client asks a name server is no SSH: of a flow only who made it is told, and from where.
+                    way = Way { route: None, ssh: None, is_ssh: false, ..way };
+                } else if matches!(way.route, Some(Route::Direct | Route::MuxMaster))
                     && self.is_connected(key, &lineage.process)
                 {
                     way.route = Some(Route::Forwarded);

@@ -1,6 +1,10 @@
-//! The kernel's TCP counters of a network namespace: `net/snmp`, both address families together.
+//! The kernel's counters of a network namespace: `net/snmp`, of TCP both address families together, of UDP only IPv4;
+//! `net/sockstat` and `net/sockstat6`, each of its own family.
 //!
 //! Knows no meaning of them: `source::gate` reasons. Layout: RFC 4022 names in a header line, values in the next.
+
+use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
 
 use super::net::Net;
 use super::{Proc, ProcError, parse_u64};
@@ -20,6 +24,33 @@ pub struct Counters {
     pub curr_estab: u64,
     /// ICMP messages that something cannot be reached, of all protocols over IPv4.
     pub unreachable: u64,
+}
+
+/// What tells that a UDP socket may have been connected or be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UdpCounters {
+    /// Sockets that have a local port now, of both address families: a level.
+    pub sockets: u64,
+    /// Datagrams sent over IPv4.
+    pub sent: u64,
+}
+
+/// Datagrams sent, of the two `Udp:` lines.
+///
+/// # Errors
+/// The name of what is not there.
+pub fn parse_sent(snmp: &[u8]) -> Result<u64, &'static str> {
+    let udp = lines_of(snmp, b"Udp: ").ok_or("Udp:")?;
+    value_of(udp, "OutDatagrams").ok_or("OutDatagrams")
+}
+
+/// `UDP: inuse 3 mem 2`: how many sockets are in use.
+#[must_use]
+pub fn parse_sockets(sockstat: &[u8], protocol: &[u8]) -> Option<u64> {
+    let line = sockstat.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(protocol))?;
+    let mut words = line.split(|b| *b == b' ');
+    words.find(|word| *word == b"inuse")?;
+    words.next().and_then(parse_u64)
 }
 
 /// Reads the two `Tcp:` lines, and of the two `Icmp:` lines, where there are any, one counter. `Err` names the one
@@ -58,18 +89,44 @@ impl Proc {
     /// # Errors
     /// `Read`, or `Parse` with the counter that is missing.
     pub fn read_counters(&self, net: Net<'_>) -> Result<Counters, ProcError> {
-        let name = "net/snmp";
         let mut buffer = [0; 4096];
-        let text = match net {
-            Net::Own => self.read_kept(&self.snmp, "self/net/snmp", &mut buffer)?,
-            Net::Of(_) => {
-                let fd = self.open_net(net, name)?;
-                let length =
-                    rustix::io::pread(fd, &mut buffer, 0).map_err(|e| self.net_error(net, name, e))?;
-                buffer.get(..length).unwrap_or_default()
-            }
-        };
-        parse_counters(text).map_err(|field| ProcError::Parse { path: self.net_path(net, name), field })
+        let text = self.read_counting(net, "net/snmp", &self.snmp, &mut buffer)?;
+        parse_counters(text).map_err(|field| ProcError::Parse { path: self.net_path(net, "net/snmp"), field })
+    }
+
+    /// The UDP counters of a namespace: three `pread`, about 8 µs; 15 µs more for another namespace than ours.
+    ///
+    /// # Errors
+    /// As `read_counters`. A kernel without IPv6 has no `net/sockstat6`: that is no error.
+    pub fn read_udp_counters(&self, net: Net<'_>) -> Result<UdpCounters, ProcError> {
+        let mut buffer = [0; 4096];
+        let missing = |name: &str, field| ProcError::Parse { path: self.net_path(net, name), field };
+        let [four, six] = &self.sockstat;
+        let snmp = self.read_counting(net, "net/snmp", &self.snmp, &mut buffer)?;
+        let sent = parse_sent(snmp).map_err(|field| missing("net/snmp", field))?;
+        let stat = self.read_counting(net, "net/sockstat", four, &mut buffer)?;
+        let mut sockets = parse_sockets(stat, b"UDP: ").ok_or_else(|| missing("net/sockstat", "UDP:"))?;
+        match self.read_counting(net, "net/sockstat6", six, &mut buffer) {
+            Ok(stat) => sockets += parse_sockets(stat, b"UDP6: ").unwrap_or(0),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(UdpCounters { sockets, sent })
+    }
+
+    fn read_counting<'b>(
+        &self,
+        net: Net<'_>,
+        name: &str,
+        kept: &OnceCell<OwnedFd>,
+        buffer: &'b mut [u8],
+    ) -> Result<&'b [u8], ProcError> {
+        if let Net::Own = net {
+            return self.read_kept(kept, &format!("self/{name}"), buffer);
+        }
+        let fd = self.open_net(net, name)?;
+        let length = rustix::io::pread(fd, &mut *buffer, 0).map_err(|e| self.net_error(net, name, e))?;
+        Ok(buffer.get(..length).unwrap_or_default())
     }
 }
 
@@ -102,10 +159,21 @@ mod tests {
         assert_eq!(parse_counters(b"Tcp: ActiveOpens\nTcp: -1\n"), Err("ActiveOpens"));
     }
 
+    #[test]
+    fn what_is_counted_of_udp_is_found_by_name() {
+        let snmp = b"Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors\nUdp: 75 1 0 76 0\nUdpLite: OutDatagrams\nUdpLite: 9\n";
+        assert_eq!(parse_sent(snmp), Ok(76));
+        assert_eq!((parse_sent(b""), parse_sent(SNMP)), (Err("Udp:"), Err("OutDatagrams")));
+        let sockstat = b"sockets: used 22\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 38\nUDP: inuse 3 mem 2\nUDPLITE: inuse 0\n";
+        assert_eq!(parse_sockets(sockstat, b"UDP: "), Some(3));
+        assert_eq!(parse_sockets(b"TCP6: inuse 0\nUDP6: inuse 4\n", b"UDP6: "), Some(4));
+        assert_eq!(parse_sockets(b"UDP: mem 2\nUDP6: inuse -1\n", b"UDP: "), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn no_text_makes_it_panic(text in proptest::collection::vec(0u8.., 0..400)) {
-            let _ = parse_counters(&text);
+            let _ = (parse_counters(&text), parse_sent(&text), parse_sockets(&text, b"UDP: "));
         }
     }
 }

@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, fstatfs, openat, readlinkat
 use rustix::io::{Errno, pread};
 use rustix::process::{Pid, getpriority_process};
 
-pub use counters::{Counters, parse_counters};
+pub use counters::{Counters, UdpCounters, parse_counters, parse_sent, parse_sockets};
 pub use fd::{Descriptor, Shows, Sight, Table, parse_fdinfo, parse_in_flight, parse_ring, parse_socket_link};
 pub use mounts::parse_hiding_options;
 pub use net::{Net, TableRead, parse_row};
@@ -104,6 +104,8 @@ pub struct Proc {
     socket_mount: Option<u64>,
     /// `self/net/snmp`, kept open: reading it again from 0 makes the kernel write it anew.
     snmp: OnceCell<OwnedFd>,
+    /// The same of `self/net/sockstat` and `self/net/sockstat6`.
+    sockstat: [OnceCell<OwnedFd>; 2],
     last_pid: OnceCell<OwnedFd>,
     version: OnceCell<Option<(u32, u32)>>,
     patience: RefCell<patience::Patience>,
@@ -125,6 +127,7 @@ impl Proc {
             live,
             socket_mount: None,
             snmp: OnceCell::new(),
+            sockstat: Default::default(),
             last_pid: OnceCell::new(),
             version: OnceCell::new(),
             patience: RefCell::default(),

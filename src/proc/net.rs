@@ -1,8 +1,9 @@
-//! Sockets as `net/tcp` and `net/tcp6` list them.
+//! Sockets as `net/tcp`, `net/udp` and the same of IPv6 list them.
 //!
 //! Knows nothing of ports or programs: selection happens in `source`. A read is not a snapshot: the kernel lets go of
 //! its table after each page, so rows come twice or not at all while it changes; `table` lives with that.
-//! Layout: Documentation/networking/proc_net_tcp.rst and `get_tcp4_sock`, `get_tcp6_sock`; checked on 6.18.
+//! Layout: Documentation/networking/proc_net_tcp.rst and `get_tcp4_sock`, `get_tcp6_sock`,
+//! `udp4_format_sock`, `ip6_dgram_sock_seq_show`; checked on 6.18.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -47,9 +48,26 @@ impl Proc {
     /// `Read` if `net/tcp` cannot be opened or either file cannot be read to its end. A kernel without IPv6 has no
     /// `net/tcp6`: that is no error.
     pub fn read_tcp(&self, net: Net<'_>, mut visit: impl FnMut(Socket)) -> Result<TableRead, ProcError> {
+        self.read_both(net, ["net/tcp", "net/tcp6"], &mut visit)
+    }
+
+    /// The same of UDP sockets, the unconnected ones too: their remote port is 0.
+    ///
+    /// # Errors
+    /// As `read_tcp`.
+    pub fn read_udp(&self, net: Net<'_>, mut visit: impl FnMut(Socket)) -> Result<TableRead, ProcError> {
+        self.read_both(net, ["net/udp", "net/udp6"], &mut visit)
+    }
+
+    fn read_both(
+        &self,
+        net: Net<'_>,
+        [four, six]: [&str; 2],
+        visit: &mut impl FnMut(Socket),
+    ) -> Result<TableRead, ProcError> {
         let mut totals = TableRead::default();
-        self.read_table(net, "net/tcp", &mut totals, &mut visit)?;
-        match self.read_table(net, "net/tcp6", &mut totals, &mut visit) {
+        self.read_table(net, four, &mut totals, visit)?;
+        match self.read_table(net, six, &mut totals, visit) {
             Err(e) if e.is_gone() => Ok(totals),
             outcome => outcome.map(|()| totals),
         }
@@ -157,10 +175,10 @@ impl Proc {
 fn is_header(line: &[u8]) -> bool {
     let names = "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode";
     let words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
-    // The tables of IPv4 and IPv6 differ in one.
-    words
-        .map(|word| if word == b"remote_address" { b"rem_address" } else { word })
-        .eq(names.split(' ').map(str::as_bytes))
+    // The tables of IPv4 and IPv6 differ in one, and those of UDP go on behind.
+    let mut words = words.map(|word| if word == b"remote_address" { b"rem_address" } else { word });
+    let begins = names.split(' ').all(|name| words.next() == Some(name.as_bytes()));
+    begins && words.next().is_none_or(|word| word == b"ref")
 }
 
 /// Parses one line behind the header.
@@ -261,6 +279,30 @@ mod tests {
             (TcpState::Established, 1000, Inode::new(31337))
         );
         assert_eq!(socket.timewait_left, None);
+    }
+
+    /// From the same machine: one that is connected, and one that is only bound.
+    const UDP: &[u8] = b"16143: 0100007F:D0C3 3500007F:0035 01 00000000:00000000 00:00000000 00000000  1000        0 271828 2 0000000000000000 0         ";
+    const UDP_BOUND: &[u8] = b" 7204: 00000000:14E9 00000000:0000 07 00000000:00000000 00:00000000 00000000   111        0 1618 2 0000000000000000 3         ";
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_row_of_udp_is_one_of_the_same_form() {
+        assert_eq!(tuple(UDP), ("127.0.0.1:53443".into(), "127.0.0.53:53".into()));
+        let (socket, bound) = (parse_row(UDP).unwrap(), parse_row(UDP_BOUND).unwrap());
+        assert_eq!((socket.state, socket.inode), (TcpState::Established, Inode::new(271_828)));
+        assert_eq!((bound.tuple.remote.port(), bound.state), (0, TcpState::Close));
+    }
+
+    #[test]
+    fn this_kernels_table_of_udp_is_known() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect("127.0.0.1:9").unwrap();
+        let (local, mut found) = (socket.local_addr().unwrap(), 0);
+        let read = Proc::new("/proc").unwrap().read_udp(Net::Own, |row| {
+            found += usize::from(row.tuple.local == local && row.tuple.remote.port() == 9);
+        });
+        assert_eq!((found, read.unwrap().unparsed), (1, 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod audit_log;
 pub mod direction;
 pub mod events;
+pub mod flows;
 pub mod gate;
 pub mod namespaces;
 pub mod poll;
@@ -13,5 +14,6 @@ mod sockets;
 pub mod tally;
 
 pub use events::{Events, Observation};
+pub use flows::TransportChoice;
 pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
 pub use tally::{Tally, Watched};

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::cidr::Cidr;
-use crate::connection::{Direction, Tuple};
+use crate::connection::{Connection, Direction, Transport, Tuple};
 use crate::glob::Glob;
 
 /// Ports and ranges of ports, or all.
@@ -314,13 +314,15 @@ pub struct Selection {
     pub ssh_anywhere: bool,
     /// Inbound SSH sessions too.
     pub inbound: bool,
+    /// UDP flows too.
+    pub udp: bool,
 }
 
 impl Selection {
     /// Connections to these ports.
     #[must_use]
     pub fn new(ports: PortSet, filter: Filter) -> Self {
-        Self { ports, filter, ssh_anywhere: false, inbound: false }
+        Self { ports, filter, ssh_anywhere: false, inbound: false, udp: false }
     }
 
     /// Remote ports that are looked at: all, where only the owner tells whether a connection is SSH's.
@@ -331,11 +333,21 @@ impl Selection {
 
     /// True if a connection that stands is wanted.
     #[must_use]
-    pub fn keeps(&self, direction: Direction, tuple: &Tuple) -> bool {
-        match direction {
-            Direction::Egress => self.wants(tuple),
-            Direction::Ingress => self.inbound,
+    pub fn keeps(&self, connection: &Connection) -> bool {
+        match (connection.transport, connection.direction) {
+            (Transport::Udp, _) => self.wants_flow(&connection.tuple),
+            (_, Direction::Egress) => self.wants(&connection.tuple),
+            (_, Direction::Ingress) => self.inbound,
         }
+    }
+
+    /// Judges a UDP flow as `wants` judges a connection. By its port alone, also where SSH is followed anywhere: no SSH
+    /// client or server speaks UDP but to ask for names.
+    #[must_use]
+    pub fn wants_flow(&self, tuple: &Tuple) -> bool {
+        self.udp
+            && self.ports.contains(tuple.remote.port())
+            && self.filter.admits(&Known { remote: tuple.remote, uid: None, user: None, executable: None })
     }
 
     /// Judges by the remote end alone: what a row tells in all of its states. Users and executables are judged when

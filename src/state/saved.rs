@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Live, Place, State};
-use crate::connection::{Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use crate::connection::{
+    Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Transport, Tuple,
+};
 use crate::event::{Host, ascii::unreadable, record::time};
 use crate::process::{Attribution, Recorded, Told};
 use crate::ssh::Route;
@@ -146,6 +148,11 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
         Some("ingress") => Direction::Ingress,
         _ => Direction::Egress,
     };
+    let transport = record.get("network").and_then(|network| network.get("transport"));
+    let transport = match transport.and_then(Value::as_str) {
+        Some("udp") => Transport::Udp,
+        _ => Transport::Tcp,
+    };
     let (local, remote) = (end(record.get("source")?)?, end(record.get("destination")?)?);
     let (local, remote) = if direction == Direction::Egress { (local, remote) } else { (remote, local) };
     let uid = record.get("user").and_then(|user| user.get("id")).and_then(Value::as_str);
@@ -154,6 +161,7 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
         netns: Netns(number("netns").unwrap_or(0)),
         inode: number("inode").and_then(Inode::new),
         cookie: text("cookie").and_then(|cookie| cookie.parse().ok()).and_then(Cookie::new),
+        transport,
         tuple: Tuple { local, remote },
         direction,
         state: TcpState::from_name(text("state")?)?,
@@ -163,7 +171,7 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
         opened,
         last_seen,
         attribution: Attribution::Recorded(Arc::new(Recorded::new(&told(record, own)))),
-        way: way(own).map(Arc::new),
+        way: way(own, transport).map(Arc::new),
     })
 }
 
@@ -187,7 +195,7 @@ fn told(record: &Map<String, Value>, own: &Map<String, Value>) -> Told {
 }
 
 /// Where it came from, as far as the record tells it: what outlives its owner.
-fn way(own: &Map<String, Value>) -> Option<Way> {
+fn way(own: &Map<String, Value>, transport: Transport) -> Option<Way> {
     let origin = own.get("origin")?;
     let text = |name: &str| origin.get(name).and_then(Value::as_str);
     let end = |ip: &str, port: &str| {
@@ -208,7 +216,8 @@ fn way(own: &Map<String, Value>) -> Option<Way> {
         connection: text("connection_id").and_then(|id| id.parse().ok()),
     };
     let route = Route::ALL.into_iter().find(|known| Some(known.name()) == route);
-    let is_ssh = !matches!(route, Some(Route::Other | Route::ProxyCommand));
+    let is_other = matches!(route, Some(Route::Other | Route::ProxyCommand));
+    let is_ssh = transport == Transport::Tcp && !is_other;
     Some(Way { origin: Arc::new(origin), route, ssh: None, is_ssh, listening: Vec::new() })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::*;
-use crate::connection::{CloseReason, Cookie, Direction, Inode, Netns, Seen, TcpState, Tuple};
+use crate::connection::{CloseReason, Cookie, Direction, Inode, Netns, Seen, TcpState, Transport, Tuple};
 use crate::event::{Ending, Event, Host, Renderer, What};
 use crate::process::{Attribution, Reason};
 use crate::sink::{GENESIS, Stream};
@@ -31,6 +31,7 @@ fn connection(second: u64) -> Arc<Connection> {
         netns: Netns(7),
         inode: Inode::new(100 + second),
         cookie: Cookie::new(200 + second),
+        transport: Transport::Tcp,
         tuple: Tuple {
             local: "[2001:db8::1]:40000".parse().unwrap(),
             remote: "192.0.2.7:22".parse().unwrap(),

@@ -1,7 +1,7 @@
 //! Every short history, and the cases that the kernel really shows.
 
 use super::*;
-use crate::connection::Seen;
+use crate::connection::{Seen, Transport};
 use crate::process::{Attribution, Reason};
 
 const NETNS: Netns = Netns(1);
@@ -71,6 +71,7 @@ fn connection(key: Key, state: TcpState, at: Moment) -> Connection {
         netns: key.netns,
         inode: Some(key.inode),
         cookie: None,
+        transport: Transport::Tcp,
         tuple: key.tuple,
         state,
         uid: Some(1000),

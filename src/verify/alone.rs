@@ -74,6 +74,13 @@ fn check_inode(record: &Record<'_>, found: &mut Findings<'_>) {
 /// V36.
 fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
     let outcome = record.text(f::OUTCOME).unwrap_or_default();
+    // Whether anybody answers is never known of a flow.
+    if record.is(f::TRANSPORT, "udp") {
+        if outcome != b"unknown" {
+            found.add(36, format!("the outcome is {} of a UDP flow", quote(outcome)));
+        }
+        return;
+    }
     if record.action != on::CLOSE {
         let fits = if record.is(f::STATE, "syn_sent") { "unknown" } else { "success" };
         if outcome != fits.as_bytes() {

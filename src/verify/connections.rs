@@ -19,7 +19,7 @@ const MOST_GAPS: usize = 1_024;
 const MILLISECOND: i64 = 1_000;
 const SLACK: i64 = 2_000_000;
 
-/// Namespace and both ends, as bytes: they are hashed at one go.
+/// Namespace, transport and both ends, as bytes: they are hashed at one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends([u8; 56]);
 
@@ -289,8 +289,10 @@ fn ends(record: &Record<'_>) -> Option<Ends> {
     let numbers = [
         record.number(f::SOURCE_PORT)?,
         record.number(f::DESTINATION_PORT)?,
-        // One connection of a machine to itself has both its ends here.
-        record.number(f::NETNS).unwrap_or(0) << 1 | u64::from(record.is(f::DIRECTION, "ingress")),
+        // One connection of a machine to itself has both its ends here, and UDP has ports of its own.
+        record.number(f::NETNS).unwrap_or(0) << 2
+            | u64::from(record.is(f::TRANSPORT, "udp")) << 1
+            | u64::from(record.is(f::DIRECTION, "ingress")),
     ];
     let mut ends = [0; 56];
     let parts = [bytes(f::SOURCE_IP)?, bytes(f::DESTINATION_IP)?];

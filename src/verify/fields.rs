@@ -306,6 +306,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.ssh-anywhere", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.transport", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.utc", Boolean, START | RELOAD, NO),
     field("portreeve.watch.source", Text, START, NO),
     field("portreeve.watch.source_reason", Text, START, START),

@@ -45,7 +45,7 @@ pub mod f {
     names! {
         TIMESTAMP = "@timestamp"; STREAM = "agent.id"; RUN = "agent.ephemeral_id"; AGENT = "agent.type";
         VERSION = "agent.version"; BOOT = "host.boot.id"; HOST = "host.name"; BOOTTIME = "portreeve.boottime_us";
-        DIRECTION = "network.direction"; ROUTE = "portreeve.route"; ORIGIN = "portreeve.origin.kind";
+        DIRECTION = "network.direction"; ROUTE = "portreeve.route"; TRANSPORT = "network.transport"; ORIGIN = "portreeve.origin.kind";
         EVIDENCE = "portreeve.origin.evidence"; OWNER_EVIDENCE = "portreeve.attribution.evidence";
         COMMUNITY_ID = "network.community_id"; ANYWHERE = "portreeve.watch.settings.ssh-anywhere";
         SCHEMA = "portreeve.schema"; ACTION = "event.action"; KIND = "event.kind"; CATEGORY = "event.category";

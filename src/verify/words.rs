@@ -26,6 +26,7 @@ const SEEN: Words = &["poll", "start", "syn", "nflog", "audit", "time_wait", "de
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
+const TRANSPORTS: Words = &["tcp", "udp"];
 const DIRECTIONS: Words = &["egress", "ingress"];
 const ROUTES: Words = &["direct", "jump", "proxy_command", "forwarded", "mux_master", "other"];
 const ORIGINS: Words = &["ssh", "local_tty", "cron", "service", "container", "unknown"];
@@ -86,6 +87,17 @@ fn labels(action: usize) -> [&'static str; 4] {
     }
 }
 
+/// Fields that may be absent.
+const WHERE_PRESENT: [(usize, Words); 7] = [
+    (f::WHY_UNKNOWN, WHY_UNKNOWN),
+    (f::TRANSPORT, TRANSPORTS),
+    (f::DIRECTION, DIRECTIONS),
+    (f::ROUTE, ROUTES),
+    (f::ORIGIN, ORIGINS),
+    (f::EVIDENCE, EVIDENCES),
+    (f::OWNER_EVIDENCE, &["audit"]),
+];
+
 /// What is said of the first field that holds a word which it may not.
 pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     let wrong = |field: usize| {
@@ -122,18 +134,10 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if let Some((field, _)) = open.iter().find(|pair| !is_known(pair)) {
         return wrong(*field);
     }
-    let where_present = [
-        (f::WHY_UNKNOWN, WHY_UNKNOWN),
-        (f::DIRECTION, DIRECTIONS),
-        (f::ROUTE, ROUTES),
-        (f::ORIGIN, ORIGINS),
-        (f::EVIDENCE, EVIDENCES),
-        (f::OWNER_EVIDENCE, &["audit"]),
-    ];
     let is_strange = |(field, words): &&(usize, Words)| {
         record.text(*field).is_some_and(|text| !words.iter().any(|word| word.as_bytes() == text))
     };
-    if let Some((field, _)) = where_present.iter().find(is_strange) {
+    if let Some((field, _)) = WHERE_PRESENT.iter().find(is_strange) {
         return wrong(*field);
     }
     // An audit record does not tell our own end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use portreeve::cli::Cli;
 use portreeve::connection::{
-    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple,
+    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Transport, Tuple,
 };
 use portreeve::event::{
     Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Seal, Started, What,
@@ -96,6 +96,10 @@ pub fn events() -> Vec<Event> {
             direction: Direction::Ingress,
             ..connection(owner(process(7), None))
         })),
+        What::Opened(Arc::new(Connection {
+            transport: Transport::Udp,
+            ..connection(owner(process(7), None))
+        })),
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
@@ -181,6 +185,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.evidence", vec!["audit"]),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
+        ("network.transport", [Transport::Tcp, Transport::Udp].map(Transport::name).to_vec()),
         ("network.direction", [Direction::Egress, Direction::Ingress].map(Direction::name).to_vec()),
         ("portreeve.route", Route::ALL.map(Route::name).to_vec()),
         ("portreeve.origin.kind", Origins::ALL.map(Origins::name).to_vec()),
@@ -279,6 +284,7 @@ fn connection(attribution: Attribution) -> Connection {
         netns: Netns(4_026_531_840),
         inode: Inode::new(31_337),
         cookie: Cookie::new(4_097),
+        transport: Transport::Tcp,
         tuple: Tuple { local: end("192.0.2.10:51514"), remote: end("203.0.113.7:22") },
         state: TcpState::Established,
         uid: Some(1_000),

@@ -21,6 +21,7 @@ mod audit;
 mod coverage;
 mod direction;
 mod ending;
+mod flows;
 mod logfile;
 mod namespaces;
 mod nflog;

@@ -29,6 +29,11 @@ for line in sys.stdin:
         client = socket.create_connection(('127.0.0.1', 22))
         held.append((client, server.accept()[0]))
         print(client.getsockname()[1], flush=True)
+    elif line == 'flow\\n':
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect(('127.0.0.1', 22))
+        held.append((client, client))
+        print(client.getsockname()[1], flush=True)
     elif line.startswith('visit '):
         socket.create_connection((line.split()[1], 22)).close()
         print('visited', flush=True)
@@ -214,6 +219,35 @@ fn connections_are_told_under_their_own_namespace_with_their_owner() {
         let records = watch.stop().records;
         assert_eq!(with_action(&records, "connection-opened").len(), 6);
         assert_eq!(with_action(&records, "connection-closed").len(), 3);
+    }
+}
+
+#[test]
+fn udp_flows_are_told_under_their_own_namespace_with_their_owner() {
+    let lab = lab!("python3");
+    for source in BOTH {
+        let pids = Pids::new(&lab);
+        let mut hosts = [Host::in_the_lab(&pids), Host::new(&pids)];
+        let udp = ["--netns", "all", "--transport", "tcp,udp"];
+        let mut watch = pids.watch(&lab, &[], &[&udp, &source[..]].concat());
+        for host in &mut hosts {
+            let port: u16 = host.say("flow").parse().unwrap();
+            let flow = json!({
+                "source.port": port,
+                "network.transport": "udp",
+                "process.pid": host.pid,
+                "portreeve.connection.seen": "poll",
+                "portreeve.connection.netns": host.netns,
+            });
+            let open = wait_told(&mut watch, &flow);
+            assert_eq!(host.say("close"), "closed");
+            watch.wait_for("the close", |records| {
+                let closes = with_action(records, "connection-closed").into_iter();
+                { closes }.find(|close| close["source"]["port"] == port)
+            });
+            assert_fields(&open, &flow);
+        }
+        assert_eq!(with_action(&watch.stop().records, "connection-opened").len(), 2);
     }
 }
 

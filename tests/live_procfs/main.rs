@@ -21,6 +21,8 @@ pub const FIRST_SIGHT: &str = "poll";
 mod direction;
 #[path = "../live/ending.rs"]
 mod ending;
+#[path = "../live/flows.rs"]
+mod flows;
 #[path = "../live/logfile.rs"]
 mod logfile;
 #[path = "../live/pipe.rs"]

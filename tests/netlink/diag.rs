@@ -1,4 +1,4 @@
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use portreeve::connection::{Socket, TcpState, Tuple};
@@ -58,6 +58,43 @@ fn both_families_come_in_one_dump_and_a_mapped_address_is_ipv4() {
         let at = listener.local_addr().unwrap();
         let nobody = SocketAddr::new(if at.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() }, 0);
         assert_eq!(only(&rows, Tuple { local: at, remote: nobody }).state, TcpState::Listen);
+    }
+}
+
+#[test]
+fn udp_sockets_come_by_their_state_and_through_the_same_filter() {
+    for (bind, host) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")] {
+        let bound = UdpSocket::bind((bind, 0)).unwrap();
+        let flow = UdpSocket::bind((bind, 0)).unwrap();
+        flow.connect((host, 9)).unwrap();
+        let ends = Tuple { local: fold(flow.local_addr().unwrap()), remote: fold(flow.peer_addr().unwrap()) };
+        let rows = |states, filter: Option<Filter>| {
+            let mut rows = Vec::new();
+            let mut diag = Diag::open().unwrap();
+            let outcome = diag.dump_udp(states, filter.as_ref(), |socket| rows.push(socket));
+            // A dump of UDP leaves nothing behind in which one of TCP would end.
+            diag.dump(states::LISTEN, None, |_| {}).unwrap();
+            (rows, outcome)
+        };
+        let (connected, outcome) = rows(states::UDP_CONNECTED, None);
+        if let Err(error) = outcome {
+            return crate::support::not_run("udp_sockets_come_by_their_state", &error.to_string());
+        }
+        let row = only(&connected, ends);
+        assert_eq!(row.inode.unwrap().get(), rustix::fs::fstat(&flow).unwrap().st_ino);
+        assert_eq!(row.cookie.unwrap().get(), rustix::net::sockopt::socket_cookie(&flow).unwrap());
+        let at = bound.local_addr().unwrap();
+        let is_bound = |row: &Socket| row.tuple.local.port() == at.port();
+        assert!(!connected.iter().any(is_bound), "no remote end");
+        let local = |port: u16| Filter::any_of([Clause::LocalPorts(port..=port)]);
+        assert!(rows(states::UDP_BOUND, local(at.port())).0.iter().all(is_bound));
+        assert!(rows(states::UDP_BOUND, local(at.port())).0.iter().any(is_bound));
+        for (port, passes) in [(9, true), (10, false)] {
+            let remote = Filter::any_of([Clause::RemotePorts(port..=port)]);
+            assert_eq!(rows(states::UDP_CONNECTED, remote).0.iter().any(|row| row.tuple == ends), passes);
+        }
+        let range = Filter::any_of([Clause::RemotePorts(5..=12), Clause::RemotePorts(443..=443)]);
+        assert!(rows(states::UDP_CONNECTED, range).0.iter().any(|row| row.tuple == ends));
     }
 }
 

@@ -36,6 +36,7 @@ pub const SYN_SENT: u8 = 2;
 pub const SYN_RECV: u8 = 3;
 pub const FIN_WAIT2: u8 = 5;
 pub const TIME_WAIT: u8 = 6;
+pub const CLOSE: u8 = 7;
 pub const CLOSE_WAIT: u8 = 8;
 pub const LISTEN: u8 = 10;
 
@@ -43,6 +44,10 @@ pub const LISTEN: u8 = 10;
 pub struct Kernel {
     dir: TempDir,
     pub rows: Vec<Row>,
+    /// Those of UDP, the unconnected ones too.
+    pub flows: Vec<Row>,
+    /// Datagrams sent.
+    pub sent: u64,
     /// ActiveOpens, PassiveOpens, AttemptFails, EstabResets, CurrEstab.
     pub counters: [u64; 5],
     /// True: other connections' answers hide every movement of CurrEstab.
@@ -62,6 +67,8 @@ impl Kernel {
         let mut kernel = Self {
             dir,
             rows: Vec::new(),
+            flows: Vec::new(),
+            sent: 0,
             counters: [0; 5],
             frozen_level: false,
             holders: BTreeMap::new(),
@@ -155,6 +162,27 @@ impl Kernel {
         self.hold(pid, inode);
     }
 
+    /// A UDP socket that is connected: no datagram is sent.
+    pub fn connect_udp(&mut self, pid: u32, local: &str, remote: &str, inode: u64) {
+        let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+        self.flows.push(Row { local, remote, state: ESTABLISHED, uid: 1000, inode, timewait: None });
+        self.hold(pid, inode);
+    }
+
+    /// A UDP socket that has a local port alone.
+    pub fn bind_udp(&mut self, pid: u32, local: &str, inode: u64) {
+        self.connect_udp(pid, local, if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }, inode);
+        if let Some(row) = self.flows.last_mut() {
+            row.state = CLOSE;
+        }
+    }
+
+    /// `close` of one: its row goes with the descriptor.
+    pub fn close_udp(&mut self, inode: u64) {
+        self.let_go(inode);
+        self.flows.retain(|row| row.inode != inode);
+    }
+
     pub fn hold(&mut self, pid: u32, inode: u64) {
         self.let_go(inode);
         let fd = self.next_fd;
@@ -243,10 +271,17 @@ impl Kernel {
 
     /// Makes the files say what the fields say.
     pub fn write(&self) {
-        fs::write(self.path("self/net/snmp"), counters(self.counters)).unwrap();
-        let (four, six): (Vec<&Row>, Vec<&Row>) = self.rows.iter().partition(|row| row.local.is_ipv4());
-        fs::write(self.path("self/net/tcp"), table(&four)).unwrap();
-        fs::write(self.path("self/net/tcp6"), table(&six)).unwrap();
+        let sent = format!("Udp: InDatagrams OutDatagrams\nUdp: 0 {}\n", self.sent);
+        fs::write(self.path("self/net/snmp"), counters(self.counters) + &sent).unwrap();
+        for (rows, name, title) in [(&self.rows, "tcp", ""), (&self.flows, "udp", " ref pointer drops")] {
+            let (four, six): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.local.is_ipv4());
+            for (rows, name) in [(four, name.to_owned()), (six, format!("{name}6"))] {
+                let text = table(&rows).replacen(" inode", &format!(" inode{title}"), 1);
+                fs::write(self.path(&format!("self/net/{name}")), text).unwrap();
+            }
+        }
+        let stat = format!("sockets: used 9\nUDP: inuse {} mem 0\n", self.flows.len());
+        fs::write(self.path("self/net/sockstat"), stat).unwrap();
     }
 }
 

@@ -13,6 +13,8 @@ mod coverage;
 /// A `/proc` that behaves.
 mod kernel;
 
+/// UDP.
+mod flows;
 /// Gated and ungated polling tell the same.
 mod gate;
 /// Processes that are another while they are read, or say that they are.

@@ -252,6 +252,23 @@ fn a_log_that_nobody_changed_breaks_no_rule() {
 }
 
 #[test]
+fn of_udp_flows_no_outcome_is_known() {
+    let of_udp = |outcome: &str| {
+        let mut case = Case::new(Turns::default());
+        for action in ["connection-opened", "connection-changed", "connection-closed"] {
+            for record in case.all(action) {
+                record["network"]["transport"] = json!("udp");
+                record["event"]["outcome"] = json!("unknown");
+            }
+        }
+        case.set("connection-closed", 0, "event.outcome", json!(outcome));
+        case.rules()
+    };
+    assert_eq!(of_udp("unknown"), BTreeSet::new());
+    assert_eq!(of_udp("success"), BTreeSet::from(["V36".to_owned()]));
+}
+
+#[test]
 fn each_mutant_breaks_its_rule_and_no_other() {
     let mut wrong = Vec::new();
     for (rule, mutate) in MUTANTS {
