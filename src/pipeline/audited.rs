@@ -14,7 +14,7 @@ use super::Pipeline;
 use super::namespace::Namespace;
 use crate::audit::Connect;
 use crate::connection::{
-    CloseReason, Connection, Direction, Key, Moment, Netns, Seen, Socket, TcpState, Tuple,
+    CloseReason, Connection, Direction, Key, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
 use crate::event::{Ending, Event};
 use crate::netlink::{Clause, Filter, states};
@@ -403,6 +403,8 @@ impl Pipeline {
             netns: asked.netns.unwrap_or_default(),
             inode: None,
             cookie: None,
+            // A record does not say by which protocol.
+            transport: Transport::Tcp,
             tuple: Tuple { local: SocketAddr::new(ours, 0), remote: asked.remote },
             direction: Direction::Egress,
             state,
