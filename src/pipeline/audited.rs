@@ -403,6 +403,8 @@ impl Pipeline {
             netns: asked.netns.unwrap_or_default(),
             inode: None,
             cookie: None,
+            // A record does not say by which protocol.
+            transport: Transport::Tcp,
             tuple: Tuple { local: SocketAddr::new(ours, 0), remote: asked.remote },
             transport: Transport::Tcp,
             direction: Direction::Egress,

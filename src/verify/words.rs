@@ -63,6 +63,17 @@ pub const CAUSES: Words = &[
     "state_failed",
 ];
 
+/// Fields that need not be there, and what they may hold where they are.
+const WHERE_PRESENT: [(usize, Words); 7] = [
+    (f::WHY_UNKNOWN, WHY_UNKNOWN),
+    (f::TRANSPORT, TRANSPORTS),
+    (f::DIRECTION, DIRECTIONS),
+    (f::ROUTE, ROUTES),
+    (f::ORIGIN, ORIGINS),
+    (f::EVIDENCE, EVIDENCES),
+    (f::OWNER_EVIDENCE, &["audit"]),
+];
+
 /// What an action's `event.kind`, `.category`, `.type` and `.dataset` are.
 fn labels(action: usize) -> [&'static str; 4] {
     let kinds = match ACTIONS.get(action).copied().unwrap_or_default() {
