@@ -92,14 +92,6 @@ impl Login {
 pub(super) struct Logins(VecDeque<Login>);
 
 impl Logins {
-    /// One that begins. Its ends may be those of one that is over, of which nothing is its.
-    pub(super) fn begin(&mut self, login: Login) {
-        if self.0.len() >= MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back(login);
-    }
-
     /// One more, or more of one: what was known of it stays known when its server has less to tell, as at its end.
     pub(super) fn remember(&mut self, mut login: Login) -> Origin {
         if let Some(known) = self.0.iter().rfind(|known| known.is_same(&login)) {
@@ -110,7 +102,10 @@ impl Logins {
             return origin;
         }
         self.0.retain(|known| !known.is_same(&login) || known.leader != login.leader);
-        self.begin(login);
+        if self.0.len() >= MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(login);
         origin
     }
 
@@ -138,6 +133,8 @@ impl Logins {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::connection::Tuple;
     use crate::way::Kind;
@@ -175,6 +172,30 @@ mod tests {
         ] {
             assert_eq!(find(&logins, marks.clone()), wanted, "{marks:?}");
         }
+    }
+
+    #[test]
+    fn what_was_known_of_a_login_stays_known_and_is_no_other_logins() {
+        let mut logins = Logins::default();
+        let with_id = |id, mut login: Login| {
+            login.origin.connection = Some(Uuid::from_u128(id));
+            login
+        };
+        let mut first = with_id(1, login(1, Some(10), None, None));
+        first.origin.user = Some(b"alice".to_vec());
+        logins.remember(first);
+        logins.remember(with_id(1, login(1, None, None, None)));
+        logins.remember(login(1, None, None, Some((50, 90))));
+        logins.remember(with_id(2, login(1, Some(11), None, None)));
+        let owner = Process { start_ticks: 100, ..Process::of_pid(7) };
+        let known = |marks: Marks| {
+            let origin = logins.find(&marks, &owner).unwrap();
+            (origin.connection.map(|id| id.as_u128()), origin.user)
+        };
+        let of_audit = |audit| Marks { audit: Some(audit), ..Marks::default() };
+        assert_eq!(known(of_audit(10)), (Some(1), Some(b"alice".to_vec())));
+        assert_eq!(known(Marks { leader: Some(50), ..Marks::default() }), (Some(1), Some(b"alice".to_vec())));
+        assert_eq!(known(of_audit(11)), (Some(2), None), "its ends are those of the first");
     }
 
     #[test]

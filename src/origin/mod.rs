@@ -106,7 +106,7 @@ impl Origins {
     }
 
     /// What an inbound connection's own server processes tell of it; remembers it for what outlives it.
-    /// `id`: under which it is logged. `None`: it begins.
+    /// `id`: under which it is logged.
     pub fn inbound(
         &mut self,
         proc: &Proc,
@@ -133,10 +133,6 @@ impl Origins {
             take_title(&mut origin, &args);
         }
         let known = Origin { connection: id, ..origin.clone() };
-        if id.is_none() {
-            self.logins.begin(Login::new(&known, &marks, None));
-            return origin;
-        }
         for leader in self.seats.led_by(proc, &children) {
             self.logins.remember(Login::new(&known, &marks, Some(leader)));
         }

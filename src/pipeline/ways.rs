@@ -23,9 +23,10 @@ impl Pipeline {
     ) -> Option<Way> {
         let Attribution::Owned { lineage, .. } = attribution else { return None };
         let held = held.map(Rc::as_ref);
+        let id = self.table.get(key).map(|entry| entry.connection.id);
         Some(match direction {
             Direction::Ingress => Way {
-                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple, None)),
+                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple, id)),
                 route: None,
                 ssh: None,
                 is_ssh: ssh::is_server(&lineage.process),
