@@ -25,7 +25,7 @@ use portreeve::sink::{Destination, Format, LogFile, Stdout};
 use portreeve::state::{Folder, StateError};
 use portreeve::text::{Style, harmless};
 use portreeve::verify::Secret;
-use portreeve::{logger, report, verify};
+use portreeve::{ebpf, logger, report, verify};
 
 /// Of `verify`.
 const UNREADABLE: u8 = 2;
@@ -47,6 +47,9 @@ fn fail(status: u8) -> impl Fn(&dyn std::error::Error) -> Failure {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([ebpf::LOADER]) {
+        return ExitCode::from(ebpf::load_for_parent());
+    }
     let cli = Cli::parse();
     let outcome = match cli.command {
         None => watch(&cli.watch),
