@@ -248,18 +248,17 @@ struct {
     __type(value, __u64);
 } ports SEC(".maps");
 
-enum word {
-    ONLY_KNOWN = 0,   /* told to us: of the ends only those whose opening was seen are wanted */
-    LOST_OPENS = 1,   /* events for which there was no room */
-    LOST_OTHERS = 2,
-    WORDS = 3,
+/* What there was no room for: openings, and the rest. */
+enum which {
+    OPENINGS = 0,
+    OTHERS = 1,
 };
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, WORDS);
+    __uint(max_entries, 2);
     __type(key, __u32);
     __type(value, __u64);
-} words SEC(".maps");
+} lost SEC(".maps");
 
 /* Sockets whose opening was seen, by cookie: what was told of it, an OPEN or an ATTEMPT. */
 struct {
@@ -285,9 +284,9 @@ static __always_inline int is_watched(__u16 port)
 
 static __always_inline void count(__u32 which)
 {
-    __u64 *lost = bpf_map_lookup_elem(&words, &which);
-    if (lost)
-        __sync_fetch_and_add(lost, 1);
+    __u64 *count = bpf_map_lookup_elem(&lost, &which);
+    if (count)
+        __sync_fetch_and_add(count, 1);
 }
 
 /* What waits for the reader may wait for its next turn, unless the ring fills. */
@@ -439,14 +438,14 @@ static __always_inline void tell_open(struct open *e, struct tcp_sock *tp)
         return;
     /* At once: while it waits for its answer, what else there is to know of the process can be read. */
     if (bpf_ringbuf_output(&ring, e, OPEN_FIXED + size, BPF_RB_FORCE_WAKEUP))
-        count(LOST_OPENS);
+        count(OPENINGS);
 }
 
 static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 kind, __u8 state, __u64 wakeup)
 {
     struct head *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
     if (!e) {
-        count(kind == SYN ? LOST_OPENS : LOST_OTHERS);
+        count(kind == SYN ? OPENINGS : OTHERS);
         return;
     }
     fill_head(e, tp, kind, state);
@@ -507,16 +506,11 @@ int BPF_PROG(ending, struct sock *sk, int old, int new)
         tell_head(tp, cookie, ESTABLISHED, old, BPF_RB_FORCE_WAKEUP);
         return 0;
     }
+    /* One that stood before is told too; so is one that was accepted, where the other end's port is watched. */
     int known = !bpf_map_delete_elem(&seen, &cookie);
-    if (!known) {
-        __u32 word = ONLY_KNOWN;
-        __u64 *only_known = bpf_map_lookup_elem(&words, &word);
-        if (!only_known || *only_known)
-            return 0;
-    }
     struct closed *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
     if (!e) {
-        count(LOST_OTHERS);
+        count(OTHERS);
         return 0;
     }
     fill_head(&e->head, tp, CLOSED, old);

@@ -9,6 +9,7 @@ mod ancestors;
 mod cache;
 mod hold;
 mod lineage;
+mod opening;
 mod search;
 mod walk;
 

@@ -121,6 +121,7 @@ pub fn run(
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let events = events.as_ladder(settings.events.is_ladder());
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
         let _ = sender.send(signal);

@@ -6,6 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple, fold};
 use crate::process::{Ids, Tty};
 
@@ -45,6 +47,17 @@ pub enum Word {
     Established(Sight),
     /// It is over.
     Closed(Ended),
+}
+
+impl Word {
+    /// The socket, as it was then.
+    #[must_use]
+    pub fn sight(&self) -> &Sight {
+        match self {
+            Self::Open(opening) => &opening.sight,
+            Self::Syn(sight) | Self::Established(sight) | Self::Closed(Ended { sight, .. }) => sight,
+        }
+    }
 }
 
 /// A socket at one moment.
@@ -129,10 +142,47 @@ pub struct Ended {
     pub sight: Sight,
     /// What it counted.
     pub counts: Counts,
-    /// What the socket's own error was, as a number of errno(3); 0 for none.
-    pub error: i32,
+    /// What its process was to be told.
+    pub fault: Fault,
     /// True if the other end's FIN has come.
     pub has_fin: bool,
+}
+
+/// A socket's own error, as far as it tells ends apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// None.
+    None,
+    /// ECONNREFUSED.
+    Refused,
+    /// ETIMEDOUT.
+    TimedOut,
+    /// That there is no way, or one that is forbidden.
+    Unreachable,
+    /// Any other.
+    Other,
+}
+
+impl Fault {
+    fn from_number(number: u32) -> Self {
+        let is = |error: Errno| i32::try_from(number) == Ok(error.raw_os_error());
+        // What routers answer (`icmp_err_convert`, `tab_unreach`).
+        let unreachable = [
+            Errno::NETUNREACH,
+            Errno::HOSTUNREACH,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::ACCESS,
+            Errno::NOPROTOOPT,
+        ];
+        match number {
+            0 => Self::None,
+            _ if is(Errno::CONNREFUSED) => Self::Refused,
+            _ if is(Errno::TIMEDOUT) => Self::TimedOut,
+            _ if unreachable.into_iter().any(is) => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Reads one record of the ring. `None`: it is no such record.
@@ -185,8 +235,8 @@ fn parse_closed(bytes: &[u8], sight: Sight) -> Option<Ended> {
         received_segments: u32_at(bytes, 88)?,
         repeats: byte(bytes, 96)?,
     };
-    let error = i32::try_from(u32_at(bytes, 92)?).unwrap_or(0);
-    Some(Ended { sight, counts, error, has_fin: byte(bytes, 19)? & FIN != 0 })
+    let fault = Fault::from_number(u32_at(bytes, 92)?);
+    Some(Ended { sight, counts, fault, has_fin: byte(bytes, 19)? & FIN != 0 })
 }
 
 fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {

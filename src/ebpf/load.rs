@@ -20,7 +20,7 @@ const OBJECT: &[u8] = include_bytes_aligned!("../../bpf/portreeve.bpf.o");
 const TRACEPOINT: &str = "inet_sock_set_state";
 
 /// Descriptors that are handed over first, in this order; behind them come the links, as many as there are.
-pub(super) const MAPS: [&str; 3] = ["ring", "ports", "words"];
+pub(super) const MAPS: [&str; 3] = ["ring", "ports", "lost"];
 pub(super) const PROGRAMS: [&str; 2] = ["opening", "ending"];
 const ATTEMPTS: [&str; 2] = ["attempt4", "attempt6"];
 

@@ -20,6 +20,8 @@ use rustix::net::{
     socketpair,
 };
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use super::event::{Word, parse};
 use super::load::{DONE, MAPS, MESSAGE, PROGRAMS, hand_over};
 use super::{LOADER, Received};
@@ -30,11 +32,8 @@ const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 const MOST_FDS: usize = 16;
 /// Words of the bitmap of ports.
 const BITMAP: usize = 1_024;
-/// Places in `words`.
-const ONLY_KNOWN: u32 = 0;
-const LOST: [u32; 2] = [1, 2];
-/// Beyond so many ports are those from which others connect to us among them: only ends whose opening was seen are told.
-const FEW_PORTS: u32 = 1_024;
+/// Places in `lost`.
+const LOST: [u32; 2] = [0, 1];
 /// Words of `Process` in the first namespace of its kind (`PROC_PID_INIT_INO`).
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
@@ -42,7 +41,7 @@ const FIRST_PIDS: &str = "pid:[4026531836]";
 pub struct Ebpf {
     ring: RingBuf<MapData>,
     ports: Array<MapData, u64>,
-    words: Array<MapData, u64>,
+    full: Array<MapData, u64>,
     /// The two programs, and what the kernel tells of them: how often they were not run.
     programs: Vec<(OwnedFd, File)>,
     /// Closing them detaches.
@@ -65,6 +64,12 @@ impl Ebpf {
     /// # Errors
     /// Why not, in plain words.
     pub fn open(ports: &[RangeInclusive<u16>]) -> Result<Self, String> {
+        let sets = capabilities(None).map_err(|error| error.to_string())?;
+        let needs = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        if !sets.effective.contains(needs) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) {
+            // As the loader would find out, at a price.
+            return Err("needs CAP_BPF and CAP_PERFMON".to_owned());
+        }
         let (ours, theirs) = pair()?;
         let mut loader = Command::new("/proc/self/exe")
             .arg(LOADER)
@@ -131,9 +136,7 @@ impl Ebpf {
                 *word |= 1u64 << (port % 64);
             }
         }
-        let count: u32 = bitmap.iter().map(|word: &u64| word.count_ones()).sum();
         let refused = |error: aya::maps::MapError| format!("cannot tell the program its ports: {error}");
-        self.words.set(ONLY_KNOWN, u64::from(count > FEW_PORTS), 0).map_err(refused)?;
         for (place, (new, old)) in (0..).zip(bitmap.iter().zip(&self.bitmap)) {
             if new != old {
                 self.ports.set(place, new, 0).map_err(refused)?;
@@ -144,7 +147,7 @@ impl Ebpf {
     }
 
     fn count_lost(&self) -> u64 {
-        let full: u64 = LOST.iter().filter_map(|place| self.words.get(place, 0).ok()).sum();
+        let full: u64 = LOST.iter().filter_map(|place| self.full.get(place, 0).ok()).sum();
         full + self.programs.iter().map(|(_, told)| missed(told)).sum::<u64>()
     }
 }
@@ -183,7 +186,7 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         let fd = fds.next().ok_or_else(|| format!("the loader handed over no {name}"))?;
         MapData::from_fd(fd).and_then(Map::from_map_data).map_err(|error| format!("{name}: {error}"))
     };
-    let [ring, ports_map, words] = MAPS.map(&mut map);
+    let [ring, ports_map, full] = MAPS.map(&mut map);
     let mut programs = Vec::new();
     for _ in PROGRAMS {
         let fd = fds.next().ok_or("the loader handed over no programs")?;
@@ -195,7 +198,7 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
     let mut ebpf = Ebpf {
         ring: RingBuf::try_from(ring?).map_err(error)?,
         ports: Array::try_from(ports_map?).map_err(error)?,
-        words: Array::try_from(words?).map_err(error)?,
+        full: Array::try_from(full?).map_err(error)?,
         programs,
         _links: fds.collect(),
         without_attempts: text,

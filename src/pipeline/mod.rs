@@ -12,6 +12,7 @@ mod observe;
 mod opens;
 mod restore;
 mod ways;
+mod words;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -37,6 +38,7 @@ use coverage::Collected;
 use descriptors::Counted;
 use namespace::Namespace;
 use opens::Server;
+use words::Words;
 
 /// As many other namespaces' counters are read in one tick, 20 µs each; where there are more, each has its turn.
 const MOST_SPACES: usize = 16;
@@ -120,6 +122,7 @@ pub struct Pipeline {
     /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
     /// those of connections that were over by then: of these a notice tells.
     overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
+    words: Words,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -185,6 +188,7 @@ impl Pipeline {
             told_by_end: HashMap::new(),
             syns: HashMap::new(),
             overtaken: HashMap::new(),
+            words: Words::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),
@@ -213,11 +217,13 @@ impl Pipeline {
         if self.totals.polls == 1 {
             self.tell_homeless(at, &mut told);
         }
+        self.hear_rest(proc, at, &mut told);
         if self.totals.reads == reads && self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }
         self.tell_waited(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
+        self.tell_old_words(at, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);
@@ -378,11 +384,13 @@ impl Pipeline {
         if let Some(events) = &self.events {
             events.set_ports(select.looked_at().ranges());
         }
+        self.words.retain(|tuple| select.wants(tuple));
         self.select = select;
         self.attributor.set_masker(masker);
         self.watch_server_ports();
         for space in &mut self.spaces {
             space.gate.follow_accepted(self.select.inbound);
+            space.hears_all = !self.select.inbound;
             space.standing = true;
             space.gate.want_read();
         }

@@ -98,11 +98,13 @@ pub enum Kind {
     Syn,
     /// Forks, executions and exits, by the process connector.
     Proc,
+    /// Connections with their owners, and their ends, by a program in the kernel.
+    Ebpf,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Destroy, Self::Syn, Self::Proc];
+    pub const ALL: [Self; 4] = [Self::Destroy, Self::Syn, Self::Proc, Self::Ebpf];
 
     /// As it is typed and told.
     #[must_use]
@@ -111,6 +113,7 @@ impl Kind {
             Self::Destroy => "destroy",
             Self::Syn => "syn",
             Self::Proc => "proc",
+            Self::Ebpf => "ebpf",
         }
     }
 }
@@ -118,7 +121,8 @@ impl Kind {
 /// `--events`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum EventChoice {
-    /// `destroy` and `syn`, as far as they can be had. `proc` costs 11 µs for each process of the machine.
+    /// `ebpf` and `destroy`, and `syn` where there is no `ebpf`, as far as they can be had. `proc` costs 11 µs for each
+    /// process of the machine.
     #[default]
     Auto,
     /// These; none of them for `none`.
@@ -130,9 +134,15 @@ impl EventChoice {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         match self {
-            Self::Auto => vec![Kind::Destroy, Kind::Syn],
+            Self::Auto => vec![Kind::Destroy, Kind::Syn, Kind::Ebpf],
             Self::These(kinds) => kinds.clone(),
         }
+    }
+
+    /// True if `syn` is only for want of `ebpf`.
+    #[must_use]
+    pub fn is_ladder(&self) -> bool {
+        *self == Self::Auto
     }
 }
 
@@ -143,7 +153,7 @@ impl FromStr for EventChoice {
         let kind = |word: &str| {
             let known = Kind::ALL.into_iter().find(|kind| kind.name() == word.trim());
             known.ok_or_else(|| {
-                format!("`{}` is none of: auto, none, or a list of destroy, syn, proc", word.trim())
+                format!("`{}` is none of: auto, none, or a list of destroy, syn, proc, ebpf", word.trim())
             })
         };
         match text.trim() {
@@ -330,7 +340,7 @@ mod tests {
 
     #[test]
     fn lists_of_notices_print_as_they_parse() {
-        for text in ["auto", "none", "destroy", "destroy,syn,proc"] {
+        for text in ["auto", "none", "destroy", "destroy,syn,proc", "destroy,ebpf"] {
             assert_eq!(text.parse::<EventChoice>().unwrap().to_string(), text);
         }
         assert_eq!("proc, destroy,proc".parse::<EventChoice>().unwrap().to_string(), "destroy,proc");

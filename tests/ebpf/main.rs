@@ -30,5 +30,7 @@ macro_rules! ebpf {
     }};
 }
 
+/// The watch.
+mod stories;
 /// What is told, and by whom it was done.
 mod words;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portreeve::connection::{Netns, TcpState};
 use portreeve::ebpf::Ebpf;
-use portreeve::ebpf::event::{Ended, Opening, Sight, Word};
+use portreeve::ebpf::event::{Ended, Fault, Opening, Sight, Word};
 
 use crate::lab;
 use crate::support::lab::Lab;
@@ -102,7 +102,7 @@ fn a_refused_attempt_has_its_process_and_says_that_it_was_refused() {
         let (openings, ends) = (openings(&words), ends(&words));
         assert_eq!((openings.len(), ends.len()), (1, 1), "{words:#?}");
         assert_eq!(openings[0].pid, pid);
-        assert_eq!(ends[0].error, rustix::io::Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(ends[0].fault, Fault::Refused);
         assert!(!ends[0].counts.established);
         assert_eq!(ends[0].sight.before, TcpState::SynSent);
         assert_ne!(ends[0].sight.tuple.local.port(), 0, "the port is told though it is given back");
@@ -159,7 +159,7 @@ fn what_it_counts_and_how_it_ends_is_told_for_both_families() {
         assert!(words.iter().any(|word| matches!(word, Word::Established(_))), "{words:#?}");
         let [ended] = ends(&words)[..] else { panic!("{words:#?}") };
         assert_eq!((ended.counts.sent, ended.counts.received - u64::from(ended.has_fin)), (Some(3_000), 500));
-        assert_eq!((ended.error, ended.sight.before), (0, TcpState::FinWait2));
+        assert_eq!((ended.fault, ended.sight.before), (Fault::None, TcpState::FinWait2));
         assert_eq!(ended.sight.tuple.remote, to.parse().unwrap());
     }
 }
