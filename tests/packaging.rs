@@ -96,6 +96,7 @@ const COMMON: [&str; 16] = [
     "/usr/share/fish/vendor_completions.d/portreeve.fish",
     "/usr/share/doc/portreeve/VERIFY.md",
     "/usr/share/doc/portreeve/crates.txt.gz",
+    "/usr/share/doc/portreeve/examples/ebpf.conf",
     "/usr/share/doc/portreeve/examples/netns.conf",
     "/usr/share/doc/portreeve/examples/syn.conf",
 ];

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::search::Quest;
 use super::Attributor;
+use super::search::Quest;
 use crate::ebpf::event::{Ancestor, Opening};
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, ChainCut, Lineage, Login, Process};

@@ -22,7 +22,7 @@ const STATES: Words = &[
     "new_syn_recv",
     "unknown",
 ];
-const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
+const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy", "ebpf"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];

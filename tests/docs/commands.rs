@@ -84,7 +84,7 @@ fn what_the_readme_tells_to_type_exists() {
     let changes = read("CHANGELOG.md");
     let newest = changes.split("\n## ").nth(1).and_then(|entry| entry.split(' ').next());
     assert_eq!(newest, Some(env!("CARGO_PKG_VERSION")), "the newest comes first");
-    for (page, lines) in [("README.md", 150), ("ARCHITECTURE.md", 180)] {
+    for (page, lines) in [("README.md", 150), ("ARCHITECTURE.md", 200)] {
         assert!(read(page).lines().count() <= lines, "{page}: pages, not books");
     }
 }

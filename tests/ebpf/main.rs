@@ -30,6 +30,8 @@ macro_rules! ebpf {
     }};
 }
 
+/// Privileges and memory.
+mod ladder;
 /// The watch.
 mod stories;
 /// What is told, and by whom it was done.
