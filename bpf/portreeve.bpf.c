@@ -12,7 +12,8 @@
 //  - There, most sockets have no local port yet: the kernel chooses it next. It is told with ESTABLISHED or CLOSE.
 //  - A socket has no cookie until somebody asks for it.
 //  - A program that is interrupted by its own event on the same processor is not run for that one, which the kernel counts
-//    (`recursion_misses`). `opening` is never: it does its work in process context alone. That is why there are two.
+//    (`recursion_misses`): an end may go untold then, an opening never, because nothing that opens interrupts. Two programs,
+//    one for openings, would be interrupted less, and cost each connection of the machine 0.4 us more.
 //
 // Compile-once: the layouts below name the members that are read and no others; the loader finds out where they are. They
 // are those of Linux 5.15 to 6.18; members that may be missing are asked for.
@@ -469,11 +470,8 @@ static __always_inline struct open *begin_open(struct tcp_sock *tp, __u64 cookie
 }
 
 /* CLOSE -> SYN_SENT, in the process that connects. */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(opening, struct sock *sk, int old, int new)
+static __always_inline int opening(struct sock *sk)
 {
-    if (new != TCP_SYN_SENT || old != TCP_CLOSE || !is_watched(__builtin_bswap16(sk->__sk_common.skc_dport)))
-        return 0;
     struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
     if (!tp)
         return 0;
@@ -491,13 +489,8 @@ int BPF_PROG(opening, struct sock *sk, int old, int new)
 }
 
 /* What comes of it, mostly in nobody's context. */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(ending, struct sock *sk, int old, int new)
+static __always_inline int ending(struct sock *sk, int old, int new)
 {
-    if (new != TCP_CLOSE && (new != TCP_ESTABLISHED || old != TCP_SYN_SENT))
-        return 0;
-    if (old == TCP_LISTEN || old == TCP_CLOSE || !is_watched(__builtin_bswap16(sk->__sk_common.skc_dport)))
-        return 0;
     struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
     if (!tp)
         return 0;
@@ -524,6 +517,18 @@ int BPF_PROG(ending, struct sock *sk, int old, int new)
     __builtin_memset(e->pad, 0, sizeof(e->pad));
     bpf_ringbuf_submit(e, unhurried());
     return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(changed, struct sock *sk, int old, int new)
+{
+    int opens = new == TCP_SYN_SENT && old == TCP_CLOSE;
+    int is_answered = new == TCP_ESTABLISHED && old == TCP_SYN_SENT;
+    int ends = new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
+
+    if (!(opens || is_answered || ends) || !is_watched(__builtin_bswap16(sk->__sk_common.skc_dport)))
+        return 0;
+    return opens ? opening(sk) : ending(sk, old, new);
 }
 
 /* connect(2) before it looks for a way: the only sight of an attempt to which there is none (ENETUNREACH). */

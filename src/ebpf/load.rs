@@ -21,7 +21,7 @@ const TRACEPOINT: &str = "inet_sock_set_state";
 
 /// Descriptors that are handed over first, in this order; behind them come the links, as many as there are.
 pub(super) const MAPS: [&str; 3] = ["ring", "ports", "lost"];
-pub(super) const PROGRAMS: [&str; 2] = ["opening", "ending"];
+pub(super) const PROGRAM: &str = "changed";
 const ATTEMPTS: [&str; 2] = ["attempt4", "attempt6"];
 
 /// First byte of the message: whether it worked. The rest is text: why not, or why attempts are not told.
@@ -66,11 +66,9 @@ fn load(ring: Option<u32>) -> Result<(Ebpf, Result<(), String>), String> {
         loader.map_max_entries("ring", bytes);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| reason("cannot load", &error))?;
-    for name in PROGRAMS {
-        let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
-        program.load(TRACEPOINT, &btf).map_err(|error| reason("cannot load", &error))?;
-        program.attach().map_err(|error| reason("cannot attach", &error))?;
-    }
+    let program: &mut BtfTracePoint = program(&mut ebpf, PROGRAM)?;
+    program.load(TRACEPOINT, &btf).map_err(|error| reason("cannot load", &error))?;
+    program.attach().map_err(|error| reason("cannot attach", &error))?;
     let attempts = watch_attempts(&mut ebpf);
     Ok((ebpf, attempts))
 }
@@ -120,7 +118,7 @@ fn descriptors(ebpf: &Ebpf) -> Result<Vec<RawFd>, String> {
     for (name, program) in ebpf.programs() {
         if let (Ok(fd), Ok(info)) = (program.fd(), program.info()) {
             ids.insert(info.id());
-            if PROGRAMS.contains(&name) {
+            if name == PROGRAM {
                 descriptors.push(fd.as_fd().as_raw_fd());
             }
         }

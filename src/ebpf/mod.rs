@@ -31,6 +31,8 @@ pub const LOADER: &str = "--load-ebpf-for-parent";
 pub struct Received {
     /// True if there may be more.
     pub more: bool,
-    /// What there was no room for, or what the kernel did not run the program for.
+    /// What there was no room for.
     pub lost: u64,
+    /// Changes of state, of any socket, for which the kernel did not run the program: ends may be among them.
+    pub missed: u64,
 }

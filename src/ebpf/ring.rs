@@ -23,7 +23,7 @@ use rustix::net::{
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::event::{Word, parse};
-use super::load::{DONE, MAPS, MESSAGE, PROGRAMS, hand_over};
+use super::load::{DONE, MAPS, MESSAGE, hand_over};
 use super::{LOADER, Received};
 
 /// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
@@ -42,14 +42,15 @@ pub struct Ebpf {
     ring: RingBuf<MapData>,
     ports: Array<MapData, u64>,
     full: Array<MapData, u64>,
-    /// The two programs, and what the kernel tells of them: how often they were not run.
-    programs: Vec<(OwnedFd, File)>,
+    /// The program, and what the kernel tells of it: how often it was not run. `None`: that cannot be read.
+    program: Option<(OwnedFd, File)>,
     /// Closing them detaches.
     _links: Vec<OwnedFd>,
     /// Why attempts are not told; empty where they are.
     without_attempts: String,
     bitmap: Vec<u64>,
     lost: u64,
+    missed: u64,
 }
 
 impl fmt::Debug for Ebpf {
@@ -119,10 +120,14 @@ impl Ebpf {
         if taken == 0 {
             return Received::default();
         }
-        let lost = self.count_lost();
-        let new = lost.saturating_sub(self.lost);
-        self.lost = lost.max(self.lost);
-        Received { more: taken == most, lost: new }
+        let (lost, missed) = self.count_lost();
+        let received = Received {
+            more: taken == most,
+            lost: lost.saturating_sub(self.lost),
+            missed: missed.saturating_sub(self.missed),
+        };
+        (self.lost, self.missed) = (lost, missed);
+        received
     }
 
     /// Watches other ports from now on.
@@ -146,9 +151,9 @@ impl Ebpf {
         Ok(())
     }
 
-    fn count_lost(&self) -> u64 {
-        let full: u64 = LOST.iter().filter_map(|place| self.full.get(place, 0).ok()).sum();
-        full + self.programs.iter().map(|(_, told)| missed(told)).sum::<u64>()
+    fn count_lost(&self) -> (u64, u64) {
+        let lost = LOST.iter().filter_map(|place| self.full.get(place, 0).ok()).sum();
+        (lost, self.program.as_ref().map_or(0, |(_, told)| missed(told)))
     }
 }
 
@@ -187,25 +192,21 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         MapData::from_fd(fd).and_then(Map::from_map_data).map_err(|error| format!("{name}: {error}"))
     };
     let [ring, ports_map, full] = MAPS.map(&mut map);
-    let mut programs = Vec::new();
-    for _ in PROGRAMS {
-        let fd = fds.next().ok_or("the loader handed over no programs")?;
-        // Where that cannot be read nothing is known to be missed.
-        let told = File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
-        programs.extend(told.ok().map(|told| (fd, told)));
-    }
+    let program = fds.next().ok_or("the loader handed over no program")?;
+    let told = File::open(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     let error = |error: aya::maps::MapError| format!("cannot map the ring: {error}");
     let mut ebpf = Ebpf {
         ring: RingBuf::try_from(ring?).map_err(error)?,
         ports: Array::try_from(ports_map?).map_err(error)?,
         full: Array::try_from(full?).map_err(error)?,
-        programs,
+        program: told.ok().map(|told| (program, told)),
         _links: fds.collect(),
         without_attempts: text,
         bitmap: vec![0; BITMAP],
         lost: 0,
+        missed: 0,
     };
-    ebpf.lost = ebpf.count_lost();
+    (ebpf.lost, ebpf.missed) = ebpf.count_lost();
     ebpf.set_ports(ports)?;
     Ok(ebpf)
 }

@@ -71,6 +71,7 @@ impl Pipeline {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
                     }
                 }
+                Observation::Missed { count } => self.miss_words(&mut spaces, count, at),
                 Observation::Failed { kind, netns, reason } => {
                     if let Some(space) = of(&mut spaces, netns) {
                         space.on.retain(|on| *on != kind);

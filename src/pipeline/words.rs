@@ -167,6 +167,18 @@ impl Pipeline {
         }
     }
 
+    /// Ends may not have been told. Where notices of ends are on, those tell them.
+    pub(super) fn miss_words(&mut self, spaces: &mut [Namespace], count: u64, at: Moment) {
+        let mut deaf: Vec<_> = spaces.iter_mut().filter(|space| !space.on.contains(&Kind::Destroy)).collect();
+        if deaf.is_empty() {
+            return;
+        }
+        deaf.iter_mut().for_each(|space| space.doubt(at.boot));
+        self.words.lost_at = Some(at.boot);
+        self.totals.notices_lost += count;
+        self.coverage.lost(Kind::Ebpf, Some(count), at);
+    }
+
     /// Words were lost, nobody knows of which namespace.
     pub(super) fn lose_words(&mut self, spaces: &mut [Namespace], count: Option<u64>, at: Moment) {
         for space in spaces {

@@ -65,6 +65,11 @@ pub enum Observation {
         /// `None`: the kernel does not say how many.
         count: Option<u64>,
     },
+    /// Words of ends may be missing, of any port: nobody told them.
+    Missed {
+        /// As many at most.
+        count: u64,
+    },
     /// A source failed and is closed.
     Failed {
         /// Which.
@@ -84,7 +89,7 @@ impl Observation {
             Self::Destroyed { .. } => Kind::Destroy,
             Self::Syn { .. } => Kind::Syn,
             Self::Process(_) => Kind::Proc,
-            Self::Word(_) => Kind::Ebpf,
+            Self::Word(_) | Self::Missed { .. } => Kind::Ebpf,
             Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
@@ -332,6 +337,7 @@ impl Events {
         let received = source.receive(MOST_WORDS, |word| all.push(Observation::Word(word)));
         let lost = Observation::Lost { kind: Kind::Ebpf, netns: own, count: Some(received.lost) };
         all.extend((received.lost > 0).then_some(lost));
+        all.extend((received.missed > 0).then_some(Observation::Missed { count: received.missed }));
         all
     }
 
