@@ -299,6 +299,8 @@ pub enum Seen {
     Audit,
     /// Only the kernel's notice of its end was seen.
     Destroy,
+    /// The kernel's own words told of it, and who made it.
+    Ebpf,
 }
 
 impl Seen {
@@ -313,21 +315,30 @@ impl Seen {
             Self::Nflog => "nflog",
             Self::Audit => "audit",
             Self::Destroy => "destroy",
+            Self::Ebpf => "ebpf",
         }
     }
 
     /// From what `name` gives.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all =
-            [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Nflog, Self::Audit, Self::Destroy];
+        let all = [
+            Self::Poll,
+            Self::Start,
+            Self::TimeWait,
+            Self::Syn,
+            Self::Nflog,
+            Self::Audit,
+            Self::Destroy,
+            Self::Ebpf,
+        ];
         all.into_iter().find(|seen| seen.name() == name)
     }
 
     /// True if first sight was the beginning, but for the time between two looks.
     #[must_use]
     pub fn tells_start(self) -> bool {
-        matches!(self, Self::Poll | Self::Syn | Self::Nflog | Self::Audit)
+        matches!(self, Self::Poll | Self::Syn | Self::Nflog | Self::Audit | Self::Ebpf)
     }
 }
 

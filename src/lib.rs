@@ -15,6 +15,7 @@ pub mod text;
 pub mod way;
 
 // The only readers of the kernel.
+pub mod ebpf;
 pub mod netlink;
 pub mod packet;
 pub mod proc;

@@ -26,7 +26,7 @@ use portreeve::source::PortSet;
 use portreeve::state::{Folder, StateError};
 use portreeve::text::{Style, harmless};
 use portreeve::verify::Secret;
-use portreeve::{logger, report, rule, verify};
+use portreeve::{ebpf, logger, report, rule, verify};
 
 /// Of `verify`.
 const UNREADABLE: u8 = 2;
@@ -48,6 +48,9 @@ fn fail(status: u8) -> impl Fn(&dyn std::error::Error) -> Failure {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([ebpf::LOADER]) {
+        return ExitCode::from(ebpf::load_for_parent());
+    }
     let cli = Cli::parse();
     let outcome = match cli.command {
         None => watch(&cli.watch),

@@ -50,7 +50,8 @@ pub struct Process {
     pub cgroup: Option<Vec<u8>>,
     /// Files of it that may not, or cannot, be read: why what they would tell is missing.
     pub denied: Vec<&'static str>,
-    /// True if it had ended before this was asked, and is told as it was when it forked or ran its program.
+    /// True if it had ended before this was asked, or ran another program by then, and is told as it was when it forked, ran
+    /// its program or connected.
     pub remembered: bool,
 }
 

@@ -90,7 +90,7 @@ impl Attributor {
     }
 
     /// Reads the process that bears this number now, as a link of a chain.
-    fn ancestor(&mut self, proc: &Proc, pid: u32) -> Option<Link> {
+    pub(super) fn ancestor(&mut self, proc: &Proc, pid: u32) -> Option<Link> {
         match self.ancestors.look(proc, pid) {
             Again::Same(link) if self.has_its_name(&link.process) => Some(link),
             // It was not known yet who that user is.
@@ -129,8 +129,13 @@ impl Attributor {
     fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
         let process = &owner.process;
         let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
-        let mut child = self.ancestors.owner(Rc::clone(&owner.held), Arc::clone(process));
-        let mut ppid = process.ppid;
+        let child = self.ancestors.owner(Rc::clone(&owner.held), Arc::clone(process));
+        self.climb(proc, &mut lineage, child, process.ppid);
+        share(&mut self.lineages, process.pid, lineage)
+    }
+
+    /// Goes on with a chain above one who lives and bears this number as its parent's.
+    pub(super) fn climb(&mut self, proc: &Proc, lineage: &mut Lineage, mut child: Link, mut ppid: u32) {
         while ppid != 0 && lineage.cut.is_none() {
             if lineage.ancestry.len() >= LONGEST_CHAIN {
                 lineage.cut = Some(ChainCut::TooLong);
@@ -157,7 +162,16 @@ impl Attributor {
                 _ => lineage.cut = Some(ChainCut::Vanished),
             }
         }
-        share(&mut self.lineages, process.pid, lineage)
+    }
+
+    /// One that was told by somebody else, as one that was read here: masked, named, shared.
+    pub(super) fn shared(&mut self, process: Process) -> Arc<Process> {
+        let process = self.told(process);
+        share(&mut self.processes, process.pid, process)
+    }
+
+    pub(super) fn shared_lineage(&mut self, lineage: Lineage) -> Arc<Lineage> {
+        share(&mut self.lineages, lineage.process.pid, lineage)
     }
 
     fn ask_for_parent(&mut self, proc: &Proc, child: &Link, known: u32) -> Result<u32, ProcError> {

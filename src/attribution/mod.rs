@@ -10,6 +10,7 @@ mod asked;
 mod cache;
 mod hold;
 mod lineage;
+mod opening;
 mod search;
 mod walk;
 

@@ -261,7 +261,7 @@ impl Quest<'_> {
     }
 
     /// Looks at the first descriptors of a process.
-    fn ask(&mut self, held: &Held, most: usize) {
+    pub(super) fn ask(&mut self, held: &Held, most: usize) {
         if let Ok(mut table) = self.proc.open_table(held, None) {
             self.read(held, &mut table, most, |_, _| ());
         }

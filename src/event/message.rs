@@ -120,8 +120,8 @@ fn open(connection: &Connection) -> String {
     let note = match (connection.seen, connection.state.name()) {
         (Seen::Start, _) => Some("stood before the watch"),
         (Seen::TimeWait | Seen::Destroy, _) => Some("only its end was seen"),
-        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, "syn_sent") => Some("connecting"),
-        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, _) => None,
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Ebpf, "syn_sent") => Some("connecting"),
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Ebpf, _) => None,
     };
     columns("open  ", connection, note)
 }

@@ -72,11 +72,12 @@ impl Host {
         let Process {
             args, args_bytes, args_cut, executable_deleted, redacted, working_directory, tty, ..
         } = process;
-        let Process { ids, user, effective_user, login, cgroup, denied, .. } = process;
+        let Process { ids, user, effective_user, login, cgroup, denied, remembered, .. } = process;
         let mut fields = self.link(process, opened, cut);
         if let Some(map) = fields.as_object_mut() {
             map.remove("user");
             map.remove("command_line");
+            map.remove("remembered");
         }
         set(&mut fields, "executable", path(process.executable.as_deref(), cut.owner_path()));
         let kept = kept_args(args, cut);
@@ -99,6 +100,9 @@ impl Host {
         }
         if !denied.is_empty() {
             record.own("denied", json!(denied));
+        }
+        if *remembered {
+            record.own("remembered", json!(true));
         }
         if *executable_deleted {
             record.own("executable_deleted", json!(true));

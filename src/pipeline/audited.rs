@@ -406,7 +406,6 @@ impl Pipeline {
             // A record does not say by which protocol.
             transport: Transport::Tcp,
             tuple: Tuple { local: SocketAddr::new(ours, 0), remote: asked.remote },
-            transport: Transport::Tcp,
             direction: Direction::Egress,
             state,
             uid: Some(uid),

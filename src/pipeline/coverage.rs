@@ -296,7 +296,7 @@ impl Namespace {
             return;
         }
         self.balance.whole = self.on.contains(&Kind::Destroy);
-        self.balance.syns_whole = self.on.contains(&Kind::Syn);
+        self.balance.syns_whole = self.on.contains(&Kind::Syn) || self.hears_words();
         if !self.balance.is_new {
             self.balance_up(&mut Collected::default(), ephemeral, cputime);
         }
@@ -326,7 +326,7 @@ impl Namespace {
         let cost = cputime().saturating_sub(before);
         collected.add(&old, kernel, tallied, alive.unwrap_or(0));
         let is_noticed = self.on.contains(&Kind::Destroy);
-        let syns_whole = self.on.contains(&Kind::Syn);
+        let syns_whole = self.on.contains(&Kind::Syn) || self.hears_words();
         self.balance = Balance {
             kernel,
             tallied,

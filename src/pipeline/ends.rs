@@ -280,7 +280,10 @@ impl Pipeline {
             return;
         }
         let connection = entry.connection;
-        let ending = Ending { last_seen: Some(connection.last_seen), ..ending };
+        // A word may tell of an end that was before the last look's own moment.
+        let is_before = connection.last_seen.boot > ending.gone_by.boot && ending.exact;
+        let last_seen = if is_before { ending.gone_by } else { connection.last_seen };
+        let ending = Ending { last_seen: Some(last_seen), ..ending };
         self.totals.closes += 1;
         told.push(Event { at, what: What::Closed { connection, ending } });
     }

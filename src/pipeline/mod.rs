@@ -14,6 +14,7 @@ mod observe;
 mod opens;
 mod restore;
 mod ways;
+mod words;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -40,6 +41,7 @@ use coverage::Collected;
 use descriptors::Counted;
 use namespace::Namespace;
 use opens::Server;
+use words::Words;
 
 /// As many other namespaces' counters are read in one tick, 20 µs each; where there are more, each has its turn.
 const MOST_SPACES: usize = 16;
@@ -126,6 +128,7 @@ pub struct Pipeline {
     /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
     syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
     audited: Audited,
+    words: Words,
     coverage: Collected,
     totals: Totals,
     /// What a tick had to tell that failed.
@@ -193,6 +196,7 @@ impl Pipeline {
             overtaken: HashMap::new(),
             syns_told: HashMap::new(),
             audited: Audited::default(),
+            words: Words::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
             untold: Vec::new(),
@@ -223,12 +227,14 @@ impl Pipeline {
         if self.totals.polls == 1 {
             self.tell_homeless(at, &mut told);
         }
+        self.hear_rest(proc, at, &mut told);
         if self.totals.reads == reads && self.search.is_under_way() {
             self.go_on_searching(proc, at, &mut told);
         }
         self.tell_waited(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.settle_audited(proc, at, false, &mut told);
+        self.tell_old_words(at, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);
@@ -393,11 +399,13 @@ impl Pipeline {
         if let Some(events) = &self.events {
             events.set_ports(select.looked_at().ranges());
         }
+        self.words.retain(|tuple| select.wants(tuple));
         self.select = select;
         self.attributor.set_masker(masker);
         self.watch_server_ports();
         for space in &mut self.spaces {
             space.gate.follow_accepted(self.select.inbound);
+            space.hears_all = !self.select.inbound;
             (space.standing, space.flows.standing) = (true, true);
             space.gate.want_read();
             space.flows.gate.want_read();

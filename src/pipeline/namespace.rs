@@ -36,6 +36,8 @@ pub(super) struct Namespace {
     pub fragile: Vec<Key>,
     /// Kinds of notices that are on in it.
     pub on: Vec<Kind>,
+    /// True if nothing is followed in it that the kernel's own words do not tell the end of: no socket that was accepted.
+    pub hears_all: bool,
     pub tally: Option<Arc<Tally>>,
     /// Socket of the destroy notices, and how many it had dropped when that was asked last.
     pub destroy_inode: Option<u64>,
@@ -70,6 +72,7 @@ impl Namespace {
             standing: false,
             fragile: Vec::new(),
             on,
+            hears_all: true,
             tally,
             destroy_inode,
             drops: 0,
@@ -85,7 +88,16 @@ impl Namespace {
 
     /// True if notices tell of every end.
     pub fn is_noticed(&self, at: Duration) -> bool {
-        self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
+        self.hears_ends() && at >= self.doubtful_until
+    }
+
+    fn hears_ends(&self) -> bool {
+        self.on.contains(&Kind::Destroy) || self.hears_words() && self.hears_all
+    }
+
+    /// True if each opening of a watched port is told with its owner.
+    pub fn hears_words(&self) -> bool {
+        self.on.contains(&Kind::Ebpf)
     }
 
     /// True if SYNs are told, of all watched ports or of those that somebody's rule names.
@@ -101,7 +113,7 @@ impl Namespace {
     /// True if a reading at this moment need not ask for TIME_WAIT: notices tell of every end, or those that were lost
     /// have been looked for a moment ago. A flood leaves hundreds of thousands, which cost a quarter of a second to read.
     pub fn leaves_ends(&mut self, at: Duration) -> bool {
-        if !self.on.contains(&Kind::Destroy) || self.standing {
+        if !self.hears_ends() || self.standing {
             return false;
         }
         if self.is_doubtful(at) && at >= self.ends_due {
@@ -113,7 +125,8 @@ impl Namespace {
 
     /// How opens to watched ports are learned of.
     pub fn opens(&self, at: Duration) -> Opens {
-        let tells = self.on.contains(&Kind::Syn) && self.tables.looks_up() && at >= self.doubtful_until;
+        let syns = self.on.contains(&Kind::Syn) && self.tables.looks_up();
+        let tells = (syns || self.hears_words()) && at >= self.doubtful_until;
         if tells { Opens::Noticed } else { Opens::Counted }
     }
 
@@ -152,7 +165,9 @@ impl Pipeline {
             self.unix = UnixDiag::open().ok();
         }
         self.watch_server_ports();
-        self.hears_ends = own.on.contains(&Kind::Destroy);
+        self.words.is_on = own.hears_words();
+        own.hears_all = !self.select.inbound;
+        self.hears_ends = own.on.contains(&Kind::Destroy) || self.words.is_on;
         self.audited.is_on = own.on.contains(&Kind::Audit);
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
@@ -295,6 +310,8 @@ impl Pipeline {
         // What stands in a namespace that is noticed with the first look stood before the watch.
         namespace.standing = self.totals.polls <= 1;
         namespace.gate.follow_accepted(self.select.inbound);
+        namespace.hears_all = !self.select.inbound;
+        namespace.on.extend(self.words.is_on.then_some(Kind::Ebpf));
         namespace.balance.is_new = !namespace.standing;
         namespace
     }

@@ -56,6 +56,7 @@ impl Pipeline {
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
         // What a tick that failed had to tell comes first: ids rise in the order in which they are told.
         let mut told = std::mem::take(&mut self.untold);
+        self.meet_words(proc, &observed, at, &mut told);
         let mut spaces = std::mem::take(&mut self.spaces);
         spaces.iter().for_each(|space| space.failures.set(None));
         let strays = self.syns.len();
@@ -70,12 +71,14 @@ impl Pipeline {
                 Observation::Connect(connect) => {
                     self.take_connect(proc, &mut spaces, *connect, at, &mut told)
                 }
+                Observation::Word(word) => self.take_word(proc, &mut spaces, word, at, &mut told),
                 Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = of(&mut spaces, netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
                     }
                 }
+                Observation::Missed { count } => self.miss_words(&mut spaces, count, at),
                 Observation::Failed { kind, netns, reason } => {
                     self.audited.is_on &= kind != Kind::Audit;
                     if let Some(space) = of(&mut spaces, netns) {
@@ -88,7 +91,9 @@ impl Pipeline {
                     told.push(Event::gap(at, "events_failed", detail));
                 }
                 Observation::Lost { kind, netns, count } => {
-                    if let Some(space) = of(&mut spaces, netns) {
+                    if kind == Kind::Ebpf {
+                        self.lose_words(&mut spaces, count, at);
+                    } else if let Some(space) = of(&mut spaces, netns) {
                         self.take_lost(proc, space, kind, count, at);
                     }
                 }
@@ -283,7 +288,9 @@ impl Pipeline {
             space.balance.matched += u64::from(disconnected);
             return;
         }
-        if disconnected {
+        if self.take_pending_end(ended, at, told) {
+            space.balance.matched += u64::from(disconnected);
+        } else if disconnected {
             let is_matched = self.take_disconnected(proc, space, tuple.local.port(), at, told);
             space.balance.matched += u64::from(is_matched);
         } else if self.missed_notices.remove(&(space.netns, *tuple)).is_none()
@@ -417,7 +424,7 @@ impl Pipeline {
         }
     }
 
-    fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
+    pub(super) fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
         let (syn, count) = self.overtaken.get_mut(&place)?;
         let syn = *syn;
         *count -= 1;
@@ -492,6 +499,13 @@ impl Pipeline {
         }
     }
 
+    /// The notice of an end whose word was taken is passed over.
+    pub(super) fn expect_end(&mut self, cookie: Cookie, at: Moment) {
+        if self.missed_cookies.len() + self.missed_notices.len() < MOST_MISSED {
+            self.missed_cookies.insert(cookie, at);
+        }
+    }
+
     /// An end was told without its notice, which may still come.
     pub(super) fn expect_notice(&mut self, place: (Netns, Tuple), cookie: Option<Cookie>, at: Moment) {
         let expected = self.missed_notices.len() + self.missed_cookies.len();
@@ -511,7 +525,7 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         self.table.remember_end(connection.netns, connection.tuple, at);
-        if !self.is_chosen(&connection) {
+        if !self.is_wanted(&connection) {
             return;
         }
         if !ending.exact {

@@ -27,7 +27,7 @@ const MOST_EXPECTED: usize = 65_536;
 /// So long the most likely owners are searched for before it is asked whether the socket stands.
 const FIRST_TRY: Duration = Duration::from_millis(3);
 /// As many connections are followed at once: 100 MiB.
-const MOST_FOLLOWED: usize = 50_000;
+pub(super) const MOST_FOLLOWED: usize = 50_000;
 /// So long may the first reading search for owners.
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 /// The kernel keeps TIME_WAIT this long (`TCP_TIMEWAIT_LEN`).
@@ -145,8 +145,19 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let First { seen, direction, transport } = first;
+        // Whose opening was told needs no search.
+        let mut others = Vec::with_capacity(sockets.len());
+        let is_told = direction == Direction::Egress && transport == Transport::Tcp;
+        if is_told {
+            self.hear_openings(proc, space, sockets, at, told);
+        }
+        for socket in sockets {
+            if !is_told || !self.open_row(proc, space, socket, at, told) {
+                others.push(*socket);
+            }
+        }
         let sight = (self.boottime)();
-        let sockets = self.as_many_as_are_followed(sockets, at);
+        let sockets = self.as_many_as_are_followed(&others, at);
         let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
         wanted.extend(inodes.map(|(inode, uid)| Wanted { inode, uid }));
         // Before anything else: a newborn owner may be gone in a tenth of a millisecond.
@@ -195,8 +206,11 @@ impl Pipeline {
     }
 
     /// The SYN of a connection that a table has told of may still come.
-    fn expect_syn(&mut self, space: &Namespace, key: &Key, seen: Seen, at: Moment) {
-        if seen == Seen::Poll && space.hears_syns() && self.told_by_end.len() < MOST_EXPECTED {
+    pub(super) fn expect_syn(&mut self, space: &Namespace, key: &Key, seen: Seen, at: Moment) {
+        if matches!(seen, Seen::Poll | Seen::Ebpf)
+            && space.hears_syns()
+            && self.told_by_end.len() < MOST_EXPECTED
+        {
             self.told_by_end.insert((key.netns, key.tuple), at);
         }
     }
@@ -319,23 +333,27 @@ impl Pipeline {
     }
 
     /// Tells an open, unless a filter proves that it is not wanted.
-    fn tell_open(&mut self, key: Key, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn tell_open(&mut self, key: Key, at: Moment, told: &mut Vec<Event>) {
         let Some(connection) = self.table.get(&key).map(|entry| Arc::clone(&entry.connection)) else {
             return;
         };
-        let owner = connection.attribution.owner();
-        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known(&connection));
+        let is_told = self.is_wanted(&connection);
         let Some(entry) = self.table.get_mut(&key) else { return };
         entry.told = is_told;
         if is_told {
             self.totals.opens += 1;
-            self.totals.unattributed += u64::from(owner.is_none());
+            self.totals.unattributed += u64::from(connection.attribution.owner().is_none());
             self.coverage.opened(&connection);
             if connection.attribution != Attribution::Unknown(Reason::Budget) {
                 self.note_told(&connection, Some(key));
             }
             told.push(Event { at, what: What::Opened(connection) });
         }
+    }
+
+    /// True unless a filter proves, by what is known by now, that a connection is not to be told.
+    pub(super) fn is_wanted(&self, connection: &Connection) -> bool {
+        self.is_chosen(connection) && self.select.filter.admits(&known(connection))
     }
 
     /// A connection to a port that was not chosen has turned out to be SSH's: it is opened now, under an id of now.
@@ -367,7 +385,7 @@ impl Pipeline {
     }
 
     /// Holds the owner, or plans the next search for it.
-    fn remember(
+    pub(super) fn remember(
         &mut self,
         proc: &Proc,
         key: Key,

@@ -21,12 +21,17 @@ use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
 use crate::audit::Connect;
 use crate::connection::{Netns, Tuple};
+use crate::ebpf::Ebpf;
+use crate::ebpf::event::Word;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
 /// At most so many notices in one delivery.
 pub const BATCH: usize = 64;
-/// Under which epoll knows the bell.
+/// Under which epoll knows the bell, and the kernel's own words.
 const BELL: u64 = 0;
+const WORDS: u64 = u64::MAX;
+/// As many words are taken at once, so that a flood does not keep the rest waiting; what came before an end is among them.
+const MOST_WORDS: usize = 16_384;
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
 
@@ -58,6 +63,8 @@ pub enum Observation {
     Connect(Box<Connect>),
     /// Something happened to a process.
     Process(ProcessNotice),
+    /// A word of the kernel's own, of any namespace.
+    Word(Word),
     /// Notices were dropped.
     Lost {
         /// Which.
@@ -66,6 +73,11 @@ pub enum Observation {
         netns: Netns,
         /// `None`: the kernel does not say how many.
         count: Option<u64>,
+    },
+    /// Words of ends may be missing, of any port: nobody told them.
+    Missed {
+        /// As many at most.
+        count: u64,
     },
     /// A source failed and is closed.
     Failed {
@@ -86,6 +98,7 @@ impl Observation {
             Self::Destroyed { .. } => Kind::Destroy,
             Self::Connect(_) => Kind::Audit,
             Self::Process(_) => Kind::Proc,
+            Self::Word(_) | Self::Missed { .. } => Kind::Ebpf,
             Self::Syn { kind, .. } | Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
@@ -115,6 +128,17 @@ pub struct Events {
     watched: Arc<Watched>,
     wanted: Vec<Kind>,
     audit_log: Option<PathBuf>,
+    /// True if SYNs are only for want of the kernel's own words.
+    is_ladder: bool,
+    /// Of all namespaces together.
+    words: Mutex<Words>,
+}
+
+/// The kernel's own words, once our own namespace was entered.
+#[derive(Debug, Default)]
+struct Words {
+    source: Option<Ebpf>,
+    own: Netns,
 }
 
 /// Wakes who waits, from another thread.
@@ -154,20 +178,26 @@ impl Events {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, bell, rooms: Mutex::default(), watched, wanted, audit_log: None })
+        let (rooms, words) = Default::default();
+        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log: None, is_ladder: false, words })
     }
 
     /// Reads audit records from this file or pipe, and not from the kernel.
     #[must_use]
-    pub fn reading(mut self, audit_log: Option<PathBuf>) -> Self {
-        self.audit_log = audit_log;
-        self
+    pub fn reading(self, audit_log: Option<PathBuf>) -> Self {
+        Self { audit_log, ..self }
     }
 
     /// True if audit records come from a file: those that the kernel gives come in the machine's first namespaces alone.
     #[must_use]
     pub fn reads_audit_log(&self) -> bool {
         self.audit_log.is_some()
+    }
+
+    /// Opens the source of SYNs only where the kernel's own words cannot be had.
+    #[must_use]
+    pub fn as_ladder(self, is_ladder: bool) -> Self {
+        Self { is_ladder, ..self }
     }
 
     /// What wakes `wait`.
@@ -183,12 +213,13 @@ impl Events {
         // Not by epoll's own clock, which counts whole milliseconds.
         let ready = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], patience.as_ref());
         if !matches!(ready, Ok(1..)) {
-            return Vec::new();
+            // Words that were not urgent have woken nobody.
+            return self.take_words();
         }
         let mut ready = Vec::with_capacity(16);
         let at_once = Timespec::default();
         if epoll::wait(&self.epoll, spare_capacity(&mut ready), Some(&at_once)).is_err() {
-            return Vec::new();
+            return self.take_words();
         }
         // Each socket of a room is ready for itself, and each time all of them are read.
         let mut numbers: Vec<_> = ready.iter().map(|event: &epoll::Event| event.data.u64()).collect();
@@ -198,10 +229,14 @@ impl Events {
         for number in numbers {
             match number {
                 BELL => drop(rustix::io::read(&*self.bell, &mut [0; 8])),
+                WORDS => {}
                 _ => batches.extend(self.take(number).into_iter().rev().filter(|batch| !batch.is_empty())),
             }
         }
-        batches
+        // Taken behind the notices and told before them: every word of a socket was there before the notice of its end.
+        let mut words = self.take_words();
+        words.append(&mut batches);
+        words
     }
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
@@ -209,9 +244,16 @@ impl Events {
     /// processes and audit records come from our own namespace alone.
     pub fn enter(&self, netns: Netns, file: Option<OwnedFd>) -> Entered {
         self.leave(netns);
-        let wanted = |kind: &&Kind| file.is_none() || !matches!(kind, Kind::Proc | Kind::Audit);
-        let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
         let ports = self.watched.ranges();
+        let words = self.open_words(netns, file.is_none(), &ports);
+        let has_words = self.is_ladder && self.words().source.is_some();
+        let wanted = |kind: &&Kind| match kind {
+            Kind::Proc => file.is_none(),
+            Kind::Syn => !has_words,
+            _ => true,
+        };
+        let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
+        let is_spared = has_words && file.is_none() && self.wanted.contains(&Kind::Syn);
         let opened = match file {
             None => Ok(open(&wanted, &ports, self.audit_log.as_deref())),
             Some(file) => open_inside(file.as_fd(), &wanted, &ports),
@@ -233,6 +275,12 @@ impl Events {
                 self.add(netns, opened.sockets, &mut entered);
             }
         }
+        match words {
+            None => {}
+            Some(Ok(())) => entered.on.push(Kind::Ebpf),
+            Some(Err(reason)) => entered.off.push((Kind::Ebpf, reason)),
+        }
+        entered.off.extend(is_spared.then(|| (Kind::Syn, "ebpf tells more of the same".to_owned())));
         entered
     }
 
@@ -257,6 +305,10 @@ impl Events {
                 let _left_as_it_was = tap.set_ports(ports);
             }
         }
+        drop(rooms);
+        if let Some(source) = &mut self.words().source {
+            let _left_as_it_was = source.set_ports(ports);
+        }
     }
 }
 
@@ -264,6 +316,51 @@ impl Events {
     /// Ends of sockets that were accepted at these ports are told too.
     pub fn set_accepting(&self, ports: &[RangeInclusive<u16>]) {
         self.watched.set_accepting(ports);
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In our own namespace alone: it tells of all. `None`: not wanted here.
+    fn open_words(
+        &self,
+        own: Netns,
+        is_own: bool,
+        ports: &[RangeInclusive<u16>],
+    ) -> Option<Result<(), String>> {
+        if !is_own || !self.wanted.contains(&Kind::Ebpf) {
+            return None;
+        }
+        let opened = Ebpf::open(ports).and_then(|source| {
+            let data = epoll::EventData::new_u64(WORDS);
+            epoll::add(&self.epoll, &source, data, epoll::EventFlags::IN).map_err(|e| e.to_string())?;
+            Ok(source)
+        });
+        Some(opened.map(|source| *self.words() = Words { source: Some(source), own }))
+    }
+
+    fn take_words(&self) -> Vec<Vec<Observation>> {
+        let mut all = self.words_now();
+        let mut batches = Vec::with_capacity(all.len().div_ceil(BATCH));
+        while !all.is_empty() {
+            let rest = all.split_off(all.len().min(BATCH));
+            batches.push(std::mem::replace(&mut all, rest));
+        }
+        batches
+    }
+
+    /// The kernel's own words up to now: of each socket that a table shows, its opening is among them.
+    pub fn words_now(&self) -> Vec<Observation> {
+        let mut words = self.words();
+        let own = words.own;
+        let Some(source) = &mut words.source else { return Vec::new() };
+        let mut all = Vec::new();
+        let received = source.receive(MOST_WORDS, |word| all.push(Observation::Word(word)));
+        let lost = Observation::Lost { kind: Kind::Ebpf, netns: own, count: Some(received.lost) };
+        all.extend((received.lost > 0).then_some(lost));
+        all.extend((received.missed > 0).then_some(Observation::Missed { count: received.missed }));
+        all
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
@@ -297,7 +394,7 @@ impl Events {
             Kind::Syn => 1,
             Kind::Nflog(_) => 2,
             Kind::Audit => 3,
-            Kind::Proc => 4,
+            Kind::Proc | Kind::Ebpf => 4,
         });
         rooms.open.insert(number, room);
     }

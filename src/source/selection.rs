@@ -102,11 +102,14 @@ pub enum Kind {
     Audit,
     /// Forks, executions and exits, by the process connector.
     Proc,
+    /// Connections with their owners, and their ends, by a program in the kernel.
+    Ebpf,
 }
 
 impl Kind {
     /// One of each, as they are named: the group says nothing.
-    pub const ALL: [Self; 5] = [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc];
+    pub const ALL: [Self; 6] =
+        [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc, Self::Ebpf];
 
     /// As it is told.
     #[must_use]
@@ -117,6 +120,7 @@ impl Kind {
             Self::Nflog(_) => "nflog",
             Self::Audit => "audit",
             Self::Proc => "proc",
+            Self::Ebpf => "ebpf",
         }
     }
 
@@ -160,7 +164,8 @@ impl fmt::Display for Kind {
 /// `--events`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum EventChoice {
-    /// `destroy` and `syn`, as far as they can be had. `proc` costs 11 µs for each process of the machine.
+    /// `ebpf` and `destroy`, and `syn` where there is no `ebpf`, as far as they can be had. `proc` costs 11 µs for each
+    /// process of the machine.
     #[default]
     Auto,
     /// These; none of them for `none`.
@@ -172,9 +177,15 @@ impl EventChoice {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         match self {
-            Self::Auto => vec![Kind::Destroy, Kind::Syn],
+            Self::Auto => vec![Kind::Destroy, Kind::Syn, Kind::Ebpf],
             Self::These(kinds) => kinds.clone(),
         }
+    }
+
+    /// True if `syn` is only for want of `ebpf`.
+    #[must_use]
+    pub fn is_ladder(&self) -> bool {
+        *self == Self::Auto
     }
 }
 
@@ -388,7 +399,7 @@ mod tests {
 
     #[test]
     fn lists_of_notices_print_as_they_parse() {
-        for text in ["auto", "none", "destroy", "destroy,syn,proc", "destroy,nflog:22,proc"] {
+        for text in ["auto", "none", "destroy", "destroy,syn,proc", "destroy,nflog:22,proc", "destroy,ebpf"] {
             assert_eq!(text.parse::<EventChoice>().unwrap().to_string(), text);
         }
         assert_eq!("proc, destroy,proc".parse::<EventChoice>().unwrap().to_string(), "destroy,proc");

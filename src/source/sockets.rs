@@ -177,8 +177,11 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>], audit_log: Op
                 false => reason(&error),
             })
         }
+        Kind::Ebpf => Err(String::new()),
     };
-    let sockets = wanted.iter().map(|kind| (*kind, socket(*kind))).collect();
+    // Those that `Socket` knows; the kernel's own words come of all namespaces at once.
+    let here = wanted.iter().filter(|kind| **kind != Kind::Ebpf);
+    let sockets = here.map(|kind| (*kind, socket(*kind))).collect();
     Opened { diag, sockets }
 }
 

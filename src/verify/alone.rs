@@ -65,7 +65,7 @@ fn check_owner(record: &Record<'_>, found: &mut Findings<'_>) {
 fn check_inode(record: &Record<'_>, found: &mut Findings<'_>) {
     let seen = record.text(f::SEEN).unwrap_or_default();
     if !record.found.present.has(f::INODE)
-        && !matches!(seen, b"destroy" | b"time_wait" | b"syn" | b"nflog" | b"audit")
+        && !matches!(seen, b"destroy" | b"time_wait" | b"syn" | b"nflog" | b"audit" | b"ebpf")
     {
         found.add(35, format!("it has no inode and was seen by {}", quote(seen)));
     }

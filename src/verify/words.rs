@@ -22,7 +22,7 @@ const STATES: Words = &[
     "new_syn_recv",
     "unknown",
 ];
-const SEEN: Words = &["poll", "start", "syn", "nflog", "audit", "time_wait", "destroy"];
+const SEEN: Words = &["poll", "start", "syn", "nflog", "audit", "time_wait", "destroy", "ebpf"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
@@ -97,17 +97,6 @@ fn labels(action: usize) -> [&'static str; 4] {
         [kind, "[\"host\"]", types, "portreeve.watch"]
     }
 }
-
-/// Fields that may be absent.
-const WHERE_PRESENT: [(usize, Words); 7] = [
-    (f::WHY_UNKNOWN, WHY_UNKNOWN),
-    (f::TRANSPORT, TRANSPORTS),
-    (f::DIRECTION, DIRECTIONS),
-    (f::ROUTE, ROUTES),
-    (f::ORIGIN, ORIGINS),
-    (f::EVIDENCE, EVIDENCES),
-    (f::OWNER_EVIDENCE, &["audit"]),
-];
 
 /// What is said of the first field that holds a word which it may not.
 pub fn check(record: &Record<'_>, action: usize) -> Option<String> {

@@ -114,13 +114,26 @@ pub fn events() -> Vec<Event> {
 /// Every way to be seen first. A new one breaks the build here.
 fn sights() -> Vec<&'static str> {
     let name = |seen: Seen| match seen {
-        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Destroy => {
-            seen.name()
-        }
+        Seen::Poll
+        | Seen::Start
+        | Seen::TimeWait
+        | Seen::Syn
+        | Seen::Nflog
+        | Seen::Audit
+        | Seen::Destroy
+        | Seen::Ebpf => seen.name(),
     };
-    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Nflog, Seen::Audit, Seen::Destroy]
-        .map(name)
-        .to_vec()
+    let all = [
+        Seen::Poll,
+        Seen::Start,
+        Seen::TimeWait,
+        Seen::Syn,
+        Seen::Nflog,
+        Seen::Audit,
+        Seen::Destroy,
+        Seen::Ebpf,
+    ];
+    all.map(name).to_vec()
 }
 
 /// Every reason to name nobody, likewise.
@@ -400,6 +413,6 @@ fn process(pid: u32) -> Process {
         login: Some(Login { uid: 1_001, user: Some("carol".into()), session: Some(3) }),
         cgroup: bytes("/machine.slice/machine-web.scope"),
         denied: vec!["cwd"],
-        remembered: false,
+        remembered: true,
     }
 }

@@ -352,7 +352,7 @@ fn failed(mut watch: Watch, attempts: usize) -> Vec<String> {
 #[test]
 fn a_refused_attempt_is_told_as_refused_whether_or_not_it_was_waited_for() {
     let lab = lab!();
-    for events in ["auto", "destroy"] {
+    for events in ["destroy,syn", "destroy"] {
         for (address, reason) in [(SSH, "refused"), ("[::1]:22", "failed")] {
             let watch = lab.watch(&["--events", events]);
             for _ in 0..5 {
@@ -360,7 +360,7 @@ fn a_refused_attempt_is_told_as_refused_whether_or_not_it_was_waited_for() {
                 assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
                 sleep_ms(20);
             }
-            if events == "auto" {
+            if events == "destroy,syn" {
                 assert_eq!(failed(watch, 5), [reason; 5], "{address} waited for");
             } else {
                 // Its notice does not say any more where it went.
@@ -379,7 +379,7 @@ fn a_refused_attempt_is_told_as_refused_whether_or_not_it_was_waited_for() {
             sleep_ms(200);
             drop(held);
             // Of a failure that was over before it was let go of the counters tell nothing any more.
-            let reason = if events == "auto" { reason } else { "failed" };
+            let reason = if events == "destroy,syn" { reason } else { "failed" };
             assert_eq!(failed(watch, 5), [reason; 5], "{address} held after it, {events}");
         }
     }
@@ -436,9 +436,9 @@ fn an_unreachable_host_is_told_as_such_and_a_forbidden_route_is_no_attempt() {
         let snmp = lab.run("grep ^Tcp: /proc/net/snmp | tail -n 1");
         snmp.split_whitespace().nth(7).unwrap().parse().unwrap()
     };
-    for events in ["auto", "destroy"] {
+    for events in ["destroy,syn", "destroy"] {
         for address in
-            ["198.51.100.1:22", "192.0.2.3:22"].into_iter().take(if events == "auto" { 2 } else { 1 })
+            ["198.51.100.1:22", "192.0.2.3:22"].into_iter().take(if events == "destroy,syn" { 2 } else { 1 })
         {
             let watch = lab.watch(&["--events", events]);
             let error = attempt_and_wait(&lab, address);
@@ -461,7 +461,7 @@ fn an_unreachable_host_is_told_as_such_and_a_forbidden_route_is_no_attempt() {
 fn a_reset_is_told_once_whoever_resets() {
     let lab = lab!("ss");
     let listener = lab.listen(SSH);
-    for events in ["auto", "destroy"] {
+    for events in ["destroy,syn", "destroy"] {
         let mut watch = lab.watch(&["--events", events]);
         for round in 0..3 {
             for how in ["peer, held", "peer, let go", "us", "ss"] {
@@ -474,7 +474,7 @@ fn a_reset_is_told_once_whoever_resets() {
                     "peer, held" => {
                         reset(server);
                         // Without SYNs only a poll finds it while it is held.
-                        if events == "auto" || round == 0 {
+                        if events == "destroy,syn" || round == 0 {
                             wait_close_of(&mut watch, from);
                         }
                         drop(client);
@@ -565,7 +565,7 @@ fn a_socket_that_is_used_for_several_attempts_is_several_connections() {
     let listener = lab.listen("127.0.0.2:22");
     lab.filter_port(2222);
     lab.run("echo 1 > /proc/sys/net/ipv4/tcp_syn_retries");
-    for events in ["auto", "destroy", "none"] {
+    for events in ["destroy,syn", "destroy", "none"] {
         let watch = lab.watch(&["--events", events, "--interval", "20ms", "--ports", "22,2222"]);
         let mut ports = Vec::new();
         for round in 0..5 {

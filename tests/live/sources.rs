@@ -108,7 +108,7 @@ fn auto_takes_the_cheaper_source_and_says_which_and_why() {
 #[test]
 fn procfs_learns_cookies_for_the_notices() {
     let lab = lab!();
-    for events in ["destroy", "auto"] {
+    for events in ["destroy", "destroy,syn"] {
         let mut command = bare(&lab, lab.command(PORTREEVE));
         let watch = Watch::start(&lab, command.args(["--source", "procfs", "--events", events]));
         let records = assert_tells(&lab, watch, 3);
@@ -143,9 +143,9 @@ fn where_netlink_is_forbidden_the_files_are_read_and_it_is_said_why() {
 fn where_netlink_stops_answering_the_files_are_read_and_nothing_is_lost_or_invented() {
     let lab = lab!("strace");
     for (call, error, all) in [
-        ("sendto", "EPERM", &["none", "auto"][..]),
+        ("sendto", "EPERM", &["none", "destroy,syn"][..]),
         ("sendto", "ECONNREFUSED", &["destroy"]),
-        ("recvfrom", "ENOMEM", &["auto"]),
+        ("recvfrom", "ENOMEM", &["destroy,syn"]),
     ] {
         for events in all {
             let inject = format!("inject={call}:error={error}:when=12+");
@@ -171,13 +171,12 @@ fn events_are_switched_one_by_one_and_each_says_why_it_is_off() {
         ("none", &[][..]),
         ("destroy", &["destroy"]),
         ("syn", &["syn"]),
-        ("auto", &["destroy", "syn"]),
         ("destroy,syn", &["destroy", "syn"]),
     ] {
         let mut command = bare(&lab, lab.command(PORTREEVE));
         let watch = Watch::start(&lab, command.args(["--events", events]));
         let start = started(&watch);
-        for kind in ["destroy", "syn", "proc"] {
+        for kind in ["destroy", "syn", "proc", "ebpf"] {
             let state = start["events"][kind].as_str().unwrap();
             let expected = if on.contains(&kind) { "on" } else { "off: not asked for" };
             assert_eq!(state, expected, "{events}: {kind}");
@@ -211,6 +210,7 @@ fn nobody_hears_of_ends_and_not_of_syns() {
         assert_eq!(start["events"]["destroy"], "on");
         assert_eq!(start["events"]["syn"], "off: needs CAP_NET_RAW");
         assert!(start["events"]["proc"].as_str().unwrap().starts_with("off: "), "{start}");
+        assert!(start["events"]["ebpf"].as_str().unwrap().starts_with("off: "), "{start}");
         let records = assert_tells(&lab, watch, 2);
         for close in with_action(&records, "connection-closed") {
             assert_eq!(close["portreeve"]["close"]["exact"], true);
@@ -227,7 +227,7 @@ fn with_proc_a_chain_whose_middle_ended_at_once_is_whole() {
     // What is between it and us is gone before it connects.
     let last = format!("sleep 0.1; exec 3<>/dev/tcp/127.0.0.1/{port}; read -t 5 -u 3");
     let script = format!("sh -c \"bash -c '{last}' & exit\"; exit");
-    for (events, whole) in [("auto", false), ("destroy,syn,proc", true)] {
+    for (events, whole) in [("destroy,syn", false), ("destroy,syn,proc", true)] {
         let mut command = bare(&lab, Command::new(env!("CARGO_BIN_EXE_portreeve")));
         let mut watch = Watch::start(&lab, command.args(["--ports", &port, "--events", events]));
         let state = &started(&watch)["events"]["proc"];

@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//
+// Tells of TCP connections to watched ports, in the words of the kernel, for the source `ebpf` of portreeve.
+//
+// The licence: helpers that read another's memory are given only to programs that declare themselves compatible with the
+// GPL. This file and the object that is made of it are therefore under "Dual MIT/GPL"; the program portreeve, which loads
+// the object and talks to it through the kernel, stays under its own.
+//
+// What there is to know of:
+//  - `inet_sock_set_state` runs in the process that connects for CLOSE -> SYN_SENT alone. Everywhere else the current process
+//    is anybody's, so who made a connection is told there, once and in full.
+//  - There, most sockets have no local port yet: the kernel chooses it next. It is told with ESTABLISHED or CLOSE.
+//  - A socket has no cookie until somebody asks for it.
+//  - A program that is interrupted by its own event on the same processor is not run for that one, which the kernel counts
+//    (`recursion_misses`): an end may go untold then, an opening never, because nothing that opens interrupts. Two programs,
+//    one for openings, would be interrupted less, and cost each connection of the machine 0.4 us more.
+//
+// Compile-once: the layouts below name the members that are read and no others; the loader finds out where they are. They
+// are those of Linux 5.15 to 6.18; members that may be missing are asked for.
+
+#include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+/* enum sock_flags: the other end's FIN has come. */
+#define SOCK_DONE 1
+
+#define ANCESTORS 8
+#define ARGS 512
+#define PATH 512
+#define NAME 256
+#define PATH_STEPS 24
+
+#define READ __attribute__((preserve_access_index))
+
+typedef struct {
+    unsigned int val;
+} READ kuid_t;
+typedef struct {
+    unsigned int val;
+} READ kgid_t;
+struct in6_addr {
+    union {
+        __u8 u6_addr8[16];
+    } in6_u;
+};
+struct ns_common {
+    unsigned int inum;
+} READ;
+struct net {
+    struct ns_common ns;
+} READ;
+typedef struct {
+    struct net *net;
+} READ possible_net_t;
+struct sock_common {
+    __be32 skc_daddr;
+    __be32 skc_rcv_saddr;
+    __be16 skc_dport;
+    __u16 skc_num;
+    unsigned short skc_family;
+    int skc_bound_dev_if;
+    unsigned long skc_flags;
+    possible_net_t skc_net;
+    struct in6_addr skc_v6_daddr;
+    struct in6_addr skc_v6_rcv_saddr;
+} READ;
+struct inode {
+    unsigned long i_ino;
+} READ;
+struct socket {
+    short type;
+} READ;
+struct socket_alloc {
+    struct socket socket;
+    struct inode vfs_inode;
+} READ;
+struct sock {
+    struct sock_common __sk_common;
+    int sk_err;
+    __u16 sk_protocol;
+    struct socket *sk_socket;
+    kuid_t sk_uid;
+} READ;
+struct inet_sock {
+    struct sock sk;
+    __be16 inet_sport;
+} READ;
+struct inet_connection_sock {
+    struct inet_sock icsk_inet;
+    __u8 icsk_retransmits;
+} READ;
+struct tcp_sock {
+    struct inet_connection_sock inet_conn;
+    __u64 bytes_received;
+    __u64 bytes_sent;
+    __u64 bytes_retrans;
+    __u32 data_segs_in;
+} READ;
+
+struct qstr {
+    const unsigned char *name;
+} READ;
+struct hlist_bl_node {
+    struct hlist_bl_node *next, **pprev;
+} READ;
+struct dentry {
+    struct hlist_bl_node d_hash;
+    struct dentry *d_parent;
+    struct qstr d_name;
+} READ;
+struct vfsmount {
+    struct dentry *mnt_root;
+} READ;
+struct mount {
+    struct mount *mnt_parent;
+    struct dentry *mnt_mountpoint;
+    struct vfsmount mnt;
+} READ;
+struct path {
+    struct vfsmount *mnt;
+    struct dentry *dentry;
+} READ;
+struct file {
+    struct path f_path;
+} READ;
+struct mm_struct {
+    unsigned long arg_start, arg_end;
+    struct file *exe_file;
+} READ;
+struct cred {
+    kuid_t uid, euid;
+    kgid_t gid;
+} READ;
+struct tty_driver {
+    int major, minor_start;
+} READ;
+struct tty_struct {
+    int index;
+    struct tty_driver *driver;
+} READ;
+struct signal_struct {
+    struct tty_struct *tty;
+} READ;
+struct task_struct {
+    int pid, tgid;
+    struct task_struct *real_parent, *group_leader;
+    __u64 start_boottime;
+    char comm[16];
+    const struct cred *real_cred, *cred;
+    struct mm_struct *mm;
+    struct signal_struct *signal;
+    kuid_t loginuid;
+    unsigned int sessionid;
+} READ;
+
+// What is told. src/ebpf/event.rs reads it: each offset there is one of these.
+
+enum kind {
+    OPEN = 1,        /* struct open: a process connects a socket */
+    SYN = 2,         /* struct head: what `attempt` told of goes on */
+    ESTABLISHED = 3, /* struct head */
+    CLOSED = 4,      /* struct closed */
+};
+#define KNOWN 1   /* its opening was seen, whether or not it could be told */
+#define ATTEMPT 2 /* told before its SYN: whether one is sent is not known */
+#define FIN 4     /* the other end's FIN has come */
+#define DELETED 8 /* the executable's file has no name any more */
+#define CUT 16    /* the path lacks its beginning */
+
+struct head {
+    __u64 at;     /* 0: CLOCK_BOOTTIME, ns */
+    __u64 cookie; /* 8 */
+    __u8 kind;    /* 16 */
+    __u8 family;  /* 17 */
+    __u8 state;   /* 18: the one before */
+    __u8 flags;   /* 19 */
+    __u16 lport;  /* 20: 0 if not yet chosen */
+    __u16 rport;  /* 22 */
+    __u8 laddr[16]; /* 24: IPv4 in the first four bytes */
+    __u8 raddr[16]; /* 40 */
+    __u64 inode;  /* 56: 0 if nobody holds it */
+    __u32 netns;  /* 64 */
+    __u32 device; /* 68 */
+};
+
+struct closed {
+    struct head head;
+    __u64 sent;     /* 72: without repetitions */
+    __u64 received; /* 80: with one for the other end's FIN */
+    __u32 segments; /* 88: received, with payload */
+    __u32 error;    /* 92: errno, 0 for none */
+    __u8 repeats;   /* 96 */
+    __u8 pad[7];
+};
+
+struct ancestor {
+    __u64 started; /* 0: CLOCK_BOOTTIME, ns */
+    __u32 pid;     /* 8 */
+    __u32 pad;
+    char comm[16]; /* 16 */
+};
+
+struct open {
+    struct head head;
+    __u32 pid;        /* 72 */
+    __u32 tid;        /* 76 */
+    __u32 uid;        /* 80 */
+    __u32 gid;        /* 84 */
+    __u32 euid;       /* 88 */
+    __u32 login;      /* 92: all ones if unset */
+    __u32 session;    /* 96: all ones if unset */
+    __u32 socket_uid; /* 100 */
+    __u64 cgroup;     /* 104: id in the unified hierarchy */
+    __u64 started;    /* 112: of the process; CLOCK_BOOTTIME, ns */
+    __u64 args_bytes; /* 120: how many there are; those that could be read follow */
+    __u32 tty_major;  /* 128: 0 for none */
+    __u32 tty_minor;  /* 132 */
+    char comm[16];    /* 136: of the process, not of the thread */
+    __u16 args_len;   /* 152 */
+    __u16 path_len;   /* 154 */
+    __u16 ancestors;  /* 156 */
+    __u16 pad;
+    struct ancestor ancestor[ANCESTORS]; /* 160 */
+    __u8 tail[ARGS + PATH + NAME]; /* 416: arguments, then the path's names from the last to the first, each with a NUL */
+};
+#define OPEN_FIXED __builtin_offsetof(struct open, tail)
+
+// What it is told, and what it keeps.
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1 << 20);
+} ring SEC(".maps");
+
+/* A bit for each port that is watched. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1024);
+    __type(key, __u32);
+    __type(value, __u64);
+} ports SEC(".maps");
+
+/* What there was no room for: openings, and the rest. */
+enum which {
+    OPENINGS = 0,
+    OTHERS = 1,
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 2);
+    __type(key, __u32);
+    __type(value, __u64);
+} lost SEC(".maps");
+
+/* Sockets whose opening was seen, by cookie: what was told of it, an OPEN or an ATTEMPT. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 32768);
+    __type(key, __u64);
+    __type(value, __u32);
+} seen SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct open);
+} scratch SEC(".maps");
+
+static __always_inline int is_watched(__u16 port)
+{
+    __u32 word = port / 64;
+    __u64 *bits = bpf_map_lookup_elem(&ports, &word);
+    return bits && *bits >> port % 64 & 1;
+}
+
+static __always_inline void count(__u32 which)
+{
+    __u64 *count = bpf_map_lookup_elem(&lost, &which);
+    if (count)
+        __sync_fetch_and_add(count, 1);
+}
+
+/* What waits for the reader may wait for its next turn, unless the ring fills. */
+static __always_inline __u64 unhurried(void)
+{
+    __u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+    return waiting > bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline void fill_head(struct head *e, struct tcp_sock *tp, __u8 kind, __u8 state)
+{
+    struct sock *sk = (struct sock *)tp;
+    struct socket *socket = sk->sk_socket;
+
+    e->at = bpf_ktime_get_boot_ns();
+    e->kind = kind;
+    e->family = sk->__sk_common.skc_family;
+    e->state = state;
+    e->flags = 0;
+    e->lport = __builtin_bswap16(tp->inet_conn.icsk_inet.inet_sport);
+    e->rport = __builtin_bswap16(sk->__sk_common.skc_dport);
+    __builtin_memset(e->laddr, 0, 32);
+    if (e->family == AF_INET6) {
+        bpf_core_read(e->laddr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+        bpf_core_read(e->raddr, 16, &sk->__sk_common.skc_v6_daddr);
+    } else {
+        *(__be32 *)e->laddr = sk->__sk_common.skc_rcv_saddr;
+        *(__be32 *)e->raddr = sk->__sk_common.skc_daddr;
+    }
+    e->inode = 0;
+    if (socket) {
+        /* Its inode stands behind it. */
+        void *alloc = (void *)socket - bpf_core_field_offset(struct socket_alloc, socket);
+        bpf_core_read(&e->inode, sizeof(e->inode), &((struct socket_alloc *)alloc)->vfs_inode.i_ino);
+    }
+    e->netns = sk->__sk_common.skc_net.net->ns.inum;
+    e->device = sk->__sk_common.skc_bound_dev_if;
+}
+
+/* The names of the executable's path, the last one first: at most so many, and no longer than there is room. */
+static __always_inline void fill_path(struct open *e, struct file *file, __u64 args)
+{
+    /* Kept where the verifier forgets it: or it would follow each length that it might have. */
+    volatile __u16 *path_len = &e->path_len;
+    struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+    void *vfsmount = BPF_CORE_READ(file, f_path.mnt);
+    struct mount *mount = vfsmount - bpf_core_field_offset(struct mount, mnt);
+
+    if (!BPF_CORE_READ(dentry, d_hash.pprev))
+        e->head.flags |= DELETED;
+    e->head.flags |= CUT;
+    for (int step = 0; step < PATH_STEPS; step++) {
+        struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+        if (dentry == BPF_CORE_READ(mount, mnt.mnt_root) || dentry == parent) {
+            struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+            if (above == mount || !above) {
+                e->head.flags &= ~CUT;
+                break;
+            }
+            dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+            mount = above;
+            continue;
+        }
+        __u64 at = *path_len;
+        if (at >= PATH)
+            break;
+        at += args;
+        long got = bpf_probe_read_kernel_str(&e->tail[at], NAME, BPF_CORE_READ(dentry, d_name.name));
+        if (got <= 0)
+            break;
+        *path_len += got;
+        dentry = parent;
+    }
+}
+
+static __always_inline void fill_process(struct open *e, struct task_struct *task)
+{
+    struct task_struct *leader = task->group_leader;
+    const struct cred *cred = task->cred;
+    struct tty_struct *tty = task->signal->tty;
+
+    e->pid = task->tgid;
+    e->tid = task->pid;
+    e->uid = cred->uid.val;
+    e->gid = cred->gid.val;
+    e->euid = cred->euid.val;
+    e->login = -1;
+    e->session = -1;
+    if (bpf_core_field_exists(task->loginuid))
+        e->login = task->loginuid.val;
+    if (bpf_core_field_exists(task->sessionid))
+        e->session = task->sessionid;
+    e->cgroup = bpf_get_current_cgroup_id();
+    e->started = leader->start_boottime;
+    bpf_core_read(e->comm, sizeof(e->comm), &leader->comm);
+    e->tty_major = 0;
+    e->tty_minor = 0;
+    if (tty) {
+        e->tty_major = tty->driver->major;
+        e->tty_minor = tty->driver->minor_start + tty->index;
+    }
+    e->pad = 0;
+    e->ancestors = 0;
+    __builtin_memset(e->ancestor, 0, sizeof(e->ancestor));
+    for (int i = 0; i < ANCESTORS; i++) {
+        struct task_struct *parent = leader->real_parent;
+        if (!parent)
+            break;
+        leader = parent->group_leader;
+        /* Above the first process there is the idle one. */
+        if (!leader || !leader->tgid)
+            break;
+        e->ancestor[i].pid = leader->tgid;
+        e->ancestor[i].started = leader->start_boottime;
+        bpf_core_read(e->ancestor[i].comm, sizeof(e->comm), &leader->comm);
+        e->ancestors = i + 1;
+    }
+}
+
+static __always_inline void tell_open(struct open *e, struct tcp_sock *tp)
+{
+    struct task_struct *task = bpf_get_current_task_btf();
+    struct mm_struct *mm = task->mm;
+    __u64 args = 0;
+
+    e->socket_uid = ((struct sock *)tp)->sk_uid.val;
+    fill_process(e, task);
+    e->args_bytes = 0;
+    e->path_len = 0;
+    if (mm) {
+        __u64 start = mm->arg_start, end = mm->arg_end;
+        struct file *file = mm->exe_file;
+        if (end > start) {
+            e->args_bytes = end - start;
+            args = e->args_bytes < ARGS ? e->args_bytes : ARGS - 1;
+            /* A page that is not there cannot be waited for. */
+            if (bpf_probe_read_user(e->tail, args & (ARGS - 1), (void *)start))
+                args = 0;
+        }
+        args &= ARGS - 1;
+        if (file)
+            fill_path(e, file, args);
+    }
+    e->args_len = args;
+    __u64 size = args + *(volatile __u16 *)&e->path_len;
+    /* Or the compiler compares a copy, and the verifier learns nothing of this one. */
+    barrier_var(size);
+    if (size > ARGS + PATH + NAME)
+        return;
+    /* At once: while it waits for its answer, what else there is to know of the process can be read. */
+    if (bpf_ringbuf_output(&ring, e, OPEN_FIXED + size, BPF_RB_FORCE_WAKEUP))
+        count(OPENINGS);
+}
+
+static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 kind, __u8 state, __u64 wakeup)
+{
+    struct head *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    if (!e) {
+        count(kind == SYN ? OPENINGS : OTHERS);
+        return;
+    }
+    fill_head(e, tp, kind, state);
+    e->cookie = cookie;
+    e->flags = KNOWN;
+    bpf_ringbuf_submit(e, wakeup);
+}
+
+static __always_inline struct open *begin_open(struct tcp_sock *tp, __u64 cookie, __u8 flags)
+{
+    __u32 zero = 0, told = flags & ATTEMPT ? ATTEMPT : OPEN;
+    struct open *e = bpf_map_lookup_elem(&scratch, &zero);
+
+    bpf_map_update_elem(&seen, &cookie, &told, BPF_ANY);
+    if (e) {
+        fill_head(&e->head, tp, OPEN, TCP_CLOSE);
+        e->head.cookie = cookie;
+        e->head.flags = flags;
+    }
+    return e;
+}
+
+/* CLOSE -> SYN_SENT, in the process that connects. */
+static __always_inline int opening(struct sock *sk)
+{
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+    if (!tp)
+        return 0;
+    __u64 cookie = bpf_get_socket_cookie(sk);
+    __u32 *told = bpf_map_lookup_elem(&seen, &cookie);
+    if (told && *told == ATTEMPT) {
+        *told = OPEN;
+        tell_head(tp, cookie, SYN, TCP_CLOSE, BPF_RB_FORCE_WAKEUP);
+        return 0;
+    }
+    struct open *e = begin_open(tp, cookie, KNOWN);
+    if (e)
+        tell_open(e, tp);
+    return 0;
+}
+
+/* What comes of it, mostly in nobody's context. */
+static __always_inline int ending(struct sock *sk, int old, int new)
+{
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+    if (!tp)
+        return 0;
+    __u64 cookie = bpf_get_socket_cookie(sk);
+    if (new == TCP_ESTABLISHED) {
+        tell_head(tp, cookie, ESTABLISHED, old, BPF_RB_FORCE_WAKEUP);
+        return 0;
+    }
+    /* One that stood before is told too; so is one that was accepted, where the other end's port is watched. */
+    int known = !bpf_map_delete_elem(&seen, &cookie);
+    struct closed *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    if (!e) {
+        count(OTHERS);
+        return 0;
+    }
+    fill_head(&e->head, tp, CLOSED, old);
+    e->head.cookie = cookie;
+    e->head.flags = (known ? KNOWN : 0) | (sk->__sk_common.skc_flags >> SOCK_DONE & 1 ? FIN : 0);
+    e->sent = tp->bytes_sent - tp->bytes_retrans;
+    e->received = tp->bytes_received;
+    e->segments = tp->data_segs_in;
+    e->error = sk->sk_err;
+    e->repeats = tp->inet_conn.icsk_retransmits;
+    __builtin_memset(e->pad, 0, sizeof(e->pad));
+    bpf_ringbuf_submit(e, unhurried());
+    return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(changed, struct sock *sk, int old, int new)
+{
+    int opens = new == TCP_SYN_SENT && old == TCP_CLOSE;
+    int is_answered = new == TCP_ESTABLISHED && old == TCP_SYN_SENT;
+    int ends = new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
+
+    if (!(opens || is_answered || ends) || !is_watched(__builtin_bswap16(sk->__sk_common.skc_dport)))
+        return 0;
+    return opens ? opening(sk) : ending(sk, old, new);
+}
+
+/* connect(2) before it looks for a way: the only sight of an attempt to which there is none (ENETUNREACH). */
+SEC("cgroup/connect4")
+int attempt4(struct bpf_sock_addr *ctx)
+{
+    __u16 port = __builtin_bswap16(ctx->user_port);
+    if (ctx->protocol != IPPROTO_TCP || !is_watched(port) || !ctx->sk)
+        return 1;
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(ctx->sk);
+    if (!tp)
+        return 1;
+    struct open *e = begin_open(tp, bpf_get_socket_cookie(ctx), KNOWN | ATTEMPT);
+    if (!e)
+        return 1;
+    e->head.rport = port;
+    /* A socket for IPv6 may connect to an address of IPv4: then its own is a mapped one, and so is this. */
+    e->head.family = AF_INET;
+    *(__be32 *)e->head.raddr = ctx->user_ip4;
+    tell_open(e, tp);
+    return 1;
+}
+
+SEC("cgroup/connect6")
+int attempt6(struct bpf_sock_addr *ctx)
+{
+    __u16 port = __builtin_bswap16(ctx->user_port);
+    if (ctx->protocol != IPPROTO_TCP || !is_watched(port) || !ctx->sk)
+        return 1;
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(ctx->sk);
+    if (!tp)
+        return 1;
+    struct open *e = begin_open(tp, bpf_get_socket_cookie(ctx), KNOWN | ATTEMPT);
+    if (!e)
+        return 1;
+    e->head.rport = port;
+    ((__be32 *)e->head.raddr)[0] = ctx->user_ip6[0];
+    ((__be32 *)e->head.raddr)[1] = ctx->user_ip6[1];
+    ((__be32 *)e->head.raddr)[2] = ctx->user_ip6[2];
+    ((__be32 *)e->head.raddr)[3] = ctx->user_ip6[3];
+    tell_open(e, tp);
+    return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

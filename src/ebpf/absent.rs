@@ -1,0 +1,50 @@
+//! What stands here where the program was built without it.
+
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::Received;
+use super::event::Word;
+
+/// Never there.
+#[derive(Debug)]
+pub enum Ebpf {}
+
+impl Ebpf {
+    /// # Errors
+    /// Always.
+    pub fn open(_ports: &[RangeInclusive<u16>]) -> Result<Self, String> {
+        Err("this build has no eBPF (cargo feature ebpf)".to_owned())
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn without_attempts(&self) -> Option<&str> {
+        match *self {}
+    }
+
+    /// Nothing.
+    pub fn receive(&mut self, _most: usize, _visit: impl FnMut(Word)) -> Received {
+        match *self {}
+    }
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn set_ports(&mut self, _ports: &[RangeInclusive<u16>]) -> Result<(), String> {
+        match *self {}
+    }
+}
+
+impl AsFd for Ebpf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match *self {}
+    }
+}
+
+/// What the loader does: nothing. Status 1.
+#[must_use]
+pub fn load_for_parent() -> u8 {
+    1
+}

@@ -1,0 +1,235 @@
+//! The ring, as it is read, and the ports that are watched.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "reads what the kernel tells of its own descriptors, and waits for the loader"
+)]
+
+use std::fmt;
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use aya::maps::{Array, Map, MapData, RingBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, pread};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
+
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::event::{Word, parse};
+use super::load::{DONE, MAPS, MESSAGE, hand_over};
+use super::{LOADER, Received};
+
+/// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
+const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+/// Descriptors that it may hand over.
+const MOST_FDS: usize = 16;
+/// Words of the bitmap of ports.
+const BITMAP: usize = 1_024;
+/// Places in `lost`.
+const LOST: [u32; 2] = [0, 1];
+/// Words of `Process` in the first namespace of its kind (`PROC_PID_INIT_INO`).
+const FIRST_PIDS: &str = "pid:[4026531836]";
+
+/// The program in the kernel, attached as long as this lives.
+pub struct Ebpf {
+    ring: RingBuf<MapData>,
+    ports: Array<MapData, u64>,
+    full: Array<MapData, u64>,
+    /// The program, and what the kernel tells of it: how often it was not run. `None`: that cannot be read.
+    program: Option<(OwnedFd, File)>,
+    /// Closing them detaches.
+    _links: Vec<OwnedFd>,
+    /// Why attempts are not told; empty where they are.
+    without_attempts: String,
+    bitmap: Vec<u64>,
+    lost: u64,
+    missed: u64,
+}
+
+impl fmt::Debug for Ebpf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ebpf").field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl Ebpf {
+    /// Has the program loaded by this executable, started once more: 0.15 s.
+    ///
+    /// # Errors
+    /// Why not, in plain words.
+    pub fn open(ports: &[RangeInclusive<u16>]) -> Result<Self, String> {
+        let sets = capabilities(None).map_err(|error| error.to_string())?;
+        let needs = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        if !sets.effective.contains(needs) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) {
+            // As the loader would find out, at a price.
+            return Err("needs CAP_BPF and CAP_PERFMON".to_owned());
+        }
+        let (ours, theirs) = pair()?;
+        let mut loader = Command::new("/proc/self/exe")
+            .arg(LOADER)
+            .env_clear()
+            .current_dir("/")
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("cannot start the loader: {error}"))?;
+        let opened = take_over(&ours, ports);
+        if opened.is_err() {
+            let _ended_already = loader.kill();
+        }
+        let _its_message_said_more = loader.wait();
+        opened
+    }
+
+    /// Loads it in this process, which costs 20 MiB for good. For tests. `ring`: bytes of the ring.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_here(ports: &[RangeInclusive<u16>], ring: Option<u32>) -> Result<Self, String> {
+        let (ours, theirs) = pair()?;
+        hand_over(&theirs, ring)?;
+        drop(theirs);
+        take_over(&ours, ports)
+    }
+
+    /// Why attempts to which there is no way are not told. `None`: they are.
+    #[must_use]
+    pub fn without_attempts(&self) -> Option<&str> {
+        Some(self.without_attempts.as_str()).filter(|reason| !reason.is_empty())
+    }
+
+    /// Gives up to `most` words to `visit`, without waiting. Costs no system call where there are none.
+    pub fn receive(&mut self, most: usize, mut visit: impl FnMut(Word)) -> Received {
+        let mut taken = 0;
+        while taken < most
+            && let Some(record) = self.ring.next()
+        {
+            taken += 1;
+            if let Some(word) = parse(&record) {
+                visit(word);
+            }
+        }
+        if taken == 0 {
+            return Received::default();
+        }
+        let (lost, missed) = self.count_lost();
+        let received = Received {
+            more: taken == most,
+            lost: lost.saturating_sub(self.lost),
+            missed: missed.saturating_sub(self.missed),
+        };
+        (self.lost, self.missed) = (lost, missed);
+        received
+    }
+
+    /// Watches other ports from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses, which it does not.
+    pub fn set_ports(&mut self, ports: &[RangeInclusive<u16>]) -> Result<(), String> {
+        let mut bitmap = vec![0; BITMAP];
+        for port in ports.iter().cloned().flatten().filter(|port| *port != 0) {
+            if let Some(word) = bitmap.get_mut(usize::from(port / 64)) {
+                *word |= 1u64 << (port % 64);
+            }
+        }
+        let refused = |error: aya::maps::MapError| format!("cannot tell the program its ports: {error}");
+        for (place, (new, old)) in (0..).zip(bitmap.iter().zip(&self.bitmap)) {
+            if new != old {
+                self.ports.set(place, new, 0).map_err(refused)?;
+            }
+        }
+        self.bitmap = bitmap;
+        Ok(())
+    }
+
+    fn count_lost(&self) -> (u64, u64) {
+        let lost = LOST.iter().filter_map(|place| self.full.get(place, 0).ok()).sum();
+        (lost, self.program.as_ref().map_or(0, |(_, told)| missed(told)))
+    }
+}
+
+impl AsFd for Ebpf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+/// How often the kernel did not run a program because it was running on that processor.
+fn missed(program: &File) -> u64 {
+    let mut info = [0; 1_024];
+    let len = pread(program, &mut info, 0).unwrap_or(0);
+    let text = info.get(..len).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok());
+    count.unwrap_or(0)
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), String> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("cannot make a pair of sockets: {error}"))
+}
+
+/// Takes what the loader has loaded.
+fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, String> {
+    let pids = std::fs::read_link("/proc/self/ns/pid").map_err(|error| error.to_string())?;
+    if pids.as_os_str() != FIRST_PIDS {
+        return Err(
+            "needs the machine's first namespace of processes: their numbers are those of that".to_owned()
+        );
+    }
+    let (text, fds) = receive(from)?;
+    let mut fds = fds.into_iter();
+    let mut map = |name: &str| {
+        let fd = fds.next().ok_or_else(|| format!("the loader handed over no {name}"))?;
+        MapData::from_fd(fd).and_then(Map::from_map_data).map_err(|error| format!("{name}: {error}"))
+    };
+    let [ring, ports_map, full] = MAPS.map(&mut map);
+    let program = fds.next().ok_or("the loader handed over no program")?;
+    let told = File::open(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
+    let error = |error: aya::maps::MapError| format!("cannot map the ring: {error}");
+    let mut ebpf = Ebpf {
+        ring: RingBuf::try_from(ring?).map_err(error)?,
+        ports: Array::try_from(ports_map?).map_err(error)?,
+        full: Array::try_from(full?).map_err(error)?,
+        program: told.ok().map(|told| (program, told)),
+        _links: fds.collect(),
+        without_attempts: text,
+        bitmap: vec![0; BITMAP],
+        lost: 0,
+        missed: 0,
+    };
+    (ebpf.lost, ebpf.missed) = ebpf.count_lost();
+    ebpf.set_ports(ports)?;
+    Ok(ebpf)
+}
+
+/// The loader's one message.
+fn receive(from: &OwnedFd) -> Result<(String, Vec<OwnedFd>), String> {
+    let silent = || "the loader ended without a word".to_owned();
+    if poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&PATIENCE)) == Ok(0) {
+        return Err(format!("the loader said nothing for {} s", PATIENCE.tv_sec));
+    }
+    let mut text = [0; MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [std::io::IoSliceMut::new(&mut text)];
+    let received = recvmsg(from, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    let len = received.map_err(|error: Errno| format!("cannot hear the loader: {error}"))?.bytes;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    let (outcome, rest) = text.get(..len).and_then(|text| text.split_first()).ok_or_else(silent)?;
+    let rest = String::from_utf8_lossy(rest).into_owned();
+    if *outcome == DONE { Ok((rest, fds)) } else { Err(rest) }
+}

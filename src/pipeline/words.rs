@@ -1,0 +1,695 @@
+//! What the kernel's own words mean: connections whose owner is told while they begin, and ends as they happen.
+//!
+//! An opening lacks its local port, which the kernel chooses next: it is told as a connection when that is known, by the
+//! word of its answer or its end, or by a table. Every word of a socket was there before any notice of its end was, and is
+//! taken before it; so a notice whose word was taken is passed over.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Pipeline;
+use super::ends::Evidence;
+use super::namespace::Namespace;
+use super::opens::MOST_FOLLOWED;
+use crate::connection::{
+    CloseReason, Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Socket, TcpState, Transport,
+    Tuple,
+};
+use crate::ebpf::event::{Ended, Fault, Opening, Sight, Word};
+use crate::event::{Bytes, Ending, Event};
+use crate::netlink::Destroyed;
+use crate::proc::{Held, Proc};
+use crate::process::Attribution;
+use crate::source::{Kind, Observation};
+use crate::way::Way;
+
+/// An attempt of which no SYN is sent within this had no way to the other end: they follow in one system call.
+const UNSENT: Duration = Duration::from_millis(250);
+/// An opening that is not answered within this is looked for in the table, which tells its port.
+const UNANSWERED: Duration = Duration::from_millis(30);
+/// One that no table shows, and whose end may have been lost, is over after this.
+const LOST: Duration = Duration::from_secs(5);
+/// As many openings wait; an end of one beyond is told without its owner.
+const MOST_PENDING: usize = 16_384;
+
+/// Openings that were told and are no connections of the table yet.
+#[derive(Default)]
+pub(super) struct Words {
+    /// True if the source is on.
+    pub is_on: bool,
+    pending: HashMap<Cookie, Pending>,
+    by_inode: HashMap<(Netns, Inode), Cookie>,
+    /// When words were lost last.
+    lost_at: Option<Duration>,
+    /// Words that a tick has taken, in their order.
+    unheard: Vec<Observation>,
+}
+
+/// An opening.
+struct Pending {
+    sight: Sight,
+    opened: Moment,
+    uid: u32,
+    /// False as long as only connect(2) told of it.
+    is_sent: bool,
+    attribution: Attribution,
+    held: Option<Rc<Held>>,
+    way: Option<Way>,
+    /// When a table was asked for it.
+    asked: Option<Duration>,
+}
+
+impl Words {
+    fn insert(&mut self, cookie: Cookie, pending: Pending) -> Option<Pending> {
+        if let Some(inode) = pending.sight.inode {
+            self.by_inode.insert((pending.sight.netns, inode), cookie);
+        }
+        self.pending.insert(cookie, pending)
+    }
+
+    fn remove(&mut self, cookie: Cookie) -> Option<Pending> {
+        let pending = self.pending.remove(&cookie)?;
+        if let Some(inode) = pending.sight.inode {
+            self.by_inode.remove(&(pending.sight.netns, inode));
+        }
+        if self.pending.is_empty() {
+            self.pending.shrink_to(64);
+            self.by_inode.shrink_to(64);
+        }
+        Some(pending)
+    }
+
+    /// The opening that this row is of.
+    pub fn find(&self, netns: Netns, socket: &Socket) -> Option<Cookie> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let cookie = socket.cookie.filter(|cookie| self.pending.contains_key(cookie));
+        cookie.or_else(|| self.by_inode.get(&(netns, socket.inode?)).copied())
+    }
+
+    /// Whoever selects otherwise does not want these any more.
+    pub fn retain(&mut self, wants: impl Fn(&Tuple) -> bool) {
+        self.pending.retain(|_, pending| wants(&pending.sight.tuple));
+        let pending = &self.pending;
+        self.by_inode.retain(|_, cookie| pending.contains_key(cookie));
+    }
+}
+
+impl Pipeline {
+    /// Before any of them is taken. Those who connect in namespaces that nobody has noticed yet lead there.
+    pub(super) fn meet_words(
+        &mut self,
+        proc: &Proc,
+        observed: &[Observation],
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let unknown = |opening: &&Opening| !self.spaces.iter().any(|s| s.netns == opening.sight.netns);
+        let openings = observed.iter().filter_map(|observation| match observation {
+            Observation::Word(Word::Open(opening)) => Some(&**opening),
+            _ => None,
+        });
+        let mut openings = openings.peekable();
+        if openings.peek().is_none() {
+            return;
+        }
+        let mut pids: Vec<u32> = openings.filter(unknown).map(|opening| opening.pid).collect();
+        pids.dedup();
+        self.attributor.begin_tick();
+        self.ask_where_they_live(proc, &pids, at, told);
+    }
+
+    /// Before the owners of rows that are new are searched for: their openings were told before.
+    pub(super) fn hear_openings(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let is_told = |socket: &Socket| self.words.find(space.netns, socket).is_some();
+        if !self.words.is_on || sockets.iter().all(is_told) {
+            return;
+        }
+        if let Some(events) = &self.events {
+            self.words.unheard.extend(events.words_now());
+        }
+        for socket in sockets {
+            let is_its = |observation: &Observation| match observation {
+                Observation::Word(Word::Open(opening)) => {
+                    opening.sight.netns == space.netns
+                        && (socket.cookie.is_some() && opening.sight.cookie == socket.cookie
+                            || socket.inode.is_some() && opening.sight.inode == socket.inode)
+                }
+                _ => false,
+            };
+            // The last one: a socket may have tried before.
+            let Some(place) = self.words.unheard.iter().rposition(is_its) else { continue };
+            let others = self.words.unheard.iter().take(place);
+            if others.filter_map(cookie_of).any(|cookie| socket.cookie.is_none_or(|its| its == cookie)) {
+                // What became of it before would be taken for what becomes of it now.
+                continue;
+            }
+            if let Observation::Word(Word::Open(opening)) = self.words.unheard.remove(place) {
+                self.take_opening(proc, &mut Some(&mut *space), &opening, at, told);
+            }
+        }
+    }
+
+    /// The words that a tick has taken.
+    pub(super) fn hear_rest(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        let rest = std::mem::take(&mut self.words.unheard);
+        if !rest.is_empty() {
+            told.extend(self.observe(proc, at, rest));
+        }
+    }
+
+    /// Ends may not have been told. Where notices of ends are on, those tell them.
+    pub(super) fn miss_words(&mut self, spaces: &mut [Namespace], count: u64, at: Moment) {
+        let mut deaf: Vec<_> = spaces.iter_mut().filter(|space| !space.on.contains(&Kind::Destroy)).collect();
+        if deaf.is_empty() {
+            return;
+        }
+        deaf.iter_mut().for_each(|space| space.doubt(at.boot));
+        self.words.lost_at = Some(at.boot);
+        self.totals.notices_lost += count;
+        self.coverage.lost(Kind::Ebpf, Some(count), at);
+    }
+
+    /// Words were lost, nobody knows of which namespace.
+    pub(super) fn lose_words(&mut self, spaces: &mut [Namespace], count: Option<u64>, at: Moment) {
+        for space in spaces {
+            space.balance.syns_whole = false;
+            space.doubt(at.boot);
+        }
+        self.words.lost_at = Some(at.boot);
+        self.totals.notices_lost += count.unwrap_or(1);
+        self.coverage.lost(Kind::Ebpf, count, at);
+    }
+
+    /// Takes one word. Of a namespace that is not followed nothing is told.
+    pub(super) fn take_word(
+        &mut self,
+        proc: &Proc,
+        spaces: &mut [Namespace],
+        word: Word,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let netns = word.sight().netns;
+        let mut space = spaces.iter_mut().find(|space| space.netns == netns);
+        if space.is_none() && !self.follows_all {
+            return;
+        }
+        match word {
+            Word::Open(opening) => self.take_opening(proc, &mut space, &opening, at, told),
+            Word::Syn(sight) => self.take_sent(&mut space, sight, proc, at, told),
+            Word::Established(sight) => self.take_established(proc, &mut space, sight, at, told),
+            Word::Closed(ended) => self.take_closed(proc, &mut space, &ended, at, told),
+        }
+    }
+
+    fn take_opening(
+        &mut self,
+        proc: &Proc,
+        space: &mut Option<&mut Namespace>,
+        opening: &Opening,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let sight = opening.sight;
+        let Some(cookie) = sight.cookie.filter(|_| self.select.wants(&sight.tuple)) else { return };
+        if let (Some(space), false) = (space.as_mut(), opening.is_attempt) {
+            space.gate.note_open();
+        }
+        let before = (self.cputime)();
+        let (mut attribution, held) =
+            self.attributor.attribute_opening(proc, opening, !self.search_left.is_zero());
+        if let Attribution::Owned { latency, .. } = &mut attribution {
+            *latency = (self.boottime)().saturating_sub(sight.at);
+        }
+        let place = sight.inode.map(|inode| Key { netns: sight.netns, tuple: sight.tuple, inode });
+        let way =
+            place.and_then(|place| self.way_of(proc, &place, Direction::Egress, &attribution, held.as_ref()));
+        self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
+        if let Some(key) = self.table.by_cookie(cookie) {
+            if self.table.get(&key).is_some_and(|entry| entry.connection.opened.boot >= sight.at) {
+                // A table was quicker.
+                self.learn_owner(proc, key, attribution, held, at, told);
+                return;
+            }
+            // The same socket connects again: what it was before is over.
+            self.close(&key, Evidence::Gone, Default::default(), at, at, told);
+        }
+        let pending = Pending {
+            sight,
+            opened: moment(at, sight.at),
+            uid: opening.socket_uid,
+            is_sent: !opening.is_attempt,
+            attribution,
+            held,
+            way,
+            asked: None,
+        };
+        if self.words.pending.len() >= MOST_PENDING {
+            self.coverage.lost(Kind::Ebpf, Some(1), at);
+            return;
+        }
+        if let Some(before) = self.words.insert(cookie, pending) {
+            self.tell_unsent(cookie, before, at, told);
+        }
+        self.open_if_complete(proc, space, cookie, at, told);
+    }
+
+    /// The SYN of an attempt follows.
+    fn take_sent(
+        &mut self,
+        space: &mut Option<&mut Namespace>,
+        sight: Sight,
+        proc: &Proc,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let Some(cookie) = sight.cookie else { return };
+        let Some(pending) = self.words.pending.get_mut(&cookie) else { return };
+        pending.is_sent = true;
+        pending.sight.tuple = sight.tuple;
+        if let Some(space) = space {
+            space.gate.note_open();
+        }
+        self.open_if_complete(proc, space, cookie, at, told);
+    }
+
+    /// A socket that was bound has its port from the beginning.
+    fn open_if_complete(
+        &mut self,
+        proc: &Proc,
+        space: &mut Option<&mut Namespace>,
+        cookie: Cookie,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let Some(Pending { sight, is_sent: true, .. }) = self.words.pending.get(&cookie) else { return };
+        let sight = *sight;
+        if let Some(space) = space.as_mut().filter(|_| sight.tuple.local.port() != 0) {
+            self.open_pending(proc, space, cookie, sight.tuple, TcpState::SynSent, at, told);
+        }
+    }
+
+    fn take_established(
+        &mut self,
+        proc: &Proc,
+        space: &mut Option<&mut Namespace>,
+        sight: Sight,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let (Some(cookie), Some(space)) = (sight.cookie, space.as_mut()) else { return };
+        if self.words.pending.contains_key(&cookie) {
+            self.open_pending(proc, space, cookie, sight.tuple, TcpState::Established, at, told);
+        } else if let Some(key) = self.known(&sight) {
+            let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).unwrap_or(0);
+            let socket = Socket { state: TcpState::Established, ..socket_of(&sight, uid) };
+            if self.table.look(&key, &socket, None, moment(at, sight.at)) {
+                self.tell_established(&[key], at, told);
+            }
+        } else if self.select.wants(&sight.tuple) {
+            // Its opening was lost.
+            space.gate.want_read();
+        }
+    }
+
+    /// The open connection that this is of.
+    fn known(&self, sight: &Sight) -> Option<Key> {
+        let by_cookie = sight.cookie.and_then(|cookie| self.table.by_cookie(cookie));
+        by_cookie.or_else(|| {
+            let key = self.table.between(sight.netns, sight.tuple)?;
+            let is_same = sight.inode.is_none_or(|inode| inode == key.inode);
+            let entry = self.table.get(&key).filter(|_| is_same)?;
+            entry.connection.cookie.is_none().then_some(key)
+        })
+    }
+
+    /// A row that is new in a table, if it is that of an opening: then it is told with the owner of that.
+    pub(super) fn open_row(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        socket: &Socket,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> bool {
+        let cookie = self.words.find(space.netns, socket);
+        cookie.is_some_and(|cookie| {
+            self.open_pending(proc, space, cookie, socket.tuple, socket.state.of_ours(), at, told);
+            true
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an opening, and what has been learned of it since")]
+    fn open_pending(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        cookie: Cookie,
+        tuple: Tuple,
+        state: TcpState,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        // Without an inode, or without room, it waits for its end.
+        let waits = |pending: &Pending| pending.sight.inode.is_none() || self.table.len() >= MOST_FOLLOWED;
+        if self.words.pending.get(&cookie).is_none_or(waits) {
+            return;
+        }
+        let Some(mut pending) = self.words.remove(cookie) else { return };
+        pending.sight.tuple = tuple;
+        let Some(inode) = pending.sight.inode else { return };
+        let key = Key { netns: space.netns, tuple, inode };
+        if let Some(old) = self.table.between(space.netns, tuple) {
+            if old == key {
+                // A table was quicker, and told no cookie.
+                let socket = Socket { state, ..socket_of(&pending.sight, pending.uid) };
+                if self.table.look(&key, &socket, None, at) {
+                    self.tell_established(&[key], at, told);
+                }
+                self.learn_owner(proc, key, pending.attribution, pending.held, at, told);
+                return;
+            }
+            let failures = self.new_failures(proc, space);
+            self.close(&old, Evidence::Gone, failures, at, at, told);
+        }
+        let (attribution, held, device) =
+            (pending.attribution.clone(), pending.held.take(), pending.sight.device);
+        let connection = self.connection_of(pending, cookie, state, at);
+        self.table.open(key, connection, device, true);
+        if self.syns.remove(&(key.netns, key.tuple)).is_none() {
+            self.expect_syn(space, &key, Seen::Ebpf, at);
+        }
+        self.remember(proc, key, &attribution, held.clone(), at);
+        self.tell_open(key, at, told);
+        self.count_descriptors(key, held.as_ref());
+        if super::is_fragile(state) {
+            space.fragile.push(key);
+        }
+    }
+
+    /// An owner whose search can be given up; one that was read from its process says more, and stays.
+    fn learn_owner(
+        &mut self,
+        proc: &Proc,
+        key: Key,
+        attribution: Attribution,
+        held: Option<Rc<Held>>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let known = self.table.get(&key).map(|entry| &entry.connection.attribution);
+        if matches!(known, Some(Attribution::Unknown(_))) {
+            self.sought.remove(&key.inode);
+            self.search.forget(key.inode);
+            self.tell_owner(proc, key, attribution, held, at, told);
+        }
+    }
+
+    fn connection_of(&mut self, pending: Pending, cookie: Cookie, state: TcpState, at: Moment) -> Connection {
+        let Pending { sight, opened, uid, attribution, way, .. } = pending;
+        Connection {
+            id: (self.new_id)(at),
+            netns: sight.netns,
+            inode: sight.inode,
+            cookie: Some(cookie),
+            transport: Transport::Tcp,
+            tuple: sight.tuple,
+            direction: Direction::Egress,
+            state,
+            uid: Some(uid),
+            user: None,
+            seen: Seen::Ebpf,
+            opened,
+            last_seen: opened,
+            attribution,
+            way: way.map(Arc::new),
+        }
+    }
+
+    fn take_closed(
+        &mut self,
+        proc: &Proc,
+        space: &mut Option<&mut Namespace>,
+        ended: &Ended,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let Ended { sight, .. } = ended;
+        let Some(cookie) = sight.cookie else { return };
+        let place = (sight.netns, sight.tuple);
+        let hears = |kind| space.as_ref().is_some_and(|space| space.on.contains(&kind));
+        let (hears_ends, hears_syns) = (hears(Kind::Destroy), hears(Kind::Syn));
+        let pending = self.words.remove(cookie);
+        if let Some(key) = self.known(sight) {
+            if let Some(Pending { attribution, held, .. }) = pending {
+                self.learn_owner(proc, key, attribution, held, at, told);
+            }
+            self.close_told(&key, ended, at, told);
+        } else if self.is_told_by_others(pending.as_ref(), cookie, place) {
+            self.totals.doubtful_ends += u64::from(space.as_ref().is_some_and(|s| s.is_doubtful(at.boot)));
+        } else if pending.is_some() || sight.is_known && self.select.wants(&sight.tuple) {
+            self.tell_word_pair(pending, cookie, ended, at, told);
+            let syn = self.syns.remove(&place).is_some() || self.take_overtaken(place).is_some();
+            if !syn && hears_syns {
+                self.told_by_end.insert(place, at);
+            }
+        } else {
+            return;
+        }
+        if hears_ends {
+            self.expect_end(cookie, at);
+        }
+    }
+
+    /// True if this end was told by other evidence, and its word comes late.
+    fn is_told_by_others(
+        &mut self,
+        pending: Option<&Pending>,
+        cookie: Cookie,
+        place: (Netns, Tuple),
+    ) -> bool {
+        let opened = pending.map_or(Duration::MAX, |pending| pending.opened.boot);
+        let by_place =
+            self.missed_notices.get(&place).is_some_and(|ended| ended.boot >= opened || pending.is_none());
+        if by_place {
+            self.missed_notices.remove(&place);
+        }
+        by_place || pending.is_none() && self.missed_cookies.remove(&cookie).is_some()
+    }
+
+    /// A connection that is over when it is told, with who made it; or, where its opening was lost, without.
+    fn tell_word_pair(
+        &mut self,
+        pending: Option<Pending>,
+        cookie: Cookie,
+        ended: &Ended,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let sight = ended.sight;
+        let over = moment(at, sight.at);
+        let state = if ended.counts.established { TcpState::Established } else { TcpState::SynSent };
+        let connection = match pending {
+            Some(pending) => {
+                let sight = Sight { tuple: sight.tuple, ..pending.sight };
+                self.connection_of(Pending { sight, ..pending }, cookie, state, at)
+            }
+            None => {
+                let connection = self.passing((sight.netns, sight.tuple), None, Seen::Ebpf, over);
+                Connection { state, cookie: Some(cookie), inode: sight.inode, ..connection }
+            }
+        };
+        let (reason, success) = why(ended);
+        let last_seen = Some(connection.opened);
+        let ending = Ending { reason, success, last_seen, gone_by: over, exact: true, bytes: bytes(ended) };
+        self.tell_pair(connection, ending, at, told);
+    }
+
+    fn close_told(&mut self, key: &Key, ended: &Ended, at: Moment, told: &mut Vec<Event>) {
+        let (reason, success) = why(ended);
+        let gone_by = moment(at, ended.sight.at);
+        let ending = Ending { reason, success, last_seen: None, gone_by, exact: true, bytes: bytes(ended) };
+        self.finish(key, ending, at, told);
+    }
+
+    /// The notice of the end of a socket whose last word was lost.
+    pub(super) fn take_pending_end(&mut self, ended: &Destroyed, at: Moment, told: &mut Vec<Event>) -> bool {
+        let Some(cookie) = ended.cookie else { return false };
+        let Some(pending) = self.words.remove(cookie) else { return false };
+        let mut tuple = pending.sight.tuple;
+        tuple.local.set_port(ended.tuple.local.port());
+        let counts = ended.counts.unwrap_or_default();
+        let before = if counts.established { TcpState::Established } else { TcpState::SynSent };
+        let sight = Sight { at: at.boot, tuple, before, ..pending.sight };
+        let state = if counts.established { TcpState::Established } else { TcpState::SynSent };
+        let connection = self.connection_of(Pending { sight, ..pending }, cookie, state, at);
+        let (reason, success) = match counts.established {
+            true => (CloseReason::Closed, Some(true)),
+            false => (CloseReason::Failed, None),
+        };
+        let last_seen = Some(connection.opened);
+        let ending = Ending { reason, success, last_seen, gone_by: at, exact: true, bytes: None };
+        self.tell_pair(connection, ending, at, told);
+        true
+    }
+
+    /// In each tick: attempts to which there was no way, and openings that nobody answers.
+    pub(super) fn tell_old_words(&mut self, at: Moment, told: &mut Vec<Event>) {
+        if self.words.pending.is_empty() {
+            return;
+        }
+        let age = |pending: &Pending| at.boot.saturating_sub(pending.opened.boot);
+        let mut over = Vec::new();
+        for (cookie, pending) in &mut self.words.pending {
+            let is_lost = self.words.lost_at.is_some_and(|lost| lost >= pending.opened.boot);
+            match pending.asked {
+                _ if !pending.is_sent && age(pending) >= UNSENT => over.push(*cookie),
+                None if pending.is_sent && age(pending) >= UNANSWERED => {
+                    pending.asked = Some(at.boot);
+                    let space = self.spaces.iter_mut().find(|space| space.netns == pending.sight.netns);
+                    if let Some(space) = space {
+                        space.gate.want_read();
+                    }
+                }
+                Some(asked) if is_lost && asked + LOST <= at.boot => over.push(*cookie),
+                _ => {}
+            }
+        }
+        over.sort_unstable();
+        for cookie in over {
+            if let Some(pending) = self.words.remove(cookie) {
+                self.tell_unsent(cookie, pending, at, told);
+            }
+        }
+    }
+
+    /// An opening that came to nothing: its SYN was never sent; or it was, and nobody knows what came of it.
+    fn tell_unsent(&mut self, cookie: Cookie, pending: Pending, at: Moment, told: &mut Vec<Event>) {
+        let is_lost = self.words.lost_at.is_some_and(|lost| lost >= pending.opened.boot);
+        let (reason, success, gone_by) = match pending.is_sent || is_lost {
+            true => (CloseReason::Failed, None, at),
+            false => (CloseReason::Unreachable, Some(false), pending.opened),
+        };
+        let connection = self.connection_of(pending, cookie, TcpState::SynSent, at);
+        let last_seen = Some(connection.opened);
+        let ending = Ending { reason, success, last_seen, gone_by, exact: false, bytes: None };
+        self.tell_pair(connection, ending, at, told);
+    }
+}
+
+/// Whose word it is.
+fn cookie_of(observation: &Observation) -> Option<Cookie> {
+    match observation {
+        Observation::Word(word) => word.sight().cookie,
+        _ => None,
+    }
+}
+
+/// A moment of the past, by the clocks of now.
+fn moment(now: Moment, boot: Duration) -> Moment {
+    let boot = boot.min(now.boot);
+    let wall = now.wall.checked_sub(now.boot.saturating_sub(boot)).unwrap_or(now.wall);
+    Moment { wall, boot }
+}
+
+fn socket_of(sight: &Sight, uid: u32) -> Socket {
+    Socket {
+        tuple: sight.tuple,
+        state: TcpState::SynSent,
+        uid,
+        inode: sight.inode,
+        timewait_left: None,
+        cookie: sight.cookie,
+        device: sight.device,
+    }
+}
+
+/// Why it ended: by the state that it left, and by the error that its process was to be told.
+fn why(ended: &Ended) -> (CloseReason, Option<bool>) {
+    if !ended.counts.established {
+        return match ended.fault {
+            Fault::Refused => (CloseReason::Refused, Some(false)),
+            Fault::TimedOut => (CloseReason::TimedOut, Some(false)),
+            Fault::Unreachable => (CloseReason::Unreachable, Some(false)),
+            // No port was left for it.
+            Fault::None if ended.sight.tuple.local.port() == 0 => (CloseReason::Failed, Some(false)),
+            Fault::None => (CloseReason::Cancelled, None),
+            Fault::Other => (CloseReason::Failed, Some(false)),
+        };
+    }
+    let is_finished = match ended.sight.before {
+        // Both ends had said that they were done.
+        TcpState::LastAck | TcpState::Closing | TcpState::TimeWait => true,
+        TcpState::CloseWait | TcpState::FinWait2 | TcpState::FinWait1 => ended.fault == Fault::None,
+        _ => false,
+    };
+    (if is_finished { CloseReason::Closed } else { CloseReason::Reset }, Some(true))
+}
+
+/// The kernel counts the other end's FIN as a byte.
+fn bytes(ended: &Ended) -> Option<Bytes> {
+    let Ended { counts, has_fin, .. } = ended;
+    let received = counts.received.saturating_sub(u64::from(*has_fin));
+    counts.established.then_some(Bytes { sent: counts.sent, received, exact: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(before: TcpState, fault: Fault, port: u16) -> Ended {
+        let end = |port| ([192, 0, 2, 1], port).into();
+        let established = before != TcpState::SynSent;
+        Ended {
+            sight: Sight {
+                at: Duration::from_secs(1),
+                cookie: Cookie::new(7),
+                tuple: Tuple { local: end(port), remote: end(22) },
+                inode: None,
+                netns: Netns(1),
+                device: 0,
+                before,
+                is_known: true,
+            },
+            counts: crate::connection::Counts { established, received: 5, ..Default::default() },
+            fault,
+            has_fin: true,
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_by_the_state_that_was_left_and_the_error() {
+        use CloseReason::{Cancelled, Closed, Failed, Refused, Reset, TimedOut, Unreachable};
+        for (before, fault, port, reason, success) in [
+            (TcpState::SynSent, Fault::Refused, 1, Refused, Some(false)),
+            (TcpState::SynSent, Fault::TimedOut, 1, TimedOut, Some(false)),
+            (TcpState::SynSent, Fault::Unreachable, 1, Unreachable, Some(false)),
+            (TcpState::SynSent, Fault::None, 1, Cancelled, None),
+            (TcpState::SynSent, Fault::None, 0, Failed, Some(false)),
+            (TcpState::SynSent, Fault::Other, 1, Failed, Some(false)),
+            (TcpState::FinWait2, Fault::None, 1, Closed, Some(true)),
+            (TcpState::LastAck, Fault::None, 1, Closed, Some(true)),
+            (TcpState::LastAck, Fault::Other, 1, Closed, Some(true)),
+            (TcpState::CloseWait, Fault::None, 1, Closed, Some(true)),
+            (TcpState::CloseWait, Fault::Other, 1, Reset, Some(true)),
+            (TcpState::Established, Fault::None, 1, Reset, Some(true)),
+            (TcpState::Established, Fault::Other, 1, Reset, Some(true)),
+            (TcpState::FinWait1, Fault::TimedOut, 1, Reset, Some(true)),
+        ] {
+            let ended = ended(before, fault, port);
+            assert_eq!(why(&ended), (reason, success), "{before:?} {fault:?}");
+            assert_eq!(bytes(&ended).map(|bytes| bytes.received), ended.counts.established.then_some(4));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The whole program with the kernel's words among its sources: one story a connection, whoever tells it first.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab;
+use crate::support::lab::Lab;
+use crate::support::log::with_action;
+use crate::support::not_run;
+use crate::support::watch::Watch;
+
+/// Milliseconds between connect and close.
+const LIVES: [&str; 6] = ["0", "0.2", "1", "5", "20", "100"];
+
+/// A shell that connects, waits for an answer that does not come, and is gone.
+fn visit(lab: &Lab, to: &str, life_ms: &str) -> Child {
+    let seconds = life_ms.parse::<f64>().unwrap() / 1e3;
+    let script = match life_ms {
+        "0" => format!("exec 3<>/dev/tcp/{to}"),
+        _ => format!("exec 3<>/dev/tcp/{to}; read -t {seconds:.4} -u 3"),
+    };
+    lab.command("bash").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits for the watch, or says why the source is off.
+fn watch(lab: &Lab, test: &str, events: &str, more: &[&str]) -> Option<Watch> {
+    let watch = lab.watch(&[&["--ports", "22,2222", "--events", events], more].concat());
+    let started = with_action(&watch.records(), "watch-started").remove(0);
+    let state = started["portreeve"]["watch"]["events"]["ebpf"].as_str().unwrap().to_owned();
+    if state == "on" {
+        return Some(watch);
+    }
+    not_run(test, &state);
+    None
+}
+
+/// Accepts until told to stop; a connection is held as long as the other end holds it.
+fn serve(listener: &TcpListener, stop: &AtomicBool) -> usize {
+    listener.set_nonblocking(true).unwrap();
+    let mut held = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => held.push(stream),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    held.len()
+}
+
+/// Each of these processes made one connection: it has exactly one open and one close, and its owner is no other.
+fn check(records: &[Value], pids: &[u32], events: &str) {
+    let opens = with_action(records, "connection-opened");
+    let closes = with_action(records, "connection-closed");
+    assert_eq!((opens.len(), closes.len()), (pids.len(), pids.len()), "{events}");
+    let mut owners: BTreeMap<u32, usize> = BTreeMap::new();
+    for open in &opens {
+        let pid = open["process"]["pid"].as_u64().unwrap_or_else(|| panic!("{events}: {open:#}"));
+        *owners.entry(u32::try_from(pid).unwrap()).or_default() += 1;
+    }
+    let expected: BTreeMap<u32, usize> = pids.iter().map(|pid| (*pid, 1)).collect();
+    assert_eq!(owners, expected, "{events}");
+    for open in &opens {
+        assert_eq!(open["portreeve"]["connection"]["seen"], "ebpf", "{events}: {open:#}");
+        let arguments = open["process"]["args"].as_array().unwrap_or_else(|| panic!("{open:#}"));
+        assert_eq!((arguments.len(), &arguments[0], &arguments[1]), (3, &"bash".into(), &"-c".into()));
+        assert_eq!(open["portreeve"]["ancestry"][0]["pid"], std::process::id(), "{open:#}");
+    }
+    for close in &closes {
+        assert_eq!(close["portreeve"]["close"]["exact"], true, "{events}: {close:#}");
+    }
+}
+
+#[test]
+fn every_connection_of_any_length_is_one_story_with_its_owner_whatever_else_tells_it() {
+    let test = "every_connection_of_any_length_is_one_story_with_its_owner_whatever_else_tells_it";
+    for events in ["ebpf", "auto", "destroy,syn,proc,ebpf", "syn,ebpf"] {
+        for source in ["netlink", "procfs"] {
+            let lab = lab!("bash");
+            let listener = lab.listen("127.0.0.1:22");
+            let Some(watch) = watch(&lab, test, events, &["--source", source]) else { return };
+            let stop = AtomicBool::new(false);
+            let pids = std::thread::scope(|scope| {
+                let server = scope.spawn(|| serve(&listener, &stop));
+                let mut pids = Vec::new();
+                for round in 0..12u64 {
+                    for life in LIVES {
+                        let mut child = visit(&lab, "127.0.0.1/22", life);
+                        pids.push(child.id());
+                        child.wait().unwrap();
+                        std::thread::sleep(Duration::from_millis((round * 17) % 31));
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+                assert_eq!(server.join().unwrap(), pids.len());
+                pids
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            check(&watch.stop().records, &pids, &format!("{events} {source}"));
+        }
+    }
+}
+
+#[test]
+fn refused_and_unreachable_attempts_have_their_owner_and_are_told_apart() {
+    let test = "refused_and_unreachable_attempts_have_their_owner_and_are_told_apart";
+    for events in ["ebpf", "auto", "destroy,syn,ebpf"] {
+        let lab = lab!("bash");
+        let Some(watch) = watch(&lab, test, events, &[]) else { return };
+        let mut pids = Vec::new();
+        for to in ["127.0.0.1/22", "::1/22", "192.0.2.77/22", "2001:db8::77/2222"] {
+            for _ in 0..10 {
+                let mut child = visit(&lab, to, "0");
+                pids.push(child.id());
+                child.wait().unwrap();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(600));
+        let records = watch.stop().records;
+        let reasons = |reason: &str| {
+            let closes = with_action(&records, "connection-closed");
+            closes.iter().filter(|close| close["event"]["reason"] == reason).count()
+        };
+        assert_eq!((reasons("refused"), reasons("unreachable")), (20, 20), "{events}");
+        let opens = with_action(&records, "connection-opened");
+        let owners: Vec<u64> = opens.iter().filter_map(|open| open["process"]["pid"].as_u64()).collect();
+        let mut owners: Vec<u32> = owners.into_iter().map(|pid| u32::try_from(pid).unwrap()).collect();
+        owners.sort_unstable();
+        pids.sort_unstable();
+        assert_eq!(owners, pids, "{events}");
+    }
+}
+
+#[test]
+fn an_attempt_that_nobody_answers_is_opened_while_it_waits_and_ends_once() {
+    let test = "an_attempt_that_nobody_answers_is_opened_while_it_waits_and_ends_once";
+    for events in ["ebpf", "auto", "destroy,syn,ebpf"] {
+        let lab = lab!("bash", "nft");
+        lab.filter_port(22);
+        let Some(mut watch) = watch(&lab, test, events, &[]) else { return };
+        let mut child = visit(&lab, "127.0.0.1/22", "0");
+        let open = watch.wait_opened();
+        assert_eq!(
+            (&open["process"]["pid"], &open["portreeve"]["connection"]["state"]),
+            (&child.id().into(), &"syn_sent".into())
+        );
+        assert_ne!(open["source"]["port"], 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let close = watch.wait_closed();
+        assert_eq!(
+            (&close["event"]["reason"], &close["portreeve"]["close"]["exact"]),
+            (&"cancelled".into(), &true.into())
+        );
+        watch.stop();
+    }
+}
