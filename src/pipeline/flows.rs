@@ -67,7 +67,6 @@ impl Pipeline {
         let before = (self.cputime)();
         let Some(net) = self.net_of(space) else { return Ok(()) };
         let (flows, rows) = read_flows(&mut space.tables, proc, net, space.netns, &self.select)?;
-        let cost = (self.cputime)().saturating_sub(before);
         // What a process that has moved shows is another namespace's.
         if !space.is_own && !self.namespaces.stands(proc, space.netns) {
             space.flows.gate.want_read();
@@ -78,6 +77,8 @@ impl Pipeline {
         self.totals.unparsed_rows += rows.unparsed;
         let delta = self.table.take_flows(&flows, at);
         let unconfirmed = self.tell_flow_ends(proc, &delta, at, told);
+        // Of ten thousand, marking costs more than reading.
+        let cost = (self.cputime)().saturating_sub(before);
         // What stands in a namespace that is seen with the first look stood before the watch.
         let stood = std::mem::take(&mut space.flows.standing) || self.totals.polls <= 1;
         let seen = if stood { Seen::Start } else { Seen::Poll };
