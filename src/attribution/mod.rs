@@ -41,6 +41,8 @@ pub struct Attributor {
     lineages: lineage::Shared<Lineage>,
     /// Holders that were read in this tick: a process with a thousand new connections is read once.
     this_tick: HashMap<u32, Rc<Known>>,
+    /// Those that the kernel told of in this tick.
+    openings: HashMap<u32, (opening::Program, Arc<Lineage>)>,
     ancestors: Ancestors,
     memory: Memory,
 }
@@ -69,6 +71,7 @@ impl Attributor {
             processes: HashMap::new(),
             lineages: HashMap::new(),
             this_tick: HashMap::new(),
+            openings: HashMap::new(),
             ancestors: Ancestors::default(),
             memory: Memory::default(),
         }
@@ -77,12 +80,14 @@ impl Attributor {
     /// What was read before is old.
     pub fn begin_tick(&mut self) {
         self.this_tick.clear();
+        self.openings.clear();
         self.ancestors.begin_tick();
     }
 
     /// Other secrets are masked from now on.
     pub fn set_masker(&mut self, masker: Masker) {
         self.masker = masker;
+        self.openings.clear();
         self.ancestors.clear();
         self.memory = Memory::default();
     }

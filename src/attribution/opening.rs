@@ -16,6 +16,33 @@ use crate::process::{Attribution, ChainCut, Lineage, Login, Process};
 /// So many of its descriptors are looked at for the socket.
 const MANY: usize = 2_048;
 
+/// A process with the program that it ran when it connected: what it told once it tells of the next connection too.
+pub(super) struct Program {
+    start_ticks: u64,
+    comm: Vec<u8>,
+    args: Vec<Vec<u8>>,
+    executable: Option<Vec<u8>>,
+}
+
+impl Program {
+    fn of(opening: &Opening) -> Self {
+        let Opening { start_ticks, comm, args, executable, .. } = opening;
+        Self {
+            start_ticks: *start_ticks,
+            comm: comm.clone(),
+            args: args.clone(),
+            executable: executable.clone(),
+        }
+    }
+
+    fn is_of(&self, opening: &Opening) -> bool {
+        self.start_ticks == opening.start_ticks
+            && self.comm == opening.comm
+            && self.args == opening.args
+            && self.executable == opening.executable
+    }
+}
+
 impl Attributor {
     /// The owner of a socket that is being connected, and its ancestors: 0.1 ms, or 10 µs where the one that connected is
     /// not to be read or has ended.
@@ -25,11 +52,19 @@ impl Attributor {
         opening: &Opening,
         is_read: bool,
     ) -> (Attribution, Option<Rc<Held>>) {
-        let held = proc.hold(opening.pid).ok().filter(|_| is_read);
+        let held = if is_read { proc.hold(opening.pid).ok() } else { None };
         if let Some(attributed) = held.and_then(|held| self.attribute_living(proc, opening, &Rc::new(held))) {
             return attributed;
         }
-        let lineage = self.lineage_of_opening(proc, opening);
+        let known = self.openings.get(&opening.pid).filter(|(program, _)| program.is_of(opening));
+        let lineage = match known {
+            Some((_, lineage)) => Arc::clone(lineage),
+            None => {
+                let lineage = self.lineage_of_opening(proc, opening);
+                self.openings.insert(opening.pid, (Program::of(opening), Arc::clone(&lineage)));
+                lineage
+            }
+        };
         (Attribution::Owned { lineage, holders: Arc::new([]), latency: Duration::ZERO }, None)
     }
 

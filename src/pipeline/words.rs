@@ -21,7 +21,7 @@ use crate::ebpf::event::{Ended, Fault, Opening, Sight, Word};
 use crate::event::{Bytes, Ending, Event};
 use crate::netlink::Destroyed;
 use crate::proc::{Held, Proc};
-use crate::process::Attribution;
+use crate::process::{Attribution, Lineage};
 use crate::source::{Kind, Observation};
 use crate::way::Way;
 
@@ -43,6 +43,8 @@ pub(super) struct Words {
     by_inode: HashMap<(Netns, Inode), Cookie>,
     /// When words were lost last.
     lost_at: Option<Duration>,
+    /// That of the last opening in this batch.
+    last_way: Option<(Arc<Lineage>, Netns, Option<Way>)>,
     /// Words that a tick has taken, in their order.
     unheard: Vec<Observation>,
 }
@@ -119,6 +121,7 @@ impl Pipeline {
         let mut pids: Vec<u32> = openings.filter(unknown).map(|opening| opening.pid).collect();
         pids.dedup();
         self.attributor.begin_tick();
+        self.words.last_way = None;
         self.ask_where_they_live(proc, &pids, at, told);
     }
 
@@ -232,9 +235,7 @@ impl Pipeline {
         if let Attribution::Owned { latency, .. } = &mut attribution {
             *latency = (self.boottime)().saturating_sub(sight.at);
         }
-        let place = sight.inode.map(|inode| Key { netns: sight.netns, tuple: sight.tuple, inode });
-        let way =
-            place.and_then(|place| self.way_of(proc, &place, Direction::Egress, &attribution, held.as_ref()));
+        let way = self.way_of_opening(proc, &sight, &attribution, held.as_ref());
         self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
         if let Some(key) = self.table.by_cookie(cookie) {
             if self.table.get(&key).is_some_and(|entry| entry.connection.opened.boot >= sight.at) {
@@ -263,6 +264,28 @@ impl Pipeline {
             self.tell_unsent(cookie, before, at, told);
         }
         self.open_if_complete(proc, space, cookie, at, told);
+    }
+
+    /// Of the next opening of a process that was not read it is what it was of the last.
+    fn way_of_opening(
+        &mut self,
+        proc: &Proc,
+        sight: &Sight,
+        attribution: &Attribution,
+        held: Option<&Rc<Held>>,
+    ) -> Option<Way> {
+        let Attribution::Owned { lineage, .. } = attribution else { return None };
+        if let Some((last, netns, way)) = &self.words.last_way
+            && held.is_none()
+            && Arc::ptr_eq(last, lineage)
+            && *netns == sight.netns
+        {
+            return way.clone();
+        }
+        let key = Key { netns: sight.netns, tuple: sight.tuple, inode: sight.inode? };
+        let way = self.way_of(proc, &key, Direction::Egress, attribution, held);
+        self.words.last_way = Some((Arc::clone(lineage), sight.netns, way.clone()));
+        way
     }
 
     /// The SYN of an attempt follows.

@@ -30,8 +30,8 @@ pub const BATCH: usize = 64;
 /// Under which epoll knows the bell, and the kernel's own words.
 const BELL: u64 = 0;
 const WORDS: u64 = u64::MAX;
-/// As many words are taken at once, so that a flood does not keep the rest waiting; what came before an end is among them.
-const MOST_WORDS: usize = 16_384;
+/// As many words are taken at once: 20 ms, if each is that of another process.
+const SOME_WORDS: usize = 512;
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
 
@@ -209,17 +209,30 @@ impl Events {
     /// Waits until something is told, the bell rings, or the patience is over: batches of one to 65 observations, in the
     /// order in which they are to be taken. Empty where there is nothing to tell.
     pub fn wait(&self, patience: Duration) -> Vec<Vec<Observation>> {
+        let (mut words, is_full) = self.take_words(SOME_WORDS);
+        if is_full {
+            // Notices of ends are not to overtake the words of those sockets: they stay where they are.
+            return words;
+        }
+        let patience = if words.is_empty() { patience } else { Duration::ZERO };
+        let mut notices = self.wait_for_notices(patience);
+        // Behind the notices, and told before them: every word of a socket was there before the notice of its end.
+        words.append(&mut self.take_words(usize::MAX).0);
+        words.append(&mut notices);
+        words
+    }
+
+    fn wait_for_notices(&self, patience: Duration) -> Vec<Vec<Observation>> {
         let patience = Timespec::try_from(patience).ok();
         // Not by epoll's own clock, which counts whole milliseconds.
         let ready = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], patience.as_ref());
         if !matches!(ready, Ok(1..)) {
-            // Words that were not urgent have woken nobody.
-            return self.take_words();
+            return Vec::new();
         }
         let mut ready = Vec::with_capacity(16);
         let at_once = Timespec::default();
         if epoll::wait(&self.epoll, spare_capacity(&mut ready), Some(&at_once)).is_err() {
-            return self.take_words();
+            return Vec::new();
         }
         // Each socket of a room is ready for itself, and each time all of them are read.
         let mut numbers: Vec<_> = ready.iter().map(|event: &epoll::Event| event.data.u64()).collect();
@@ -233,10 +246,7 @@ impl Events {
                 _ => batches.extend(self.take(number).into_iter().rev().filter(|batch| !batch.is_empty())),
             }
         }
-        // Taken behind the notices and told before them: every word of a socket was there before the notice of its end.
-        let mut words = self.take_words();
-        words.append(&mut batches);
-        words
+        batches
     }
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
@@ -340,27 +350,33 @@ impl Events {
         Some(opened.map(|source| *self.words() = Words { source: Some(source), own }))
     }
 
-    fn take_words(&self) -> Vec<Vec<Observation>> {
-        let mut all = self.words_now();
+    /// In batches; true if there is more.
+    fn take_words(&self, most: usize) -> (Vec<Vec<Observation>>, bool) {
+        let (mut all, is_full) = self.read_words(most);
         let mut batches = Vec::with_capacity(all.len().div_ceil(BATCH));
         while !all.is_empty() {
             let rest = all.split_off(all.len().min(BATCH));
             batches.push(std::mem::replace(&mut all, rest));
         }
-        batches
+        (batches, is_full)
     }
 
-    /// The kernel's own words up to now: of each socket that a table shows, its opening is among them.
-    pub fn words_now(&self) -> Vec<Observation> {
+    fn read_words(&self, most: usize) -> (Vec<Observation>, bool) {
         let mut words = self.words();
         let own = words.own;
-        let Some(source) = &mut words.source else { return Vec::new() };
+        let Some(source) = &mut words.source else { return (Vec::new(), false) };
         let mut all = Vec::new();
-        let received = source.receive(MOST_WORDS, |word| all.push(Observation::Word(word)));
+        let received = source.receive(most, |word| all.push(Observation::Word(word)));
         let lost = Observation::Lost { kind: Kind::Ebpf, netns: own, count: Some(received.lost) };
         all.extend((received.lost > 0).then_some(lost));
         all.extend((received.missed > 0).then_some(Observation::Missed { count: received.missed }));
-        all
+        (all, received.more)
+    }
+
+    /// The kernel's own words up to now: of each socket that a table shows, its opening is among them, unless there is a
+    /// flood.
+    pub fn words_now(&self) -> Vec<Observation> {
+        self.read_words(SOME_WORDS).0
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

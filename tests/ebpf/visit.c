@@ -1,0 +1,18 @@
+/* visit PORT: listens there on the loopback address, connects, says nothing and is gone. */
+#include <arpa/inet.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int main(int count, char **words)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    if (count < 2)
+        return 64;
+    at.sin_port = htons(atoi(words[1]));
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(listener, (void *)&at, sizeof(at)) || listen(listener, 8))
+        return 1;
+    return connect(client, (void *)&at, sizeof(at)) ? 2 : 0;
+}
