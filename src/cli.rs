@@ -105,6 +105,12 @@ pub struct Options {
     /// Leave out what matches: address or CIDR, port:LIST, user:NAME, exe:PATTERN (repeatable)
     #[arg(long, value_name = "WHAT")]
     pub exclude: Option<Vec<Matcher>>,
+    /// Tell the SHA-256 of owners' executables
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub hash: Option<bool>,
+    /// Leave out connections by executables whose SHA-256 is in this file, as sha256sum writes it (turns --hash on)
+    #[arg(long, value_name = "FILE")]
+    pub ignore_hash: Option<PathBuf>,
     /// Mask the value of this option or variable too: --pin, PIN (repeatable)
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub mask: Option<Vec<String>>,

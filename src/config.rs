@@ -2,12 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module reads the configuration file")]
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -16,6 +18,7 @@ use serde_json::{Map, Value, json};
 use clap::ValueEnum;
 
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
+use crate::hash;
 use crate::source::{EventChoice, Filter, Matcher, PortSet, Selection};
 
 /// Where the configuration is looked for.
@@ -23,6 +26,9 @@ pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
 
 /// Where the service logs.
 pub const DEFAULT_LOG: &str = "/var/log/portreeve/events.jsonl";
+
+/// No configuration file or list is as long.
+const LONGEST_FILE: u64 = 16 << 20;
 
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -145,7 +151,8 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
+    "hash",
     "source",
     "events",
     "netns",
@@ -172,6 +179,10 @@ pub struct Settings {
     pub events: EventChoice,
     /// Namespaces.
     pub netns: NetnsChoice,
+    /// True if executables are hashed.
+    pub hash: bool,
+    /// The list of those whose connections are left out.
+    pub ignore_hash: Option<PathBuf>,
     /// More names of secrets.
     pub mask: Vec<String>,
     /// `None`: by destination.
@@ -211,7 +222,36 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
     };
     let sleep = sleep.filter(|text| !text.trim().is_empty());
     let env = sleep.map(Interval::from_sleep).transpose().map_err(ConfigError::Sleep)?;
-    Ok(merge(args.options.clone(), env, file, path))
+    let mut settings = merge(args.options.clone(), env, file, path);
+    if let Some(path) = &settings.ignore_hash {
+        settings.select.filter.ignored = Arc::new(read_hashes(path)?);
+    }
+    Ok(settings)
+}
+
+/// Reads a list of hashes.
+fn read_hashes(path: &Path) -> Result<BTreeSet<[u8; 32]>, ConfigError> {
+    let text = read_guarded(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    hash::parse_list(&text).map_err(|(line, word)| ConfigError::Parse {
+        path: path.to_owned(),
+        text: format!("line {line}: `{word:.80}` is no SHA-256"),
+    })
+}
+
+/// What is left out of the watch is for its owner to say.
+fn read_guarded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    // /dev/null is everybody's, and says nothing.
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.mode() & 0o002 != 0 {
+        return Err(io::Error::other("everybody may write to it (mend: chmod o-w)"));
+    }
+    let mut text = Vec::new();
+    file.by_ref().take(LONGEST_FILE).read_to_end(&mut text)?;
+    match text.len() as u64 {
+        LONGEST_FILE => Err(io::Error::other("it is longer than 16 MiB")),
+        _ => Ok(text),
+    }
 }
 
 /// Reads one configuration file.
@@ -220,14 +260,8 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 /// As `load`.
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
     let read = || {
-        let mut file = std::fs::File::open(path)?;
-        // What is left out of the watch is for its owner to say. /dev/null is everybody's, and says nothing.
-        let meta = file.metadata()?;
-        if meta.is_file() && meta.mode() & 0o002 != 0 {
-            return Err(io::Error::other("everybody may write to it (mend: chmod o-w)"));
-        }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map(|_| text)
+        let text = read_guarded(path)?;
+        String::from_utf8(text).map_err(|_| io::Error::other("it is no UTF-8"))
     };
     let text = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text).map_err(|text| ConfigError::Parse { path: path.to_owned(), text })
@@ -259,6 +293,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
+    let Options { hash, ignore_hash, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
@@ -267,6 +302,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (netns, netns_from) = pick(netns, None, file.netns);
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
+    let (hash, hash_from) = pick(hash, None, file.hash);
+    let (ignore_hash, ignore_hash_from) = pick(ignore_hash, None, file.ignore_hash);
     let (mask, mask_from) = pick(mask, None, file.mask);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
@@ -283,7 +320,10 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let source = source.unwrap_or(SourceChoice::Auto);
     let events = events.unwrap_or_default();
     let netns = netns.unwrap_or(NetnsChoice::All);
-    let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
+    let ignored = Arc::default();
+    let filter =
+        Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default(), ignored };
+    let hash = hash.unwrap_or(false) || ignore_hash.is_some();
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
     let sync = sync.unwrap_or(SyncChoice::Interval);
     let path = |path: Option<&PathBuf>| json!(path.map(|path| path.display().to_string()));
@@ -296,6 +336,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("netns", json!(word_of(&netns)), netns_from),
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
+        ("hash", json!(hash), hash_from),
+        ("ignore-hash", path(ignore_hash.as_ref()), ignore_hash_from),
         ("mask", json!(mask), mask_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", path(log_file.as_ref()), log_file_from),
@@ -314,6 +356,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         source,
         events,
         netns,
+        hash,
+        ignore_hash,
         mask,
         format,
         log_file,
@@ -357,8 +401,13 @@ impl Settings {
     /// Names of the settings that are not the same.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
+        // A list of hashes is in a file of its own, which may be another under the same name.
+        let ignores_others = self.select.filter.ignored != other.select.filter.ignored;
         let pairs = self.origins.iter().zip(&other.origins);
-        pairs.filter(|(ours, theirs)| ours.1 != theirs.1).map(|((name, ..), _)| (*name).to_owned()).collect()
+        let differ = pairs
+            .filter(|(ours, theirs)| ours.1 != theirs.1 || ignores_others && ours.0 == "ignore-hash")
+            .map(|((name, ..), _)| (*name).to_owned());
+        differ.collect()
     }
 
     /// As a configuration file, each line with where it comes from.

@@ -21,6 +21,8 @@ pub mod source;
 
 pub mod table;
 
+pub mod hash;
+
 pub mod attribution;
 
 pub mod enrichment;

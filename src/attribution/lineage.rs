@@ -128,7 +128,9 @@ impl Attributor {
     /// parent that ended in between, whose number another process may bear by then, is not taken for it.
     fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
         let process = &owner.process;
-        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
+        // While the chain is read, another thread reads the program.
+        let hash = self.hasher.ask(proc, &owner.held);
+        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None, hash };
         let mut child = self.ancestors.owner(Rc::clone(&owner.held), Arc::clone(process));
         let mut ppid = process.ppid;
         while ppid != 0 && lineage.cut.is_none() {
@@ -157,6 +159,7 @@ impl Attributor {
                 _ => lineage.cut = Some(ChainCut::Vanished),
             }
         }
+        lineage.hash = hash.map(|hash| self.hasher.wait_for(proc, hash));
         share(&mut self.lineages, process.pid, lineage)
     }
 

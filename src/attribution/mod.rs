@@ -24,8 +24,9 @@ pub use hold::{Holds, MOST_HELD};
 pub use search::{Found, Search, Wanted};
 
 use crate::connection::Inode;
+use crate::hash::Hasher;
 use crate::proc::{Depth, Held, Proc};
-use crate::process::{Attribution, Holder, Lineage, Process, Reason};
+use crate::process::{Attribution, FileId, Hash, Holder, Lineage, Process, Reason};
 use crate::secrets::Masker;
 
 /// Login name of a user id.
@@ -41,6 +42,7 @@ pub struct Attributor {
     this_tick: HashMap<u32, Rc<Known>>,
     ancestors: Ancestors,
     memory: Memory,
+    hasher: Hasher,
 }
 
 /// A process that holds a socket, as it was read in this tick.
@@ -69,7 +71,18 @@ impl Attributor {
             this_tick: HashMap::new(),
             ancestors: Ancestors::default(),
             memory: Memory::default(),
+            hasher: Hasher::default(),
         }
+    }
+
+    /// Owners' executables are hashed from now on, and the first hash of each waited for so long.
+    pub fn hash(&mut self, wait: Duration) {
+        self.hasher = Hasher::new(wait);
+    }
+
+    /// Hashes that have come since `Hash::Pending` was told of them.
+    pub fn hashed(&mut self, proc: &Proc, at: Duration) -> Vec<(FileId, Hash)> {
+        self.hasher.take(proc, at)
     }
 
     /// What was read before is old.

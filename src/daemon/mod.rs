@@ -24,6 +24,7 @@ use crate::connection::Moment;
 use crate::enrichment::{Users, host};
 use crate::event::message::message;
 use crate::event::{Coverage, Event, Started, What};
+use crate::hash;
 use crate::ledger::{self, Beginning, Ledger, Output};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
@@ -47,8 +48,8 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 6] = ["ports", "include", "exclude", "mask", "interval", "count"];
-const SELECTION: [&str; 4] = ["ports", "include", "exclude", "mask"];
+const RELOADED: [&str; 7] = ["ports", "include", "exclude", "ignore-hash", "mask", "interval", "count"];
+const SELECTION: [&str; 5] = ["ports", "include", "exclude", "ignore-hash", "mask"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -184,7 +185,12 @@ fn set_up_parts(
         cputime: Box::new(|| read_clock(ClockId::ThreadCPUTime)),
     };
     let masker = Masker::new(&settings.mask);
-    let pipeline = Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
+    let mut pipeline =
+        Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
+    if settings.hash {
+        // Who prints once what stands has time to wait.
+        pipeline.hash(hash::WAIT.max(search_time / 100));
+    }
     let (ledger, beginning) =
         Ledger::new(output, found, host(proc.boot_id()), new_id, now()).map_err(DaemonError::System)?;
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };

@@ -127,6 +127,11 @@ fn open(connection: &Connection) -> String {
 fn change(connection: &Connection, changed: &[&'static str]) -> String {
     let note =
         if changed.contains(&"portreeve.connection.state") { "now established" } else { "owner found" };
+    let note = match changed {
+        ["process.hash.sha256"] => "executable hashed",
+        ["portreeve.hash.reason"] => "executable not hashed",
+        _ => note,
+    };
     let note = match (changed, connection.attribution.owner()) {
         (["process"], _) => "owner changed",
         (["portreeve.attribution"], None) => "owner not found",

@@ -557,7 +557,7 @@ mod tests {
         let mut renderer = Renderer::new(host, "stream".into(), "run".into(), new_id);
         for byte in [b'a', b'\'', 0x01, 0xff] {
             let ancestry = (2..34).map(|pid| Arc::new(process(pid, byte))).collect();
-            let lineage = Lineage { process: Arc::new(process(99, byte)), ancestry, cut: None };
+            let lineage = Lineage { process: Arc::new(process(99, byte)), ancestry, cut: None, hash: None };
             let connection = Connection {
                 id: uuid::Uuid::nil(),
                 netns: Netns(1),

@@ -5,6 +5,7 @@
 
 mod coverage;
 mod ends;
+mod hashed;
 mod look;
 mod namespace;
 mod observe;
@@ -201,6 +202,7 @@ impl Pipeline {
             self.go_on_searching(proc, at, &mut told);
         }
         self.tell_waited(proc, at, &mut told);
+        self.tell_hashed(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

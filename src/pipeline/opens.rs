@@ -11,7 +11,7 @@ use crate::attribution::{Found, Wanted};
 use crate::connection::{CloseReason, Connection, Inode, Key, Moment, Seen, Snapshot, Socket};
 use crate::event::{Ending, Event, What};
 use crate::proc::{Held, Proc};
-use crate::process::{Attribution, Reason};
+use crate::process::{Attribution, Hash, Reason};
 use crate::source::Kind;
 use crate::source::selection::Known;
 use crate::table::Delta;
@@ -251,6 +251,7 @@ impl Pipeline {
             uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
             user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
             executable: owner.and_then(|owner| owner.executable.as_deref()),
+            sha256: connection.attribution.hash().and_then(Hash::proven),
         };
         entry.told = filter.admits(&known);
         if entry.told {

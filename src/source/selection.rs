@@ -2,10 +2,12 @@
 //!
 //! Pure. A filter drops only what it can prove: a connection whose user or owner is not known is kept.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::cidr::Cidr;
 use crate::connection::Tuple;
@@ -223,15 +225,27 @@ pub struct Known<'a> {
     pub user: Option<&'a str>,
     /// Owner's executable. `None`: unknown.
     pub executable: Option<&'a [u8]>,
+    /// SHA-256 of it, if that is sure.
+    pub sha256: Option<&'a [u8; 32]>,
 }
 
-/// All `--include` and `--exclude` together.
+impl Known<'_> {
+    /// Only the other end.
+    #[must_use]
+    pub fn of(remote: SocketAddr) -> Self {
+        Self { remote, uid: None, user: None, executable: None, sha256: None }
+    }
+}
+
+/// All `--include` and `--exclude` together, and `--ignore-hash`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// Where there are any, one of them must match.
     pub include: Vec<Matcher>,
     /// None of these may match.
     pub exclude: Vec<Matcher>,
+    /// SHA-256 of executables whose connections are left out.
+    pub ignored: Arc<BTreeSet<[u8; 32]>>,
 }
 
 impl Filter {
@@ -240,7 +254,8 @@ impl Filter {
     pub fn admits(&self, known: &Known<'_>) -> bool {
         let excluded = self.exclude.iter().any(|m| m.judge(known) == Some(true));
         let included = self.include.is_empty() || self.include.iter().any(|m| m.judge(known) != Some(false));
-        included && !excluded
+        let ignored = known.sha256.is_some_and(|sha256| self.ignored.contains(sha256));
+        included && !excluded && !ignored
     }
 }
 
@@ -272,8 +287,7 @@ impl Selection {
     /// which bears no user, would be taken for another's.
     #[must_use]
     pub fn wants(&self, tuple: &Tuple) -> bool {
-        self.ports.contains(tuple.remote.port())
-            && self.filter.admits(&Known { remote: tuple.remote, uid: None, user: None, executable: None })
+        self.ports.contains(tuple.remote.port()) && self.filter.admits(&Known::of(tuple.remote))
     }
 }
 
@@ -313,9 +327,10 @@ mod tests {
         let filter = |include: &[&str], exclude: &[&str]| Filter {
             include: include.iter().map(|m| m.parse().unwrap()).collect(),
             exclude: exclude.iter().map(|m| m.parse().unwrap()).collect(),
+            ignored: Arc::new(BTreeSet::from([[7; 32]])),
         };
         let remote = "10.1.2.3:22".parse().unwrap();
-        let unknown = Known { remote, uid: None, user: None, executable: None };
+        let unknown = Known::of(remote);
         let alice =
             Known { uid: Some(1000), user: Some("alice"), executable: Some(b"/usr/bin/git"), ..unknown };
         for (include, exclude, of_alice, of_unknown) in [
@@ -336,6 +351,8 @@ mod tests {
                 "{filter:?}"
             );
         }
+        assert!(filter(&[], &[]).admits(&Known { sha256: Some(&[8; 32]), ..alice }));
+        assert!(!filter(&["user:alice"], &[]).admits(&Known { sha256: Some(&[7; 32]), ..alice }));
         for bad in ["user:", "exe:", "port:x", "10.0.0.0/33", "x"] {
             assert!(bad.parse::<Matcher>().is_err(), "{bad}");
         }

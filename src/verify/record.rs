@@ -52,6 +52,7 @@ pub mod f {
         CONNECTION = "portreeve.connection.id"; STATE = "portreeve.connection.state";
         SEEN = "portreeve.connection.seen"; INODE = "portreeve.connection.inode";
         NETNS = "portreeve.connection.netns"; STATUS = "portreeve.attribution.status";
+        NO_HASH = "portreeve.hash.reason";
         WHY_UNKNOWN = "portreeve.attribution.reason"; PID = "process.pid"; PROCESS_START = "process.start";
         PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason";
         LAST_SEEN = "portreeve.close.last_seen"; GONE_BY = "portreeve.close.gone_by";

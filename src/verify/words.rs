@@ -26,6 +26,8 @@ const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
+const NO_HASH: Words =
+    &["pending", "denied", "too_large", "vanished", "timeout", "changed", "busy", "failed"];
 const REASONS: Words = &[
     "closed",
     "reset",
@@ -118,6 +120,10 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     let why = record.text(f::WHY_UNKNOWN);
     if why.is_some_and(|why| !WHY_UNKNOWN.iter().any(|word| word.as_bytes() == why)) {
         return wrong(f::WHY_UNKNOWN);
+    }
+    let why = record.text(f::NO_HASH);
+    if why.is_some_and(|why| !NO_HASH.iter().any(|word| word.as_bytes() == why)) {
+        return wrong(f::NO_HASH);
     }
     if record.action == on::CLOSE && record.text(f::EVENT_REASON) != record.text(f::CLOSE_REASON) {
         return wrong(f::EVENT_REASON);

@@ -11,7 +11,9 @@ use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netn
 use portreeve::event::{
     Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Seal, Started, What,
 };
-use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
+use portreeve::process::{
+    Attribution, ChainCut, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process, Reason, Tty,
+};
 use portreeve::sink::Stream;
 use portreeve::source::Kind;
 use portreeve::source::poll::Source;
@@ -120,6 +122,30 @@ fn unknowns() -> Vec<&'static str> {
     all.map(name).to_vec()
 }
 
+/// Every reason for which there is no hash, likewise.
+fn unhashed() -> Vec<&'static str> {
+    let name = |reason: HashReason| match reason {
+        HashReason::Denied
+        | HashReason::TooLarge
+        | HashReason::Vanished
+        | HashReason::Timeout
+        | HashReason::Changed
+        | HashReason::Busy
+        | HashReason::Failed => reason.name(),
+    };
+    let none = FileId { device: (0, 0), inode: 1, modified: (0, 0), changed: (0, 0), size: 0 };
+    let all = [
+        HashReason::Denied,
+        HashReason::TooLarge,
+        HashReason::Vanished,
+        HashReason::Timeout,
+        HashReason::Changed,
+        HashReason::Busy,
+        HashReason::Failed,
+    ];
+    Hash::Pending(none).reason().into_iter().chain(all.map(name)).collect()
+}
+
 /// Fields that hold one of a few values, and all of these. A new value breaks the build here.
 pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     let why = |reason| match reason {
@@ -154,6 +180,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns()),
+        ("portreeve.hash.reason", unhashed()),
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
         ("portreeve.connection.seen", sights()),
         ("portreeve.connection.state", states.to_vec()),
@@ -209,7 +236,8 @@ fn started() -> Started {
         "--seal",
         "/k",
     ];
-    let lists = ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin"];
+    let lists =
+        ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin", "--ignore-hash", "/dev/null"];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {
         settings: portreeve::config::load(&args, None).unwrap().by_name(),
@@ -264,7 +292,12 @@ fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
     let pid = process.pid;
     let parent = Process { remembered: true, ..self::process(4_100) };
     let parents = vec![Arc::new(parent), Arc::new(self::process(1))];
-    let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut };
+    // Pid 4243 is that of the sample whose program may not be read.
+    let hash = match pid {
+        4243 => Hash::Unknown(HashReason::Denied),
+        _ => Hash::Sha256 { digest: [7; 32], is_proven: true },
+    };
+    let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut, hash: Some(hash) };
     let holders = vec![Holder { pid, tid: None, fd: 3 }];
     Attribution::Owned {
         lineage: Arc::new(lineage),
