@@ -19,7 +19,7 @@ use clap::ValueEnum;
 
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
 use crate::hash;
-use crate::source::{EventChoice, Filter, Matcher, PortSet, Selection};
+use crate::source::{EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
@@ -128,7 +128,7 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Interval, PortSet, Matcher, EventChoice);
+from_string!(Interval, PortSet, Matcher, EventChoice, ExecutionChoice);
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +151,8 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
+    "executions",
     "hash",
     "source",
     "events",
@@ -183,6 +184,8 @@ pub struct Settings {
     pub hash: bool,
     /// The list of those whose connections are left out.
     pub ignore_hash: Option<PathBuf>,
+    /// Programs whose start and end is told.
+    pub executions: Option<ExecutionChoice>,
     /// More names of secrets.
     pub mask: Vec<String>,
     /// `None`: by destination.
@@ -293,7 +296,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
-    let Options { hash, ignore_hash, .. } = cli;
+    let Options { hash, ignore_hash, executions, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
@@ -304,6 +307,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
     let (hash, hash_from) = pick(hash, None, file.hash);
     let (ignore_hash, ignore_hash_from) = pick(ignore_hash, None, file.ignore_hash);
+    let (executions, executions_from) = pick(executions, None, file.executions);
     let (mask, mask_from) = pick(mask, None, file.mask);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
@@ -338,6 +342,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("exclude", texts(&filter.exclude), exclude_from),
         ("hash", json!(hash), hash_from),
         ("ignore-hash", path(ignore_hash.as_ref()), ignore_hash_from),
+        ("executions", json!(executions.as_ref().map(ToString::to_string)), executions_from),
         ("mask", json!(mask), mask_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", path(log_file.as_ref()), log_file_from),
@@ -358,6 +363,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         netns,
         hash,
         ignore_hash,
+        executions,
         mask,
         format,
         log_file,
@@ -384,6 +390,16 @@ impl Settings {
     pub fn by_name(&self) -> Map<String, Value> {
         let set = self.origins.iter().filter(|(_, value, _)| !value.is_null());
         set.map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    /// Kinds of notices that are to be tried.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = self.events.kinds();
+        kinds.extend(self.executions.as_ref().map(|_| Kind::Proc));
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
     }
 
     /// Takes over what may change while running; the rest stays, and stays told as it is.

@@ -62,6 +62,12 @@ impl Hasher {
         })
     }
 
+    /// What is told of a process that is gone.
+    #[must_use]
+    pub fn of_the_gone(&self) -> Option<Hash> {
+        self.wait.map(|_| Hash::Unknown(HashReason::Vanished))
+    }
+
     fn ask_for(&mut self, proc: &Proc, held: &Held, executable: Executable) -> Hash {
         let id = executable.id;
         if let Some(known) = self.known.get(&id) {

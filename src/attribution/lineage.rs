@@ -51,7 +51,7 @@ impl Attributor {
         Some(Candidate { holder, known })
     }
 
-    fn know(&mut self, proc: &Proc, held: Rc<Held>) -> Option<Rc<Known>> {
+    pub(super) fn know(&mut self, proc: &Proc, held: Rc<Held>) -> Option<Rc<Known>> {
         let pid = held.pid;
         let process = self.read(proc, &held, Depth::Owner)?;
         let process = share(&mut self.processes, process.pid, process);

@@ -120,7 +120,7 @@ pub fn run(
     logger: &LoggerHandle,
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.ports.ranges());
-    let events = Events::new(settings.events.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
         let _ = sender.send(signal);
@@ -191,6 +191,9 @@ fn set_up_parts(
         // Who prints once what stands has time to wait.
         pipeline.hash(hash::WAIT.max(search_time / 100));
     }
+    if let Some(choice) = &settings.executions {
+        pipeline.follow_executions(choice.clone());
+    }
     let (ledger, beginning) =
         Ledger::new(output, found, host(proc.boot_id()), new_id, now()).map_err(DaemonError::System)?;
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
@@ -240,13 +243,18 @@ impl Daemon {
         let all = self.settings.netns == NetnsChoice::All;
         let (choice, off) =
             self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
-        let wanted = self.settings.events.kinds();
+        let wanted = self.settings.kinds();
         let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
             Some((_, why)) => format!("off: {why}"),
             None if wanted.contains(&kind) => "on".to_owned(),
             None => "off: not asked for".to_owned(),
         };
         let mut warnings = view.warnings;
+        let proc_off =
+            off.iter().find(|(of, _)| *of == Kind::Proc).filter(|_| self.settings.executions.is_some());
+        warnings.extend(
+            proc_off.map(|(_, why)| format!("no program's start and end is told: the source proc {why}")),
+        );
         warnings.extend(choice.differences);
         let unplaced = self.pipeline.unplaced();
         if unplaced > 0 && !view.all_owners {
@@ -514,6 +522,8 @@ impl Daemon {
             Err(error) => self.note_failed_poll(&error, at),
         }
         self.tell_failed_polls(at);
+        let over = self.pipeline.end_executions(at);
+        self.push(over);
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();

@@ -4,20 +4,22 @@
 //! no name or argument can forge a column. `text::line` adds time and colour.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::ascii::unreadable;
+use super::program;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use crate::connection::{CloseReason, Connection, Seen};
-use crate::process::{Attribution, Process, Told};
+use crate::process::{Attribution, Lineage, Process, Told};
 use crate::text::escape;
 
 /// As many links of a chain as fit a line; the record holds all.
 const LINKS: usize = 8;
 /// As much of a command line as a line shows; the record holds more.
-const COMMAND: usize = 300;
+pub(super) const COMMAND: usize = 300;
 
 /// `open   alice@pts/3  192.0.2.10:51514 → 203.0.113.7:22  ssh[4242] ← bash[4100]  ssh git.example.net  ID`
 #[must_use]
@@ -35,6 +37,8 @@ pub fn message(event: &Event) -> String {
         What::Opened(connection) => open(connection),
         What::Changed { connection, changed } => change(connection, changed),
         What::Closed { connection, ending } => close(connection, ending),
+        What::ProcessStarted(lineage) => program::started(lineage),
+        What::ProcessEnded(end) => program::ended(end),
         What::Gap(gap) => lost(gap),
         What::Coverage(coverage) => covered(coverage),
         What::LogOpened { path, previous, .. } => match previous {
@@ -196,7 +200,7 @@ fn covered(coverage: &Coverage) -> String {
 }
 
 fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
-    let mut line = format!("{verb} {}  {}", who(connection), ends(connection));
+    let mut line = format!("{verb} {}  {}", who_made(connection), ends(connection));
     if let Some(note) = note {
         let _ = write!(line, "  {note}");
     }
@@ -232,18 +236,27 @@ fn command_of(attribution: &Attribution) -> Option<String> {
 }
 
 /// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
-fn who(connection: &Connection) -> String {
+fn who_made(connection: &Connection) -> String {
     if let Attribution::Recorded(recorded) = &connection.attribution {
         return recorded_who(&recorded.told());
     }
-    let owner = connection.attribution.owner();
-    let named = |name: &Option<std::sync::Arc<str>>, uid: u32| match name {
+    who(connection.attribution.owner(), connection.uid, &connection.user)
+}
+
+/// The same of a process.
+pub(super) fn who_of(process: &Process) -> String {
+    who(Some(process), None, &None)
+}
+
+/// `uid` and its name count where no owner tells his own.
+fn who(owner: Option<&Process>, uid: Option<u32>, name: &Option<Arc<str>>) -> String {
+    let named = |name: &Option<Arc<str>>, uid: u32| match name {
         Some(name) => word(name.as_bytes()),
         None => format!("uid {uid}"),
     };
-    let user = match (owner.and_then(|o| o.ids.map(|ids| (o, ids))), connection.uid) {
+    let user = match (owner.and_then(|o| o.ids.map(|ids| (o, ids))), uid) {
         (Some((owner, ids)), _) => named(&owner.user, ids.real_uid),
-        (None, Some(uid)) => named(&connection.user, uid),
+        (None, Some(uid)) => named(name, uid),
         (None, None) => "user unknown".to_owned(),
     };
     let real_uid = owner.and_then(|o| o.ids).map(|ids| ids.real_uid);
@@ -264,9 +277,15 @@ fn chain(attribution: &Attribution, most: usize) -> String {
         Attribution::Owned { lineage, .. } => lineage,
         Attribution::Recorded(recorded) => return recorded_chain(&recorded.told(), most),
     };
+    chain_of(lineage, most)
+}
+
+/// The same of a process.
+pub(super) fn chain_of(lineage: &Lineage, most: usize) -> String {
     let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
     let ancestry = lineage.ancestry.iter().map(|process| link(process));
-    join([link(&lineage.process)].into_iter().chain(ancestry).collect(), most, lineage.cut.is_some())
+    let links = [link(&lineage.process)].into_iter().chain(ancestry).collect();
+    join(links, most.min(LINKS), lineage.cut.is_some())
 }
 
 /// Links from the owner upwards, the middle left out where there are too many.
@@ -327,6 +346,7 @@ fn lost(gap: &Gap) -> String {
             "read_failed" => "failed poll",
             "events_lost" => "lost notice",
             "opens_missed" => "missed open",
+            "executions_missed" => "missed program",
             _ => "lost record",
         };
         let _ = write!(line, ": {}", counted(count, what));

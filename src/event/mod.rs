@@ -7,6 +7,7 @@ pub mod ascii;
 mod bound;
 pub mod community;
 pub mod message;
+mod program;
 pub mod record;
 mod who;
 
@@ -17,7 +18,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::connection::{CloseReason, Connection, Moment};
+use crate::process::Lineage;
 
+pub use program::{ProcessEnd, ProcessFate};
 pub use record::{Body, Host, Renderer};
 
 /// Something to be told, and when it was observed.
@@ -85,6 +88,10 @@ pub enum What {
         /// How it ended.
         ending: Ending,
     },
+    /// A program that is followed was started.
+    ProcessStarted(Arc<Lineage>),
+    /// It ended.
+    ProcessEnded(Box<ProcessEnd>),
     /// Something was, or may have been, lost.
     Gap(Box<Gap>),
     /// First record of a file.
@@ -352,6 +359,8 @@ impl What {
             Self::Opened(_) => "connection-opened",
             Self::Changed { .. } => "connection-changed",
             Self::Closed { .. } => "connection-closed",
+            Self::ProcessStarted(_) => "process-started",
+            Self::ProcessEnded(_) => "process-ended",
             Self::Gap(_) => "gap",
             Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",

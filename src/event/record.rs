@@ -143,6 +143,8 @@ impl Renderer {
                 self.host.connection(record, connection, cut);
                 close(record, ending);
             }
+            What::ProcessStarted(lineage) => self.host.program(record, lineage, event.at, cut),
+            What::ProcessEnded(end) => self.host.program_end(record, end, cut),
             What::Started(started) => {
                 let mut started = Started::clone(started);
                 if cut == Cut::Everything {
@@ -197,6 +199,8 @@ impl Renderer {
             What::Opened(_) => ("event", &["connection", "start"], "success"),
             What::Changed { .. } => ("event", &["connection", "change"], "success"),
             What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
+            What::ProcessStarted(_) => ("event", &["start"], "success"),
+            What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
             What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
             What::Reloaded { .. } => ("state", &["change"], "success"),
             What::Started(_) => ("state", &["start"], "success"),
@@ -210,10 +214,15 @@ impl Renderer {
         // An attempt is neither a success nor a failure yet.
         let pending = connection.is_some_and(|c| c.state == TcpState::SynSent);
         let is_close = matches!(what, What::Closed { .. });
+        let about: (&[&str], _) = match what {
+            What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
+            _ if connection.is_some() => (&["network"], "portreeve.connection"),
+            _ => (&["host"], "portreeve.watch"),
+        };
         let mut fields = EventFields {
             action: what.action(),
             kind,
-            category: if connection.is_some() { &["network"] } else { &["host"] },
+            category: about.0,
             types,
             outcome: if pending && !is_close { "unknown" } else { outcome },
             reason: None,
@@ -222,10 +231,15 @@ impl Renderer {
             duration: None,
             id: id.to_string(),
             provider: "portreeve",
-            dataset: if connection.is_some() { "portreeve.connection" } else { "portreeve.watch" },
+            dataset: about.1,
         };
         if let Some(connection) = connection {
             fields.start = connection.seen.tells_start().then(|| time(connection.opened));
+        }
+        if let What::ProcessEnded(end) = what {
+            fields.start = Some(time(end.started));
+            fields.end = Some(time(end.ended));
+            fields.duration = Some(nanos(end.duration()));
         }
         if let What::Closed { connection, ending } = what {
             fields.reason = Some(ending.reason.name());
@@ -294,7 +308,7 @@ pub(super) enum Cut {
 }
 
 impl Cut {
-    fn names(self) -> &'static [&'static str] {
+    pub(super) fn names(self) -> &'static [&'static str] {
         let all = &[
             "portreeve.ancestry",
             "process.args",

@@ -5,6 +5,7 @@
 
 mod coverage;
 mod ends;
+mod executions;
 mod hashed;
 mod look;
 mod namespace;
@@ -111,6 +112,8 @@ pub struct Pipeline {
     overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
     coverage: Collected,
     totals: Totals,
+    /// `None`: no program's start and end is told.
+    executions: Option<executions::Executions>,
     /// What a tick had to tell that failed.
     untold: Vec<Event>,
     /// More connections than are followed: since when, and how many at most at once.
@@ -172,6 +175,7 @@ impl Pipeline {
             overtaken: HashMap::new(),
             coverage: Collected::default(),
             totals: Totals::default(),
+            executions: None,
             untold: Vec::new(),
             left_out: None,
         }
@@ -203,6 +207,7 @@ impl Pipeline {
         }
         self.tell_waited(proc, at, &mut told);
         self.tell_hashed(proc, at, &mut told);
+        self.tell_executions(proc, at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

@@ -61,7 +61,7 @@ impl Pipeline {
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
-                Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
+                Observation::Process(notice) => self.take_process(proc, notice, at, &mut executed, &mut told),
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = of(&mut spaces, netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
@@ -92,14 +92,21 @@ impl Pipeline {
         told
     }
 
-    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration, executed: &mut Vec<u32>) {
+    fn take_process(
+        &mut self,
+        proc: &Proc,
+        notice: ProcessNotice,
+        at: Moment,
+        executed: &mut Vec<u32>,
+        told: &mut Vec<Event>,
+    ) {
         match notice {
-            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at),
+            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at.boot),
             ProcessNotice::Exec { pid } => {
                 executed.push(pid);
-                self.attributor.executed(proc, pid, at);
+                self.take_execution(proc, pid, at, told);
             }
-            ProcessNotice::Exit { pid } => self.attributor.exited(pid, at),
+            ProcessNotice::Exit { pid, status } => self.attributor.exited(pid, status, at),
         }
     }
 
@@ -113,8 +120,9 @@ impl Pipeline {
             space.balance.whole = false;
         }
         space.balance.syns_whole &= kind != Kind::Syn;
-        if kind != Kind::Proc {
-            space.doubt(at.boot);
+        match kind {
+            Kind::Proc => self.doubt_executions(),
+            Kind::Destroy | Kind::Syn => space.doubt(at.boot),
         }
         self.totals.notices_lost += count.unwrap_or(1);
         self.coverage.lost(kind, count, at);

@@ -240,6 +240,9 @@ impl Pipeline {
         let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).filter(|_| needs_name);
         let user = uid.and_then(|uid| self.attributor.user_name(uid));
         self.remember(proc, key, &attribution, held, at);
+        if let Some(owner) = attribution.owner() {
+            self.attributor.connected(owner);
+        }
         let filter = &self.select.filter;
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
@@ -371,8 +374,11 @@ impl Pipeline {
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
             (_, Attribution::Unknown(_) | Attribution::Recorded(_)) => vec!["portreeve.attribution"],
         };
-        if let Attribution::Owned { latency, .. } = &attribution {
+        if let Attribution::Owned { latency, lineage, .. } = &attribution {
             self.coverage.attributed(*latency);
+            if matches!(old, Attribution::Unknown(_)) {
+                self.attributor.connected(&lineage.process);
+            }
         }
         Arc::make_mut(&mut entry.connection).attribution = attribution;
         if entry.told {

@@ -12,5 +12,5 @@ mod sockets;
 pub mod tally;
 
 pub use events::{Events, Observation};
-pub use selection::{EventChoice, Filter, Kind, Matcher, PortSet, Selection};
+pub use selection::{EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection};
 pub use tally::{Tally, Watched};

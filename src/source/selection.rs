@@ -167,6 +167,66 @@ impl fmt::Display for EventChoice {
     }
 }
 
+/// `--executions`: which programs' starts and ends are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutionChoice {
+    /// Clients of SSH, by the names of their files.
+    Ssh,
+    /// All.
+    All,
+    /// Those that match one of these: as typed, and parsed.
+    These(Vec<(String, Glob)>),
+}
+
+/// SSH clients by the names of their files.
+const SSH_CLIENTS: [&str; 8] =
+    ["ssh", "slogin", "dbclient", "plink", "pscp", "psftp", "putty", "tinyssh-connect"];
+
+impl ExecutionChoice {
+    /// True if a program is chosen, by its file or, where that is not known, by the name of its process.
+    #[must_use]
+    pub fn is_chosen(&self, executable: Option<&[u8]>, comm: &[u8]) -> bool {
+        let path = executable.unwrap_or(comm);
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        match self {
+            Self::Ssh => SSH_CLIENTS.iter().any(|client| client.as_bytes() == name),
+            Self::All => true,
+            Self::These(patterns) => patterns.iter().any(|(_, glob)| glob.matches_path(path)),
+        }
+    }
+}
+
+impl FromStr for ExecutionChoice {
+    type Err = String;
+
+    /// `ssh`, `all`, or patterns: `ssh*,/opt/*/bin/git`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "ssh" => Ok(Self::Ssh),
+            "all" => Ok(Self::All),
+            list => {
+                let parse = |pattern: &str| {
+                    let pattern = pattern.trim();
+                    pattern.parse().map(|glob| (pattern.to_owned(), glob))
+                };
+                list.split(',').map(parse).collect::<Result<_, _>>().map(Self::These)
+            }
+        }
+    }
+}
+
+impl fmt::Display for ExecutionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ssh => f.write_str("ssh"),
+            Self::All => f.write_str("all"),
+            Self::These(patterns) => {
+                f.write_str(&patterns.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
 /// One `--include` or `--exclude`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matcher {
@@ -320,6 +380,24 @@ mod tests {
         for bad in ["", "all", "none,syn", "syn;destroy"] {
             assert!(bad.parse::<EventChoice>().unwrap_err().contains("none of"), "{bad}");
         }
+    }
+
+    #[test]
+    fn programs_are_chosen_by_their_files_and_lists_print_as_they_parse() {
+        for text in ["ssh", "all", "scp,/opt/*/git"] {
+            assert_eq!(text.parse::<ExecutionChoice>().unwrap().to_string(), text);
+        }
+        let chosen = |choice: &str, executable: Option<&str>, comm: &str| {
+            let choice: ExecutionChoice = choice.parse().unwrap();
+            choice.is_chosen(executable.map(str::as_bytes), comm.as_bytes())
+        };
+        assert!(chosen("ssh", Some("/usr/bin/ssh"), "x") && chosen("ssh", None, "dbclient"));
+        assert!(!chosen("ssh", Some("/usr/sbin/sshd"), "ssh"), "the file counts, not what it calls itself");
+        assert!(chosen("all", None, ""));
+        assert!(
+            chosen("scp,/opt/*/git", Some("/opt/x/git"), "") && !chosen("/opt/*", Some("/usr/bin/git"), "")
+        );
+        assert!("ssh,[".parse::<ExecutionChoice>().is_err() && "".parse::<ExecutionChoice>().is_err());
     }
 
     #[test]

@@ -4,38 +4,47 @@
 /// Kinds of records, as bits of a set.
 pub mod on {
     /// `watch-started`
-    pub const START: u16 = 1;
+    pub const START: u32 = 1;
     /// `watch-stopped`
-    pub const STOP: u16 = 1 << 1;
+    pub const STOP: u32 = 1 << 1;
     /// `watch-reloaded`
-    pub const RELOAD: u16 = 1 << 2;
+    pub const RELOAD: u32 = 1 << 2;
     /// `connection-opened`
-    pub const OPEN: u16 = 1 << 3;
+    pub const OPEN: u32 = 1 << 3;
     /// `connection-changed`
-    pub const CHANGE: u16 = 1 << 4;
+    pub const CHANGE: u32 = 1 << 4;
     /// `connection-closed`
-    pub const CLOSE: u16 = 1 << 5;
+    pub const CLOSE: u32 = 1 << 5;
     /// `gap`
-    pub const GAP: u16 = 1 << 6;
+    pub const GAP: u32 = 1 << 6;
     /// `coverage`
-    pub const COVER: u16 = 1 << 7;
+    pub const COVER: u32 = 1 << 7;
     /// `log-opened`
-    pub const FILE: u16 = 1 << 8;
+    pub const FILE: u32 = 1 << 8;
     /// `log-repaired`
-    pub const REPAIR: u16 = 1 << 9;
+    pub const REPAIR: u32 = 1 << 9;
     /// `clock-stepped`
-    pub const STEP: u16 = 1 << 10;
+    pub const STEP: u32 = 1 << 10;
     /// `seal`
-    pub const SEAL: u16 = 1 << 11;
+    pub const SEAL: u32 = 1 << 11;
+    /// `process-started`
+    pub const BEGAN: u32 = 1 << 12;
+    /// `process-ended`
+    pub const ENDED: u32 = 1 << 13;
     /// What tells of a connection.
-    pub const CONN: u16 = OPEN | CHANGE | CLOSE;
+    pub const CONN: u32 = OPEN | CHANGE | CLOSE;
+    /// What tells of a process.
+    pub const WHO: u32 = CONN | BEGAN | ENDED;
     /// All of them.
-    pub const ALL: u16 = (1 << 12) - 1;
+    pub const ALL: u32 = (1 << 14) - 1;
     /// None of them.
-    pub const NO: u16 = 0;
+    pub const NO: u32 = 0;
 }
 
-use on::{ALL, CHANGE, CLOSE, CONN, COVER, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP};
+use on::{
+    ALL, BEGAN, CHANGE, CLOSE, CONN, COVER, ENDED, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP,
+    WHO,
+};
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +77,12 @@ pub struct Field {
     /// What it holds.
     pub kind: Type,
     /// The records that may have it.
-    pub may: u16,
+    pub may: u32,
     /// The records that must have it.
-    pub must: u16,
+    pub must: u32,
 }
 
-const fn field(path: &'static str, kind: Type, may: u16, must: u16) -> Field {
+const fn field(path: &'static str, kind: Type, may: u32, must: u32) -> Field {
     Field { path, kind, may, must }
 }
 
@@ -97,55 +106,56 @@ pub const FIELDS: &[Field] = &[
     field("host.os.full", Text, START, NO),
     field("host.os.kernel", Text, START, NO),
     field("host.os.type", Text, START, START),
-    field("container.id", Text, CONN, NO),
-    field("container.name", Text, CONN, NO),
-    field("container.runtime", Text, CONN, NO),
+    field("container.id", Text, WHO, NO),
+    field("container.name", Text, WHO, NO),
+    field("container.runtime", Text, WHO, NO),
     field("destination.bytes", Integer, CLOSE, NO),
     field("destination.ip", Ip, CONN, CONN),
     field("destination.port", Integer, CONN, CONN),
-    field("group.id", Text, CONN, NO),
+    field("group.id", Text, WHO, NO),
     field("network.bytes", Integer, CLOSE, NO),
     field("network.community_id", Text, CONN, CONN),
     field("network.direction", Text, CONN, CONN),
     field("network.transport", Text, CONN, CONN),
     field("network.type", Text, CONN, CONN),
-    field("process.args", Texts, CONN, NO),
-    field("process.args_count", Integer, CONN, NO),
-    field("process.cgroup", Text, CONN, NO),
-    field("process.command_line", Text, CONN, NO),
-    field("process.entity_id", Text, CONN, NO),
-    field("process.executable", Text, CONN, NO),
-    field("process.hash.sha256", Text, CONN, NO),
-    field("process.name", Text, CONN, NO),
-    field("process.parent.args", Texts, CONN, NO),
-    field("process.parent.command_line", Text, CONN, NO),
-    field("process.parent.executable", Text, CONN, NO),
-    field("process.parent.name", Text, CONN, NO),
-    field("process.parent.pid", Integer, CONN, NO),
-    field("process.parent.start", Time, CONN, NO),
-    field("process.pid", Integer, CONN, NO),
-    field("process.start", Time, CONN, NO),
-    field("process.tty.char_device.major", Integer, CONN, NO),
-    field("process.tty.char_device.minor", Integer, CONN, NO),
-    field("process.tty.name", Text, CONN, NO),
-    field("process.working_directory", Text, CONN, NO),
-    field("service.name", Text, CONN, NO),
+    field("process.args", Texts, WHO, NO),
+    field("process.args_count", Integer, WHO, NO),
+    field("process.cgroup", Text, WHO, NO),
+    field("process.command_line", Text, WHO, NO),
+    field("process.entity_id", Text, WHO, BEGAN | ENDED),
+    field("process.executable", Text, WHO, NO),
+    field("process.exit_code", Integer, ENDED, NO),
+    field("process.hash.sha256", Text, WHO, NO),
+    field("process.name", Text, WHO, BEGAN | ENDED),
+    field("process.parent.args", Texts, WHO, NO),
+    field("process.parent.command_line", Text, WHO, NO),
+    field("process.parent.executable", Text, WHO, NO),
+    field("process.parent.name", Text, WHO, NO),
+    field("process.parent.pid", Integer, WHO, NO),
+    field("process.parent.start", Time, WHO, NO),
+    field("process.pid", Integer, WHO, BEGAN | ENDED),
+    field("process.start", Time, WHO, NO),
+    field("process.tty.char_device.major", Integer, WHO, NO),
+    field("process.tty.char_device.minor", Integer, WHO, NO),
+    field("process.tty.name", Text, WHO, NO),
+    field("process.working_directory", Text, WHO, NO),
+    field("service.name", Text, WHO, NO),
     field("source.bytes", Integer, CLOSE, NO),
     field("source.ip", Ip, CONN, CONN),
     field("source.port", Integer, CONN, CONN),
-    field("user.effective.id", Text, CONN, NO),
-    field("user.effective.name", Text, CONN, NO),
-    field("user.id", Text, CONN, NO),
-    field("user.name", Text, CONN, NO),
-    field("portreeve.ancestry.command_line", Text, CONN, NO),
-    field("portreeve.ancestry.executable", Text, CONN, NO),
-    field("portreeve.ancestry.name", Text, CONN, NO),
-    field("portreeve.ancestry.pid", Integer, CONN, NO),
-    field("portreeve.ancestry.remembered", Boolean, CONN, NO),
-    field("portreeve.ancestry.start", Time, CONN, NO),
-    field("portreeve.ancestry.user", Text, CONN, NO),
-    field("portreeve.ancestry_cut", Text, CONN, NO),
-    field("portreeve.args_cut.bytes", Integer, CONN, NO),
+    field("user.effective.id", Text, WHO, NO),
+    field("user.effective.name", Text, WHO, NO),
+    field("user.id", Text, WHO, NO),
+    field("user.name", Text, WHO, NO),
+    field("portreeve.ancestry.command_line", Text, WHO, NO),
+    field("portreeve.ancestry.executable", Text, WHO, NO),
+    field("portreeve.ancestry.name", Text, WHO, NO),
+    field("portreeve.ancestry.pid", Integer, WHO, NO),
+    field("portreeve.ancestry.remembered", Boolean, WHO, NO),
+    field("portreeve.ancestry.start", Time, WHO, NO),
+    field("portreeve.ancestry.user", Text, WHO, NO),
+    field("portreeve.ancestry_cut", Text, WHO, NO),
+    field("portreeve.args_cut.bytes", Integer, WHO, NO),
     field("portreeve.attribution.holders", Integers, CONN, NO),
     field("portreeve.attribution.latency_us", Integer, CONN, NO),
     field("portreeve.attribution.reason", Text, CONN, NO),
@@ -206,25 +216,28 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unattributed.time_wait", Integer, COVER, NO),
     field("portreeve.coverage.unattributed.timeout", Integer, COVER, NO),
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
-    field("portreeve.denied", Texts, CONN, NO),
-    field("portreeve.executable_deleted", Boolean, CONN, NO),
+    field("portreeve.denied", Texts, WHO, NO),
+    field("portreeve.executable_deleted", Boolean, WHO, NO),
     field("portreeve.gap.cause", Text, GAP, GAP),
     field("portreeve.gap.count", Integer, GAP, NO),
     field("portreeve.gap.detail", Text, GAP, NO),
     field("portreeve.gap.from", Time, GAP, GAP),
     field("portreeve.gap.lost", Counts, GAP, NO),
     field("portreeve.gap.to", Time, GAP, GAP),
-    field("portreeve.hash.reason", Text, CONN, NO),
+    field("portreeve.hash.reason", Text, WHO, NO),
     field("portreeve.log.bytes", Integer, REPAIR, REPAIR),
     field("portreeve.log.continues.chain", Text, FILE, NO),
     field("portreeve.log.continues.sequence", Integer, FILE, NO),
     field("portreeve.log.offset", Integer, REPAIR, REPAIR),
     field("portreeve.log.path", Text, FILE | REPAIR, FILE | REPAIR),
     field("portreeve.log.previous", Text, FILE, NO),
-    field("portreeve.login.name", Text, CONN, NO),
-    field("portreeve.login.session", Integer, CONN, NO),
-    field("portreeve.login.uid", Integer, CONN, NO),
-    field("portreeve.redacted", Integer, CONN, NO),
+    field("portreeve.login.name", Text, WHO, NO),
+    field("portreeve.login.session", Integer, WHO, NO),
+    field("portreeve.login.uid", Integer, WHO, NO),
+    field("portreeve.process.connections", Integer, ENDED, ENDED),
+    field("portreeve.process.end", Text, ENDED, ENDED),
+    field("portreeve.process.signal", Integer, ENDED, NO),
+    field("portreeve.redacted", Integer, WHO, NO),
     field("portreeve.schema", Integer, ALL, ALL),
     field("portreeve.seal.chain", Text, SEAL, SEAL),
     field("portreeve.seal.epoch", Integer, SEAL, SEAL),
@@ -251,6 +264,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.count", Integer, START | RELOAD, NO),
     field("portreeve.watch.settings.duration", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.events", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.executions", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.exclude", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.format", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.hash", Boolean, START | RELOAD, NO),
@@ -298,9 +312,9 @@ pub const FIELDS: &[Field] = &[
     field("event.type", Texts, ALL, ALL),
     field("event.outcome", Text, ALL, ALL),
     field("event.reason", Text, CLOSE, CLOSE),
-    field("event.start", Time, CONN, NO),
-    field("event.end", Time, CLOSE, CLOSE),
-    field("event.duration", Integer, CLOSE, NO),
+    field("event.start", Time, CONN | ENDED, ENDED),
+    field("event.end", Time, CLOSE | ENDED, CLOSE | ENDED),
+    field("event.duration", Integer, CLOSE | ENDED, ENDED),
     field("event.id", Text, ALL, ALL),
     field("event.provider", Text, ALL, ALL),
     field("event.dataset", Text, ALL, ALL),

@@ -16,7 +16,7 @@ use crate::text::escape;
 pub const LONGEST: usize = 16 * 1024;
 
 /// `event.action`, in the order of the bits in `fields::on`.
-pub const ACTIONS: [&str; 12] = [
+pub const ACTIONS: [&str; 14] = [
     "watch-started",
     "watch-stopped",
     "watch-reloaded",
@@ -29,6 +29,8 @@ pub const ACTIONS: [&str; 12] = [
     "log-repaired",
     "clock-stepped",
     "seal",
+    "process-started",
+    "process-ended",
 ];
 
 macro_rules! names {
@@ -52,7 +54,7 @@ pub mod f {
         CONNECTION = "portreeve.connection.id"; STATE = "portreeve.connection.state";
         SEEN = "portreeve.connection.seen"; INODE = "portreeve.connection.inode";
         NETNS = "portreeve.connection.netns"; STATUS = "portreeve.attribution.status";
-        NO_HASH = "portreeve.hash.reason";
+        FATE = "portreeve.process.end"; NO_HASH = "portreeve.hash.reason";
         WHY_UNKNOWN = "portreeve.attribution.reason"; PID = "process.pid"; PROCESS_START = "process.start";
         PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason";
         LAST_SEEN = "portreeve.close.last_seen"; GONE_BY = "portreeve.close.gone_by";
@@ -95,7 +97,7 @@ pub struct Record<'a> {
     /// Where what stands.
     pub found: &'a Found,
     /// Its kind, as a bit; 0 for one that this version does not know.
-    pub action: u16,
+    pub action: u32,
     /// `event.sequence`
     pub n: u64,
     /// `@timestamp`, microseconds since 1970.
@@ -170,7 +172,7 @@ pub type Wrong = (u8, String);
 impl Reader {
     /// With the fields of this version.
     pub fn new() -> Self {
-        let sets = |of: fn(&super::fields::Field) -> u16| {
+        let sets = |of: fn(&super::fields::Field) -> u32| {
             let bits = (0..ACTIONS.len()).map(|index| 1 << index).chain([on::ALL]);
             bits.map(|bit| {
                 FIELDS

@@ -40,6 +40,7 @@ const REASONS: Words = &[
     "while_down",
     "reboot",
 ];
+const FATES: Words = &["exited", "killed", "executed", "unknown"];
 /// Causes of gaps.
 pub const CAUSES: Words = &[
     "backlog_full",
@@ -49,6 +50,7 @@ pub const CAUSES: Words = &[
     "events_failed",
     "source_failed",
     "opens_missed",
+    "executions_missed",
     "events_off",
     "netns_unreadable",
     "stalled",
@@ -69,12 +71,16 @@ fn labels(action: usize) -> [&'static str; 4] {
         "connection-opened" => ["event", "[\"connection\",\"start\"]"],
         "connection-changed" => ["event", "[\"connection\",\"change\"]"],
         "connection-closed" => ["event", "[\"connection\",\"end\"]"],
+        "process-started" => ["event", "[\"start\"]"],
+        "process-ended" => ["event", "[\"end\"]"],
         "gap" => ["state", "[\"error\"]"],
         "coverage" => ["metric", "[\"info\"]"],
         _ => ["state", "[\"info\"]"],
     };
     let [kind, types] = kinds;
-    if kind == "event" {
+    if ACTIONS.get(action).is_some_and(|action| action.starts_with("process-")) {
+        [kind, "[\"process\"]", types, "portreeve.process"]
+    } else if kind == "event" {
         [kind, "[\"network\"]", types, "portreeve.connection"]
     } else {
         [kind, "[\"host\"]", types, "portreeve.watch"]
@@ -106,6 +112,7 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         on::CLOSE => {
             &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
         }
+        on::ENDED => &[(f::FATE, FATES)],
         on::GAP => &[(f::CAUSE, CAUSES)],
         _ => &[],
     };

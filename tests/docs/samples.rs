@@ -9,7 +9,8 @@ use clap::Parser;
 use portreeve::cli::Cli;
 use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
 use portreeve::event::{
-    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Seal, Started, What,
+    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, ProcessEnd, ProcessFate, Renderer,
+    Seal, Started, What,
 };
 use portreeve::process::{
     Attribution, ChainCut, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process, Reason, Tty,
@@ -80,6 +81,10 @@ pub fn events() -> Vec<Event> {
         What::Opened(Arc::new(connection(owner(long, None)))),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
+        What::ProcessStarted(lineage(process(4242), None)),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
@@ -180,6 +185,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns()),
+        ("portreeve.process.end", fates()),
         ("portreeve.hash.reason", unhashed()),
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
         ("portreeve.connection.seen", sights()),
@@ -236,8 +242,17 @@ fn started() -> Started {
         "--seal",
         "/k",
     ];
-    let lists =
-        ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin", "--ignore-hash", "/dev/null"];
+    let lists = [
+        "--include",
+        "10.0.0.0/8",
+        "--exclude",
+        "user:git",
+        "--mask",
+        "--pin",
+        "--ignore-hash",
+        "/dev/null",
+        "--executions",
+    ];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {
         settings: portreeve::config::load(&args, None).unwrap().by_name(),
@@ -288,7 +303,29 @@ fn connection(attribution: Attribution) -> Connection {
     }
 }
 
+fn ended(fate: ProcessFate) -> ProcessEnd {
+    let lineage = lineage(process(4242), None);
+    ProcessEnd { lineage, started: moment(1), ended: moment(2), fate, connections: 1 }
+}
+
+/// Every way in which a program can end, likewise.
+fn fates() -> Vec<&'static str> {
+    let name = |fate: ProcessFate| match fate {
+        ProcessFate::Exited(_) | ProcessFate::Killed(_) | ProcessFate::Executed | ProcessFate::Unknown => {
+            fate.name()
+        }
+    };
+    let all = [ProcessFate::Exited(0), ProcessFate::Killed(9), ProcessFate::Executed, ProcessFate::Unknown];
+    all.map(name).to_vec()
+}
+
 fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
+    let holders = vec![Holder { pid: process.pid, tid: None, fd: 3 }];
+    let lineage = lineage(process, cut);
+    Attribution::Owned { lineage, holders: holders.into(), latency: Duration::from_millis(1) }
+}
+
+fn lineage(process: Process, cut: Option<ChainCut>) -> Arc<Lineage> {
     let pid = process.pid;
     let parent = Process { remembered: true, ..self::process(4_100) };
     let parents = vec![Arc::new(parent), Arc::new(self::process(1))];
@@ -297,13 +334,7 @@ fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
         4243 => Hash::Unknown(HashReason::Denied),
         _ => Hash::Sha256 { digest: [7; 32], is_proven: true },
     };
-    let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut, hash: Some(hash) };
-    let holders = vec![Holder { pid, tid: None, fd: 3 }];
-    Attribution::Owned {
-        lineage: Arc::new(lineage),
-        holders: holders.into(),
-        latency: Duration::from_millis(1),
-    }
+    Arc::new(Lineage { process: Arc::new(process), ancestry: parents, cut, hash: Some(hash) })
 }
 
 /// All that can be known of a process is known of this one.

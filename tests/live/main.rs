@@ -20,6 +20,7 @@ pub const FIRST_SIGHT: &str = "syn";
 mod coverage;
 mod direction;
 mod ending;
+mod executions;
 mod hashes;
 mod logfile;
 mod namespaces;
