@@ -114,6 +114,9 @@ pub struct Options {
     /// Tell starts and ends of programs: ssh (the clients of SSH), all, or patterns [default: none; without WHICH: ssh]
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
     pub executions: Option<ExecutionChoice>,
+    /// Tell changes of SSH's keys, known hosts and settings, in home folders and /etc/ssh
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub ssh_files: Option<bool>,
     /// Mask the value of this option or variable too: --pin, PIN (repeatable)
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub mask: Option<Vec<String>>,

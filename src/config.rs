@@ -151,7 +151,8 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
+    "ssh-files",
     "executions",
     "hash",
     "source",
@@ -186,6 +187,8 @@ pub struct Settings {
     pub ignore_hash: Option<PathBuf>,
     /// Programs whose start and end is told.
     pub executions: Option<ExecutionChoice>,
+    /// True if changes of SSH's files are told.
+    pub ssh_files: bool,
     /// More names of secrets.
     pub mask: Vec<String>,
     /// `None`: by destination.
@@ -296,7 +299,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
-    let Options { hash, ignore_hash, executions, .. } = cli;
+    let Options { hash, ignore_hash, executions, ssh_files, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
@@ -308,6 +311,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (hash, hash_from) = pick(hash, None, file.hash);
     let (ignore_hash, ignore_hash_from) = pick(ignore_hash, None, file.ignore_hash);
     let (executions, executions_from) = pick(executions, None, file.executions);
+    let (ssh_files, ssh_files_from) = pick(ssh_files, None, file.ssh_files);
+    let ssh_files = ssh_files.unwrap_or(false);
     let (mask, mask_from) = pick(mask, None, file.mask);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
@@ -343,6 +348,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("hash", json!(hash), hash_from),
         ("ignore-hash", path(ignore_hash.as_ref()), ignore_hash_from),
         ("executions", json!(executions.as_ref().map(ToString::to_string)), executions_from),
+        ("ssh-files", json!(ssh_files), ssh_files_from),
         ("mask", json!(mask), mask_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", path(log_file.as_ref()), log_file_from),
@@ -364,6 +370,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         hash,
         ignore_hash,
         executions,
+        ssh_files,
         mask,
         format,
         log_file,
@@ -397,6 +404,7 @@ impl Settings {
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds = self.events.kinds();
         kinds.extend(self.executions.as_ref().map(|_| Kind::Proc));
+        kinds.extend(self.ssh_files.then_some(Kind::Files));
         kinds.sort_unstable();
         kinds.dedup();
         kinds

@@ -12,6 +12,7 @@ pub mod secrets;
 pub mod text;
 
 // The only readers of the kernel.
+pub mod files;
 pub mod netlink;
 pub mod packet;
 pub mod proc;

@@ -97,6 +97,7 @@ const COMMON: [&str; 16] = [
     "/usr/share/doc/portreeve/VERIFY.md",
     "/usr/share/doc/portreeve/crates.txt.gz",
     "/usr/share/doc/portreeve/examples/netns.conf",
+    "/usr/share/doc/portreeve/examples/ssh-files.conf",
     "/usr/share/doc/portreeve/examples/syn.conf",
 ];
 

@@ -120,6 +120,11 @@ impl Memory {
         self.by_pid.get(&pid).filter(|known| !known.has_ended).map(|known| &known.process)
     }
 
+    /// The last process that is remembered of this number.
+    pub(super) fn last(&self, pid: u32) -> Option<&Arc<Process>> {
+        self.by_pid.get(&pid).map(|known| &known.process)
+    }
+
     /// Follows a process that is remembered. False: it is not, or as many are followed.
     pub(super) fn follow(&mut self, lineage: Arc<Lineage>, started: Moment) -> bool {
         let known = self.by_pid.get_mut(&lineage.process.pid);

@@ -135,6 +135,12 @@ impl Attributor {
         Some(self.lineage(proc, &known))
     }
 
+    /// One that is gone, as far as it is remembered.
+    #[must_use]
+    pub fn remembered_of(&self, pid: u32) -> Option<Arc<Lineage>> {
+        self.memory.last(pid).map(|process| self.remembered(process))
+    }
+
     /// The program that a followed process was is over: it runs another now.
     pub fn replaced(&mut self, pid: u32, at: Moment) -> Option<Execution> {
         self.memory.replaced(pid, at)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ascii::unreadable;
-use super::program;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
+use super::{file, program};
 use crate::connection::{CloseReason, Connection, Seen};
 use crate::process::{Attribution, Lineage, Process, Told};
 use crate::text::escape;
@@ -19,7 +19,7 @@ use crate::text::escape;
 /// As many links of a chain as fit a line; the record holds all.
 const LINKS: usize = 8;
 /// As much of a command line as a line shows; the record holds more.
-pub(super) const COMMAND: usize = 300;
+const COMMAND: usize = 300;
 
 /// `open   alice@pts/3  192.0.2.10:51514 → 203.0.113.7:22  ssh[4242] ← bash[4100]  ssh git.example.net  ID`
 #[must_use]
@@ -39,6 +39,7 @@ pub fn message(event: &Event) -> String {
         What::Closed { connection, ending } => close(connection, ending),
         What::ProcessStarted(lineage) => program::started(lineage),
         What::ProcessEnded(end) => program::ended(end),
+        What::FileChanged(changed) => file::changed(changed),
         What::Gap(gap) => lost(gap),
         What::Coverage(coverage) => covered(coverage),
         What::LogOpened { path, previous, .. } => match previous {
@@ -207,18 +208,23 @@ fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
     // An end names the owner alone: its open told the chain, and the record holds it again.
     let links = if verb == "close " { 1 } else { LINKS };
     let _ = write!(line, "  {}", chain(&connection.attribution, links));
-    if let Some(mut command) = command_of(&connection.attribution) {
-        if command.len() > COMMAND {
-            // ASCII, so every place is a character's.
-            command.truncate(COMMAND);
-            command.push('…');
-        }
+    if let Some(command) = command_of(&connection.attribution) {
+        let command = shorten(command);
         if !command.is_empty() {
             let _ = write!(line, "  {command}");
         }
     }
     let _ = write!(line, "  {}", connection.id);
     line
+}
+
+/// A command line or a path for a line: what is ASCII, so that every place is a character's.
+pub(super) fn shorten(mut text: String) -> String {
+    if text.len() > COMMAND {
+        text.truncate(COMMAND);
+        text.push('…');
+    }
+    text
 }
 
 fn command_of(attribution: &Attribution) -> Option<String> {
@@ -347,6 +353,7 @@ fn lost(gap: &Gap) -> String {
             "events_lost" => "lost notice",
             "opens_missed" => "missed open",
             "executions_missed" => "missed program",
+            "files_unwatched" => "folder",
             _ => "lost record",
         };
         let _ = write!(line, ": {}", counted(count, what));

@@ -6,6 +6,7 @@
 pub mod ascii;
 mod bound;
 pub mod community;
+mod file;
 pub mod message;
 mod program;
 pub mod record;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::connection::{CloseReason, Connection, Moment};
 use crate::process::Lineage;
 
+pub use file::{FileChanged, Unseen};
 pub use program::{ProcessEnd, ProcessFate};
 pub use record::{Body, Host, Renderer};
 
@@ -92,6 +94,8 @@ pub enum What {
     ProcessStarted(Arc<Lineage>),
     /// It ended.
     ProcessEnded(Box<ProcessEnd>),
+    /// One of SSH's files was changed.
+    FileChanged(Box<FileChanged>),
     /// Something was, or may have been, lost.
     Gap(Box<Gap>),
     /// First record of a file.
@@ -361,6 +365,7 @@ impl What {
             Self::Closed { .. } => "connection-closed",
             Self::ProcessStarted(_) => "process-started",
             Self::ProcessEnded(_) => "process-ended",
+            Self::FileChanged(_) => "file-changed",
             Self::Gap(_) => "gap",
             Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::message::{COMMAND, chain_of, command_line, for_people, who_of};
+use super::message::{chain_of, command_line, for_people, shorten, who_of};
 use super::record::{Cut, Host, Members, set};
 use crate::connection::Moment;
 use crate::process::Lineage;
@@ -131,11 +131,7 @@ fn line(verb: &str, lineage: &Lineage, links: usize, note: Option<&str>) -> Stri
     if let Some(note) = note {
         let _ = write!(line, "  {note}");
     }
-    let mut command = command_line(&lineage.process.args);
-    if command.len() > COMMAND {
-        command.truncate(COMMAND);
-        command.push('…');
-    }
+    let command = shorten(command_line(&lineage.process.args));
     if !command.is_empty() {
         let _ = write!(line, "  {command}");
     }

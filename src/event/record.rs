@@ -144,6 +144,7 @@ impl Renderer {
                 close(record, ending);
             }
             What::ProcessStarted(lineage) => self.host.program(record, lineage, event.at, cut),
+            What::FileChanged(file) => self.host.file(record, file, event.at, cut),
             What::ProcessEnded(end) => self.host.program_end(record, end, cut),
             What::Started(started) => {
                 let mut started = Started::clone(started);
@@ -200,6 +201,7 @@ impl Renderer {
             What::Changed { .. } => ("event", &["connection", "change"], "success"),
             What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
             What::ProcessStarted(_) => ("event", &["start"], "success"),
+            What::FileChanged(file) => ("event", file.types(), "success"),
             What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
             What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
             What::Reloaded { .. } => ("state", &["change"], "success"),
@@ -216,6 +218,7 @@ impl Renderer {
         let is_close = matches!(what, What::Closed { .. });
         let about: (&[&str], _) = match what {
             What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
+            What::FileChanged(_) => (&["file"], "portreeve.file"),
             _ if connection.is_some() => (&["network"], "portreeve.connection"),
             _ => (&["host"], "portreeve.watch"),
         };

@@ -6,6 +6,7 @@
 mod coverage;
 mod ends;
 mod executions;
+mod files;
 mod hashed;
 mod look;
 mod namespace;
@@ -114,6 +115,7 @@ pub struct Pipeline {
     totals: Totals,
     /// `None`: no program's start and end is told.
     executions: Option<executions::Executions>,
+    files: files::Files,
     /// What a tick had to tell that failed.
     untold: Vec<Event>,
     /// More connections than are followed: since when, and how many at most at once.
@@ -176,6 +178,7 @@ impl Pipeline {
             coverage: Collected::default(),
             totals: Totals::default(),
             executions: None,
+            files: files::Files::default(),
             untold: Vec::new(),
             left_out: None,
         }
@@ -208,6 +211,7 @@ impl Pipeline {
         self.tell_waited(proc, at, &mut told);
         self.tell_hashed(proc, at, &mut told);
         self.tell_executions(proc, at, &mut told);
+        self.tell_repeated_changes(at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

@@ -62,6 +62,10 @@ impl Pipeline {
             match observation {
                 Observation::Syn { .. } => {}
                 Observation::Process(notice) => self.take_process(proc, notice, at, &mut executed, &mut told),
+                Observation::File(notice) => self.take_file(proc, notice, at, &mut told),
+                Observation::Unwatched { count, detail } => {
+                    told.push(Event::lost(at, at, "files_unwatched", Some(count), Some(detail)));
+                }
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = of(&mut spaces, netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
@@ -123,6 +127,7 @@ impl Pipeline {
         match kind {
             Kind::Proc => self.doubt_executions(),
             Kind::Destroy | Kind::Syn => space.doubt(at.boot),
+            Kind::Files => {}
         }
         self.totals.notices_lost += count.unwrap_or(1);
         self.coverage.lost(kind, count, at);

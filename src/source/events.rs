@@ -19,6 +19,7 @@ use super::Kind;
 use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
 use crate::connection::{Netns, Tuple};
+use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
 /// At most so many notices in one delivery.
@@ -49,6 +50,15 @@ pub enum Observation {
     },
     /// Something happened to a process.
     Process(ProcessNotice),
+    /// Something happened to one of SSH's files.
+    File(FileNotice),
+    /// Some of the folders that hold them are not watched.
+    Unwatched {
+        /// How many.
+        count: u64,
+        /// The first of them, and why.
+        detail: String,
+    },
     /// Notices were dropped.
     Lost {
         /// Which.
@@ -77,6 +87,7 @@ impl Observation {
             Self::Destroyed { .. } => Kind::Destroy,
             Self::Syn { .. } => Kind::Syn,
             Self::Process(_) => Kind::Proc,
+            Self::File(_) | Self::Unwatched { .. } => Kind::Files,
             Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
@@ -91,6 +102,8 @@ pub struct Entered {
     pub on: Vec<Kind>,
     /// Those that were wanted and are not, and why.
     pub off: Vec<(Kind, String)>,
+    /// What of that is worth to be known.
+    pub notes: Vec<String>,
     /// What ends there, on any port.
     pub tally: Arc<Tally>,
     /// Inode of the socket that receives the ends, by which `Proc::read_netlink_drops` tells its losses.
@@ -183,10 +196,10 @@ impl Events {
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
     /// bound file: 0.15 ms, 0.3 ms in another. Sources of another kind are off for a reason in plain words; notices of
-    /// processes come from our own namespace alone.
+    /// processes and of files come from our own namespace alone.
     pub fn enter(&self, netns: Netns, file: Option<OwnedFd>) -> Entered {
         self.leave(netns);
-        let wanted = |kind: &&Kind| file.is_none() || **kind != Kind::Proc;
+        let wanted = |kind: &&Kind| file.is_none() || !matches!(kind, Kind::Proc | Kind::Files);
         let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
         let ports = self.watched.ranges();
         let opened = match file {
@@ -197,6 +210,7 @@ impl Events {
             diag: Err(String::new()),
             on: Vec::new(),
             off: Vec::new(),
+            notes: Vec::new(),
             tally: Arc::new(Tally::new()),
             destroy_inode: None,
         };
@@ -255,8 +269,17 @@ impl Events {
             });
             match added {
                 Ok(socket) => {
-                    if let Socket::Destroy(notices) = &socket {
-                        entered.destroy_inode = Some(notices.inode());
+                    match &socket {
+                        Socket::Destroy(notices) => entered.destroy_inode = Some(notices.inode()),
+                        Socket::Files(notices) => {
+                            let why = notices.without_process();
+                            entered.notes.extend(why.map(|why| {
+                                format!(
+                                    "changes of SSH's files are told without their process: fanotify {why}"
+                                )
+                            }));
+                        }
+                        Socket::Syn(_) | Socket::Proc(_) => {}
                     }
                     room.sockets.push(socket);
                     entered.on.push(kind);
@@ -268,6 +291,7 @@ impl Events {
             Kind::Destroy => 0,
             Kind::Syn => 1,
             Kind::Proc => 2,
+            Kind::Files => 3,
         });
         rooms.open.insert(number, room);
     }

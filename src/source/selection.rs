@@ -94,11 +94,13 @@ pub enum Kind {
     Syn,
     /// Forks, executions and exits, by the process connector.
     Proc,
+    /// Changes of SSH's files, by fanotify or inotify. Chosen by an option of its own.
+    Files,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Destroy, Self::Syn, Self::Proc];
+    pub const ALL: [Self; 4] = [Self::Destroy, Self::Syn, Self::Proc, Self::Files];
 
     /// As it is typed and told.
     #[must_use]
@@ -107,6 +109,7 @@ impl Kind {
             Self::Destroy => "destroy",
             Self::Syn => "syn",
             Self::Proc => "proc",
+            Self::Files => "files",
         }
     }
 }
@@ -138,6 +141,7 @@ impl FromStr for EventChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         let kind = |word: &str| {
             let known = Kind::ALL.into_iter().find(|kind| kind.name() == word.trim());
+            let known = known.filter(|kind| *kind != Kind::Files);
             known.ok_or_else(|| {
                 format!("`{}` is none of: auto, none, or a list of destroy, syn, proc", word.trim())
             })

@@ -13,6 +13,7 @@ use super::Kind;
 use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
 use crate::connection::Netns;
+use crate::files::{FileNotices, News};
 use crate::netlink::{DestroyNotices, Diag, NetlinkError, ProcessNotices};
 use crate::packet::{Syn, SynTap};
 
@@ -22,6 +23,7 @@ pub(super) enum Socket {
     Destroy(DestroyNotices),
     Syn(SynTap),
     Proc(ProcessNotices),
+    Files(FileNotices),
 }
 
 impl Socket {
@@ -30,6 +32,7 @@ impl Socket {
             Self::Destroy(_) => Kind::Destroy,
             Self::Syn(_) => Kind::Syn,
             Self::Proc(_) => Kind::Proc,
+            Self::Files(_) => Kind::Files,
         }
     }
 
@@ -71,6 +74,15 @@ impl Socket {
                 let received = received.map_err(|error| reason(&error))?;
                 received.overflowed.then_some(None)
             }
+            Self::Files(notices) => {
+                let received = notices.receive(BATCH, |news| {
+                    batch.push(match news {
+                        News::File(notice) => Observation::File(notice),
+                        News::Unwatched { count, detail } => Observation::Unwatched { count, detail },
+                    });
+                });
+                received.map_err(|error| format!("cannot receive changes of files: {error}"))?.then_some(None)
+            }
         };
         batch.extend(lost.map(|count| Observation::Lost { kind, netns, count }));
         Ok(batch)
@@ -83,6 +95,7 @@ impl AsFd for Socket {
             Self::Destroy(notices) => notices.as_fd(),
             Self::Syn(tap) => tap.as_fd(),
             Self::Proc(notices) => notices.as_fd(),
+            Self::Files(notices) => notices.as_fd(),
         }
     }
 }
@@ -118,6 +131,7 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
                 false => reason(&error),
             })
         }
+        Kind::Files => FileNotices::open().map(Socket::Files).map_err(|error| error.to_string()),
     };
     let sockets = wanted.iter().map(|kind| (*kind, socket(*kind))).collect();
     Opened { diag, sockets }

@@ -31,19 +31,21 @@ pub mod on {
     pub const BEGAN: u32 = 1 << 12;
     /// `process-ended`
     pub const ENDED: u32 = 1 << 13;
+    /// `file-changed`
+    pub const TOUCHED: u32 = 1 << 14;
     /// What tells of a connection.
     pub const CONN: u32 = OPEN | CHANGE | CLOSE;
     /// What tells of a process.
-    pub const WHO: u32 = CONN | BEGAN | ENDED;
+    pub const WHO: u32 = CONN | BEGAN | ENDED | TOUCHED;
     /// All of them.
-    pub const ALL: u32 = (1 << 14) - 1;
+    pub const ALL: u32 = (1 << 15) - 1;
     /// None of them.
     pub const NO: u32 = 0;
 }
 
 use on::{
     ALL, BEGAN, CHANGE, CLOSE, CONN, COVER, ENDED, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP,
-    WHO,
+    TOUCHED, WHO,
 };
 
 /// What a value may be.
@@ -112,6 +114,9 @@ pub const FIELDS: &[Field] = &[
     field("destination.bytes", Integer, CLOSE, NO),
     field("destination.ip", Ip, CONN, CONN),
     field("destination.port", Integer, CONN, CONN),
+    field("file.directory", Text, TOUCHED, TOUCHED),
+    field("file.name", Text, TOUCHED, TOUCHED),
+    field("file.path", Text, TOUCHED, TOUCHED),
     field("group.id", Text, WHO, NO),
     field("network.bytes", Integer, CLOSE, NO),
     field("network.community_id", Text, CONN, CONN),
@@ -190,6 +195,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.live", Integer, COVER, COVER),
     field("portreeve.coverage.lookups", Integer, COVER, COVER),
     field("portreeve.coverage.lost.destroy", Integer, COVER, NO),
+    field("portreeve.coverage.lost.files", Integer, COVER, NO),
     field("portreeve.coverage.lost.proc", Integer, COVER, NO),
     field("portreeve.coverage.lost.syn", Integer, COVER, NO),
     field("portreeve.coverage.missed_at_most", Integer, COVER, NO),
@@ -218,6 +224,10 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
     field("portreeve.denied", Texts, WHO, NO),
     field("portreeve.executable_deleted", Boolean, WHO, NO),
+    field("portreeve.file.change", Texts, TOUCHED, TOUCHED),
+    field("portreeve.file.reason", Text, TOUCHED, NO),
+    field("portreeve.file.repeated", Integer, TOUCHED, NO),
+    field("portreeve.file.source", Text, TOUCHED, TOUCHED),
     field("portreeve.gap.cause", Text, GAP, GAP),
     field("portreeve.gap.count", Integer, GAP, NO),
     field("portreeve.gap.detail", Text, GAP, NO),
@@ -250,6 +260,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.changed", Texts, RELOAD, NO),
     field("portreeve.watch.error", Text, RELOAD, NO),
     field("portreeve.watch.events.destroy", Text, START, NO),
+    field("portreeve.watch.events.files", Text, START, NO),
     field("portreeve.watch.events.proc", Text, START, NO),
     field("portreeve.watch.events.syn", Text, START, NO),
     field("portreeve.watch.executable_sha256", Text, START, NO),
@@ -277,6 +288,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.ports", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.seal", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.source", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.ssh-files", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.utc", Boolean, START | RELOAD, NO),

@@ -16,7 +16,7 @@ use crate::text::escape;
 pub const LONGEST: usize = 16 * 1024;
 
 /// `event.action`, in the order of the bits in `fields::on`.
-pub const ACTIONS: [&str; 14] = [
+pub const ACTIONS: [&str; 15] = [
     "watch-started",
     "watch-stopped",
     "watch-reloaded",
@@ -31,6 +31,7 @@ pub const ACTIONS: [&str; 14] = [
     "seal",
     "process-started",
     "process-ended",
+    "file-changed",
 ];
 
 macro_rules! names {
@@ -54,7 +55,7 @@ pub mod f {
         CONNECTION = "portreeve.connection.id"; STATE = "portreeve.connection.state";
         SEEN = "portreeve.connection.seen"; INODE = "portreeve.connection.inode";
         NETNS = "portreeve.connection.netns"; STATUS = "portreeve.attribution.status";
-        FATE = "portreeve.process.end"; NO_HASH = "portreeve.hash.reason";
+        WITNESS = "portreeve.file.source"; UNSEEN = "portreeve.file.reason"; FATE = "portreeve.process.end"; NO_HASH = "portreeve.hash.reason";
         WHY_UNKNOWN = "portreeve.attribution.reason"; PID = "process.pid"; PROCESS_START = "process.start";
         PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason";
         LAST_SEEN = "portreeve.close.last_seen"; GONE_BY = "portreeve.close.gone_by";

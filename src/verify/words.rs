@@ -40,6 +40,17 @@ const REASONS: Words = &[
     "while_down",
     "reboot",
 ];
+const WITNESSES: Words = &["fanotify", "inotify", "listing"];
+const UNSEEN: Words = &["not_told", "vanished"];
+const FILE_TYPES: Words = &[
+    "[\"creation\"]",
+    "[\"change\"]",
+    "[\"deletion\"]",
+    "[\"creation\",\"change\"]",
+    "[\"creation\",\"deletion\"]",
+    "[\"change\",\"deletion\"]",
+    "[\"creation\",\"change\",\"deletion\"]",
+];
 const FATES: Words = &["exited", "killed", "executed", "unknown"];
 /// Causes of gaps.
 pub const CAUSES: Words = &[
@@ -51,6 +62,7 @@ pub const CAUSES: Words = &[
     "source_failed",
     "opens_missed",
     "executions_missed",
+    "files_unwatched",
     "events_off",
     "netns_unreadable",
     "stalled",
@@ -78,7 +90,9 @@ fn labels(action: usize) -> [&'static str; 4] {
         _ => ["state", "[\"info\"]"],
     };
     let [kind, types] = kinds;
-    if ACTIONS.get(action).is_some_and(|action| action.starts_with("process-")) {
+    if ACTIONS.get(action) == Some(&"file-changed") {
+        ["event", "[\"file\"]", "", "portreeve.file"]
+    } else if ACTIONS.get(action).is_some_and(|action| action.starts_with("process-")) {
         [kind, "[\"process\"]", types, "portreeve.process"]
     } else if kind == "event" {
         [kind, "[\"network\"]", types, "portreeve.connection"]
@@ -100,11 +114,17 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         (f::SCHEMA, "1"),
         (f::KIND, kind),
         (f::CATEGORY, category),
-        (f::TYPE, types),
         (f::DATASET, dataset),
     ];
     if let Some((field, _)) = fixed.into_iter().find(|(field, word)| !record.is(*field, word)) {
         return wrong(field);
+    }
+    let is_type = match types {
+        "" => record.text(f::TYPE).is_some_and(|types| FILE_TYPES.iter().any(|one| one.as_bytes() == types)),
+        types => record.is(f::TYPE, types),
+    };
+    if !is_type {
+        return wrong(f::TYPE);
     }
     let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
     let rest: &[(usize, Words)] = match record.action {
@@ -112,6 +132,7 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         on::CLOSE => {
             &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
         }
+        on::TOUCHED => &[(f::WITNESS, WITNESSES)],
         on::ENDED => &[(f::FATE, FATES)],
         on::GAP => &[(f::CAUSE, CAUSES)],
         _ => &[],
@@ -128,9 +149,11 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if why.is_some_and(|why| !WHY_UNKNOWN.iter().any(|word| word.as_bytes() == why)) {
         return wrong(f::WHY_UNKNOWN);
     }
-    let why = record.text(f::NO_HASH);
-    if why.is_some_and(|why| !NO_HASH.iter().any(|word| word.as_bytes() == why)) {
-        return wrong(f::NO_HASH);
+    for (field, words) in [(f::NO_HASH, NO_HASH), (f::UNSEEN, UNSEEN)] {
+        let why = record.text(field);
+        if why.is_some_and(|why| !words.iter().any(|word| word.as_bytes() == why)) {
+            return wrong(field);
+        }
     }
     if record.action == on::CLOSE && record.text(f::EVENT_REASON) != record.text(f::CLOSE_REASON) {
         return wrong(f::EVENT_REASON);

@@ -9,9 +9,10 @@ use clap::Parser;
 use portreeve::cli::Cli;
 use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
 use portreeve::event::{
-    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, ProcessEnd, ProcessFate, Renderer,
-    Seal, Started, What,
+    Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
+    ProcessFate, Renderer, Seal, Started, Unseen, What,
 };
+use portreeve::files::{Change, Witness};
 use portreeve::process::{
     Attribution, ChainCut, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process, Reason, Tty,
 };
@@ -85,6 +86,8 @@ pub fn events() -> Vec<Event> {
         What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
         What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
         What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
+        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(lineage(process(4242), None))))),
+        What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
@@ -182,7 +185,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     ];
     // A connection that we opened and that has a row is in none of the others.
     let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());
-    vec![
+    let mut sets = vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns()),
         ("portreeve.process.end", fates()),
@@ -192,7 +195,9 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
         ("event.outcome", vec!["success", "failure", "unknown"]),
-    ]
+    ];
+    sets.extend(of_files());
+    sets
 }
 
 /// A minute in which everything happened that is counted.
@@ -252,6 +257,7 @@ fn started() -> Started {
         "--ignore-hash",
         "/dev/null",
         "--executions",
+        "--ssh-files",
     ];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {
@@ -306,6 +312,26 @@ fn connection(attribution: Attribution) -> Connection {
 fn ended(fate: ProcessFate) -> ProcessEnd {
     let lineage = lineage(process(4242), None);
     ProcessEnd { lineage, started: moment(1), ended: moment(2), fate, connections: 1 }
+}
+
+fn touched(changes: Vec<Change>, who: Result<Arc<Lineage>, Unseen>) -> FileChanged {
+    let path = b"/home/alice/.ssh/authorized_keys".to_vec();
+    FileChanged { path, changes, by: Witness::Fanotify, repeated: 3, who }
+}
+
+/// What can be told of a file, by whom, and why nobody is named, likewise.
+fn of_files() -> Vec<(&'static str, Vec<&'static str>)> {
+    let by = |by: Witness| match by {
+        Witness::Fanotify | Witness::Inotify | Witness::Listing => by.name(),
+    };
+    let why = |why: Unseen| match why {
+        Unseen::NotTold | Unseen::Vanished => why.name(),
+    };
+    vec![
+        ("portreeve.file.change", Change::ALL.map(Change::name).to_vec()),
+        ("portreeve.file.source", [Witness::Fanotify, Witness::Inotify, Witness::Listing].map(by).to_vec()),
+        ("portreeve.file.reason", [Unseen::NotTold, Unseen::Vanished].map(why).to_vec()),
+    ]
 }
 
 /// Every way in which a program can end, likewise.

@@ -21,6 +21,7 @@ mod coverage;
 mod direction;
 mod ending;
 mod executions;
+mod files;
 mod hashes;
 mod logfile;
 mod namespaces;
