@@ -158,7 +158,6 @@ impl Patience {
     ///
     /// # Errors
     /// What is on its way still.
-    #[expect(clippy::type_complexity, reason = "an outcome and its price, or not yet")]
     pub fn look<T>(
         &mut self,
         awaited: Awaited<T>,
