@@ -104,7 +104,10 @@ fn a_process_that_becomes_another_program_ends_as_the_first_and_what_stood_is_no
     let both = format!("--executions={sh},{sleep}");
     let mut watch = match watch(&lab, &["--ports", "1", &both]) {
         Ok(watch) => watch,
-        Err(why) => return not_run("executions::a_process_that_becomes_another", &why),
+        Err(why) => {
+            before.kill().and_then(|()| before.wait()).unwrap();
+            return not_run("executions::a_process_that_becomes_another", &why);
+        }
     };
     before.kill().unwrap();
     before.wait().unwrap();
