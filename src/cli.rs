@@ -20,6 +20,7 @@ Examples:
   portreeve --exclude user:git --exclude 10.0.0.0/8
   portreeve --once                              what stands now
   portreeve show --since '2h ago' --user alice  what the service has logged
+  portreeve paths *.jsonl                       the whole way of each login, over many hosts
   portreeve verify                              whether that log is whole and unchanged
 
 Environment: SLEEP (interval in milliseconds), NO_COLOR.
@@ -46,6 +47,10 @@ pub enum Command {
     Watch(WatchArgs),
     /// Print logs as text, with filters
     Show(ShowArgs),
+    /// Print the whole way of each login, over one host or many
+    Paths(PathsArgs),
+    /// Tell one connection's story in a paragraph
+    Explain(ExplainArgs),
     /// Check whether logs are whole and unchanged
     Verify(VerifyArgs),
     /// Make the key that seals a log
@@ -130,6 +135,12 @@ pub struct Options {
     /// [default: $STATE_DIRECTORY, else LOG.state beside the log]
     #[arg(long, value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
+    /// Log inbound SSH sessions too, and link what comes from them to their ids
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub inbound: Option<bool>,
+    /// Beside the chosen ports, connections to any port that an SSH client or server makes
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub ssh_anywhere: Option<bool>,
     /// When the disk is waited for: never, interval (once a second) or always [default: interval]
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<SyncChoice>,
@@ -188,6 +199,54 @@ pub struct ShowArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: When,
     /// Logs, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `paths`.
+#[derive(Debug, Args)]
+pub struct PathsArgs {
+    /// Ways on which something stood then or later: times as for show
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Ways on which something stood before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// User by name or number, of any hop: who ran it, or who logged in (repeatable)
+    #[arg(long, value_name = "USER")]
+    pub user: Vec<String>,
+    /// Either end of any hop: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<crate::report::AddressMatch>,
+    /// Any hop by the id of its connection or its beginning (repeatable)
+    #[arg(long, value_name = "ID")]
+    pub id: Vec<crate::report::IdPrefix>,
+    /// A tree in text, JSON with one way a line, or a graph for Graphviz or Mermaid
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: PathsFormat,
+    /// Times in UTC instead of local time
+    #[arg(long)]
+    pub utc: bool,
+    /// Colour
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+    /// Logs of one host or of many, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Times in UTC instead of local time
+    #[arg(long)]
+    pub utc: bool,
+    /// The connection's id, or its beginning
+    #[arg(value_name = "ID")]
+    pub id: crate::report::IdPrefix,
+    /// Logs of one host or of many, plain, .gz or .zst, in any order; - is standard input
     /// [default: the configured log, and what was rotated]
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
@@ -295,6 +354,20 @@ pub enum OutputFormat {
     Text,
     /// One JSON object a line
     Json,
+}
+
+/// How ways are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "kebab-case")]
+pub enum PathsFormat {
+    /// A tree
+    Text,
+    /// One JSON object a line for each way
+    Json,
+    /// A graph for Graphviz
+    Dot,
+    /// A flowchart for Mermaid
+    Mermaid,
 }
 
 /// Whether to colour.

@@ -300,6 +300,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
     let Options { hash, ignore_hash, executions, ssh_files, .. } = cli;
+    let Options { inbound, ssh_anywhere, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
@@ -314,6 +315,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (ssh_files, ssh_files_from) = pick(ssh_files, None, file.ssh_files);
     let ssh_files = ssh_files.unwrap_or(false);
     let (mask, mask_from) = pick(mask, None, file.mask);
+    let (inbound, inbound_from) = pick(inbound, None, file.inbound);
+    let (anywhere, anywhere_from) = pick(ssh_anywhere, None, file.ssh_anywhere);
     let (format, format_from) = pick(format, None, file.format);
     let (log_file, log_file_from) = pick(log_file, None, file.log_file);
     let (state_dir, state_dir_from) = pick(state_dir, None, file.state_dir);
@@ -335,6 +338,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let hash = hash.unwrap_or(false) || ignore_hash.is_some();
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
     let sync = sync.unwrap_or(SyncChoice::Interval);
+    let (inbound, ssh_anywhere) = (inbound.unwrap_or(false), anywhere.unwrap_or(false));
     let path = |path: Option<&PathBuf>| json!(path.map(|path| path.display().to_string()));
     let texts = |matchers: &[Matcher]| json!(matchers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let origins = vec![
@@ -350,6 +354,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("executions", json!(executions.as_ref().map(ToString::to_string)), executions_from),
         ("ssh-files", json!(ssh_files), ssh_files_from),
         ("mask", json!(mask), mask_from),
+        ("inbound", json!(inbound), inbound_from),
+        ("ssh-anywhere", json!(ssh_anywhere), anywhere_from),
         ("format", json!(format.as_ref().map_or("auto".to_owned(), word_of)), format_from),
         ("log-file", path(log_file.as_ref()), log_file_from),
         ("state-dir", path(state_dir.as_ref()), state_dir_from),
@@ -360,7 +366,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("count", json!(count), count_from),
         ("duration", json!(duration.map(|d| d.to_string())), duration_from),
     ];
-    let select = Selection { ports, filter };
+    let select = Selection { ports, filter, ssh_anywhere, inbound };
     Settings {
         select,
         interval,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::process::Attribution;
+use crate::way::Way;
 
 /// A socket's inode number in the socket file system. The kernel prints 0 for "nobody holds it": that cannot be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,6 +215,8 @@ pub struct Snapshot {
     /// Rows whose other end connected: the selected ones, and those whose local port an SSH server listens on, which
     /// tell where logins come from.
     pub inbound: Vec<Socket>,
+    /// Of those, the ones that are followed as inbound SSH sessions: they are not in `inbound`.
+    pub accepted: Vec<Socket>,
     /// All LISTEN rows.
     pub listeners: Vec<Socket>,
     /// False if a row could not be parsed: then nothing may be concluded from a row that is absent.
@@ -292,6 +295,8 @@ pub struct Connection {
     pub cookie: Option<Cookie>,
     /// Both ends.
     pub tuple: Tuple,
+    /// Who connected.
+    pub direction: Direction,
     /// As last seen.
     pub state: TcpState,
     /// Creator of the socket. `None` where the kernel no longer told.
@@ -306,6 +311,28 @@ pub struct Connection {
     pub last_seen: Moment,
     /// Who owns it.
     pub attribution: Attribution,
+    /// From where, and through what. `None`: the owner is not known.
+    pub way: Option<Arc<Way>>,
+}
+
+/// Who connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// We did.
+    Egress,
+    /// The other end did: an inbound SSH session.
+    Ingress,
+}
+
+impl Direction {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
 }
 
 /// Why a connection ended, as far as the evidence goes.

@@ -9,7 +9,9 @@ pub mod connection;
 pub mod glob;
 pub mod process;
 pub mod secrets;
+pub mod ssh;
 pub mod text;
+pub mod way;
 
 // The only readers of the kernel.
 pub mod files;
@@ -25,6 +27,8 @@ pub mod table;
 pub mod hash;
 
 pub mod attribution;
+
+pub mod origin;
 
 pub mod enrichment;
 

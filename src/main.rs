@@ -10,11 +10,14 @@ use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
 use portreeve::cli::{
-    Cli, Command, ConfigAction, OutputFormat, SealAction, ShowArgs, VerifyArgs, WatchArgs, When,
+    Cli, Command, ConfigAction, ExplainArgs, OutputFormat, PathsArgs, PathsFormat, SealAction, ShowArgs,
+    VerifyArgs, WatchArgs, When,
 };
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
 use portreeve::ledger::Output;
+use portreeve::report::explain::{Explain, Outcome};
+use portreeve::report::paths::{self, Paths};
 use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
 use portreeve::seal::{self, Sealer};
@@ -49,6 +52,8 @@ fn main() -> ExitCode {
         None => watch(&cli.watch),
         Some(Command::Watch(args)) => watch(&args),
         Some(Command::Show(args)) => show(&args),
+        Some(Command::Paths(args)) => paths(&args),
+        Some(Command::Explain(args)) => explain(&args),
         Some(Command::Verify(args)) => check_log(&args),
         Some(Command::Seal(args)) => match args.action {
             SealAction::Init { path } => seal_init(&path),
@@ -260,31 +265,85 @@ fn check_log(args: &VerifyArgs) -> Result<(), Failure> {
     }
 }
 
-fn show(args: &ShowArgs) -> Result<(), Failure> {
+/// A moment that was typed.
+fn time(text: Option<&str>) -> Result<Option<jiff::Timestamp>, Failure> {
     let now = daemon::now().wall.to_zoned(TimeZone::system());
-    let time = |text: &Option<String>| {
-        let time = text.as_deref().map(|text| report::parse_time(text, &now)).transpose();
-        time.map_err(|text| Failure { status: USAGE, text })
-    };
+    let time = text.map(|text| report::parse_time(text, &now)).transpose();
+    time.map_err(|text| Failure { status: USAGE, text })
+}
+
+fn logs(paths: &[PathBuf]) -> Logs {
+    match paths {
+        [] => Logs::Live(configured_log()),
+        paths => Logs::Listed(paths.to_vec()),
+    }
+}
+
+fn say(notice: &Notice) {
+    // A closed standard error is no reason to stop.
+    let _ = writeln!(stderr(), "portreeve: {notice}");
+}
+
+fn unread(failures: u64) -> Result<(), Failure> {
+    match failures {
+        0 => Ok(()),
+        1 => Err(Failure { status: 1, text: "one thing could not be read".to_owned() }),
+        n => Err(Failure { status: 1, text: format!("{n} things could not be read") }),
+    }
+}
+
+fn paths(args: &PathsArgs) -> Result<(), Failure> {
     let filter = Filter {
-        since: time(&args.since)?,
-        until: time(&args.until)?,
+        since: time(args.since.as_deref())?,
+        until: time(args.until.as_deref())?,
+        users: args.user.clone(),
+        addresses: args.address.clone(),
+        executables: Vec::new(),
+        ids: args.id.clone(),
+    };
+    let format = match args.format {
+        PathsFormat::Text => paths::Format::Text,
+        PathsFormat::Json => paths::Format::Json,
+        PathsFormat::Dot => paths::Format::Dot,
+        PathsFormat::Mermaid => paths::Format::Mermaid,
+    };
+    let style = style(args.color, args.utc, stdout().is_terminal());
+    let paths = Paths { logs: logs(&args.logs), filter, format, style };
+    let summary = paths::run(&paths, &mut stdout(), &mut say).map_err(|e| fail(1)(&e))?;
+    unread(summary.failures)
+}
+
+fn explain(args: &ExplainArgs) -> Result<(), Failure> {
+    let style = style(When::Never, args.utc, stdout().is_terminal());
+    let explain = Explain { logs: logs(&args.logs), id: args.id.clone(), style };
+    let (outcome, failures) =
+        report::explain::run(&explain, &mut stdout(), &mut say).map_err(|e| fail(1)(&e))?;
+    match outcome {
+        Outcome::Told => unread(failures),
+        Outcome::Unknown => Err(Failure { status: 1, text: "no connection has this id".to_owned() }),
+        Outcome::Several(ids) => {
+            let text = format!("several connections have ids that begin so: {}", ids.join(", "));
+            Err(Failure { status: 1, text })
+        }
+    }
+}
+
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let filter = Filter {
+        since: time(args.since.as_deref())?,
+        until: time(args.until.as_deref())?,
         users: args.user.clone(),
         addresses: args.address.clone(),
         executables: args.exe.clone(),
         ids: args.id.clone(),
     };
-    let logs = match args.logs.as_slice() {
-        [] => Logs::Live(configured_log()),
-        paths => Logs::Listed(paths.to_vec()),
-    };
+    let logs = logs(&args.logs);
     let format = match args.format {
         OutputFormat::Text => report::show::Format::Text,
         OutputFormat::Json => report::show::Format::Json,
     };
     let style = style(args.color, args.utc, stdout().is_terminal());
     let show = Show { logs, follow: args.follow, filter, format, style };
-    let mut say = |notice: &Notice| drop(writeln!(stderr(), "portreeve: {notice}"));
     // Interrupted by a signal, which ends a reader at once.
     let summary = report::show::run(&show, &mut stdout(), &mut say, &|| false).map_err(|e| fail(1)(&e))?;
     match summary.failures {

@@ -54,6 +54,35 @@ pub struct Process {
     pub remembered: bool,
 }
 
+#[cfg(test)]
+impl Process {
+    /// One of which nothing is known but its number, for tests.
+    pub fn of_pid(pid: u32) -> Self {
+        Self {
+            pid,
+            ppid: 1,
+            start_ticks: u64::from(pid),
+            pidfd_inode: None,
+            comm: Vec::new(),
+            executable: None,
+            executable_deleted: false,
+            args: Vec::new(),
+            args_bytes: 0,
+            args_cut: false,
+            redacted: 0,
+            working_directory: None,
+            tty: None,
+            ids: None,
+            user: None,
+            effective_user: None,
+            login: None,
+            cgroup: None,
+            denied: Vec::new(),
+            remembered: false,
+        }
+    }
+}
+
 /// A terminal device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tty {
@@ -64,6 +93,12 @@ pub struct Tty {
 }
 
 impl Tty {
+    /// True for the terminal of a program: a login's over the network, a terminal window's.
+    #[must_use]
+    pub fn is_pseudo(self) -> bool {
+        (136..=143).contains(&self.major)
+    }
+
     /// `pts/3`, `tty1`, `ttyS0`, or `MAJOR:MINOR`. Source: Documentation/admin-guide/devices.txt.
     #[must_use]
     pub fn name(self) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{
-    Connection, Cookie, Counts, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple,
+    Connection, Cookie, Counts, Direction, Inode, Key, Moment, Netns, Snapshot, Socket, TcpState, Tuple,
 };
 
 /// A row must be absent from this many complete reads to be believed gone while its descriptor stands.
@@ -53,6 +53,10 @@ pub struct Entry {
 pub struct Delta {
     /// Alive and never seen before.
     pub opened: Vec<Socket>,
+    /// Inbound ones that are followed, alive and not followed before; true if it stood then.
+    pub accepted: Vec<(Socket, bool)>,
+    /// True if one of those was not taken yet by the process that listens for it.
+    pub unaccepted: bool,
     /// Never seen alive: only their end is in the table.
     pub passed: Vec<Socket>,
     /// Their handshake ended.
@@ -69,6 +73,15 @@ pub struct Delta {
     pub doubtful_ends: u64,
     /// Rows that came more than once, or beside another socket's between the same ends.
     pub duplicates: u64,
+}
+
+/// What a row is, by who connected and whether that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Outbound,
+    Inbound,
+    /// Inbound, and followed.
+    Accepted,
 }
 
 /// The end of a connection that is known already.
@@ -179,7 +192,8 @@ impl Table {
     /// True if the other end connected.
     #[must_use]
     pub fn is_inbound(&self, netns: Netns, tuple: Tuple) -> bool {
-        self.inbound.contains_key(&(netns, tuple))
+        let is_followed = |entry: &Entry| matches!(entry.connection.direction, Direction::Ingress);
+        self.inbound.contains_key(&(netns, tuple)) || self.live.get(&(netns, tuple)).is_some_and(is_followed)
     }
 
     /// Takes what an exact lookup showed of an open connection; true if that is established now and was not before.
@@ -276,16 +290,21 @@ impl Table {
         let mut delta = Delta::default();
         // All rows of open connections first: what contradicts one is judged when it is known which of them stand.
         let mut rest = Vec::new();
-        for (rows, outbound) in [(&snapshot.outbound, true), (&snapshot.inbound, false)] {
-            let unknown = rows.iter().filter(|row| !self.mark(snapshot.netns, row, at, &mut delta));
-            rest.extend(unknown.map(|row| (row, outbound)));
+        let kinds = [
+            (&snapshot.outbound, Kind::Outbound),
+            (&snapshot.inbound, Kind::Inbound),
+            (&snapshot.accepted, Kind::Accepted),
+        ];
+        for (rows, kind) in kinds {
+            let unknown = rows.iter().filter(|row| !self.mark(snapshot.netns, row, kind, at, &mut delta));
+            rest.extend(unknown.map(|row| (row, kind)));
         }
         let mut judged = HashSet::new();
-        for (socket, outbound) in rest {
-            if outbound && !judged.insert((socket.tuple, socket.inode.is_some())) {
+        for (socket, kind) in rest {
+            if kind != Kind::Inbound && !judged.insert((socket.tuple, socket.inode.is_some())) {
                 delta.duplicates += 1;
             } else {
-                self.judge(snapshot, socket, outbound, at, &mut delta);
+                self.judge(snapshot, socket, kind, at, &mut delta);
             }
         }
         self.forget(snapshot, at, &mut delta);
@@ -293,9 +312,10 @@ impl Table {
     }
 
     /// True if the row is one of a connection that is open, or of one that is known to be the other end's.
-    fn mark(&mut self, netns: Netns, socket: &Socket, at: Moment, delta: &mut Delta) -> bool {
+    fn mark(&mut self, netns: Netns, socket: &Socket, kind: Kind, at: Moment, delta: &mut Delta) -> bool {
         if let Some((inode, read)) = self.inbound.get_mut(&(netns, socket.tuple))
             && socket.inode == Some(*inode)
+            && kind != Kind::Accepted
         {
             *read = self.reads;
             return true;
@@ -322,17 +342,18 @@ impl Table {
     }
 
     /// A row that belongs to no open connection, or contradicts one.
-    fn judge(&mut self, snapshot: &Snapshot, socket: &Socket, outbound: bool, at: Moment, delta: &mut Delta) {
+    fn judge(&mut self, snapshot: &Snapshot, socket: &Socket, kind: Kind, at: Moment, delta: &mut Delta) {
         let netns = snapshot.netns;
         let place = (netns, socket.tuple);
         let Some(inode) = socket.inode else {
             let news = !snapshot.noticed || self.live.contains_key(&place);
             if socket.state.is_ending() && news {
-                self.judge_tail(snapshot, socket, outbound, at, delta);
+                self.judge_tail(snapshot, socket, kind == Kind::Outbound, at, delta);
             }
+            delta.unaccepted |= kind == Kind::Accepted && socket.state == TcpState::Established;
             return;
         };
-        if !outbound {
+        if kind == Kind::Inbound {
             self.inbound.insert(place, (inode, self.reads));
             return;
         }
@@ -345,7 +366,12 @@ impl Table {
             }
             delta.replaced.push(Key { netns, tuple: socket.tuple, inode: entry.inode });
         }
-        delta.opened.push(*socket);
+        if kind == Kind::Accepted {
+            let stood = self.inbound.remove(&place).is_some_and(|(known, _)| known == inode);
+            delta.accepted.push((*socket, stood || snapshot.standing));
+        } else {
+            delta.opened.push(*socket);
+        }
     }
 
     /// A row without a holder: the end of an open connection, one that is known, or all that is left of one that was

@@ -25,6 +25,7 @@ mod load;
 mod machine;
 mod memory;
 mod newborn;
+mod origin;
 mod plan;
 mod quiet;
 mod recall;
@@ -69,6 +70,7 @@ fn inside(args: &[String]) -> ExitCode {
             Section::Forks => busy::forks(&plan),
             Section::Look => floors::look(&plan),
             Section::Newborn => newborn::run(&plan),
+            Section::Origin => origin::run(&plan),
             Section::Memory => memory::run(&plan),
             Section::Recall => recall::run(&plan),
             Section::Flood => flood::run(&plan),

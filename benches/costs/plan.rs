@@ -11,6 +11,7 @@ cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sud
   forks      CPU of watchers while processes come and go and nothing connects
   look       one look at the tables: bare system calls, portreeve's reading, ss, lsof
   newborn    how soon the owner of a new connection is known, by number of processes
+  origin     what it costs to know where a connection comes from, by number of sockets
   memory     resident memory, binary size
   recall     which share of short connections is seen, and attributed
   flood      10,000 connections a second: what is told, memory, pace
@@ -25,19 +26,21 @@ pub enum Section {
     Forks,
     Look,
     Newborn,
+    Origin,
     Memory,
     Recall,
     Flood,
     Verify,
 }
 
-const ALL: [(&str, Section); 10] = [
+const ALL: [(&str, Section); 11] = [
     ("quiet", Section::Quiet),
     ("processes", Section::Processes),
     ("active", Section::Active),
     ("forks", Section::Forks),
     ("look", Section::Look),
     ("newborn", Section::Newborn),
+    ("origin", Section::Origin),
     ("memory", Section::Memory),
     ("recall", Section::Recall),
     ("flood", Section::Flood),

@@ -18,6 +18,9 @@ use crate::{diag, figures, floors, tap};
 
 const SSH: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 22);
 
+/// Where a login comes in.
+pub const DOOR: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 3), 2_022);
+
 /// Connections of one holder, two descriptors each. Small enough for any hard limit of descriptors.
 pub const PAIRS: usize = 1_000;
 
@@ -59,6 +62,7 @@ pub fn play(args: &[String]) -> ExitCode {
         "holder" => holder(number(1) as usize),
         "server" => server(),
         "client" => client(),
+        "door" => door(),
         "waiter" => {
             // Until `Visits::call`, or the end of the run.
             let _ = std::io::stdin().read(&mut [0; 1]);
@@ -131,6 +135,22 @@ fn connect(port: u16) -> (TcpStream, String) {
     let connected_ns = figures::monotonic_ns();
     let port = stream.local_addr().expect("its address").port();
     (stream, format!("{} {port} {connected_ns}", std::process::id()))
+}
+
+/// What a login is made of: the server's process, which holds the inbound connection, and the client below it.
+fn door() {
+    let listener = TcpListener::bind(DOOR).expect("the door's port");
+    println!("listens");
+    let (inbound, _) = listener.accept().expect("somebody");
+    drop(listener);
+    let exe = std::env::current_exe().expect("this program's own path");
+    let mut client = Command::new(exe);
+    let mut client = client.args(["role", "client"]).stdout(Stdio::piped()).spawn().expect("a client");
+    let _ = client.stdout.take().expect("a pipe").read(&mut [0; 1]);
+    stand(&client.id().to_string());
+    let _ = (&inbound).read(&mut [0; 1]);
+    let _ = client.kill();
+    let _ = client.wait();
 }
 
 fn client() {

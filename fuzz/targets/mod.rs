@@ -16,6 +16,7 @@ pub mod record;
 pub mod seal_key;
 pub mod show;
 pub mod sock_diag;
+pub mod ssh;
 pub mod stat;
 pub mod state;
 pub mod status;
@@ -47,6 +48,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("seal_key", seal_key::run),
     ("show", show::run),
     ("sock_diag", sock_diag::run),
+    ("ssh", ssh::run),
     ("stat", stat::run),
     ("state", state::run),
     ("status", status::run),

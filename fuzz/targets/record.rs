@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use portreeve::connection::{
+    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple,
+};
 use portreeve::event::ascii::readable;
 use portreeve::event::record::LONGEST;
 use portreeve::event::{Bytes as Volume, Ending, Event, Host, Renderer, What};
 use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
 use portreeve::sink::Stream;
+use portreeve::ssh;
 use portreeve::text::{Style, line};
+use portreeve::way::{Kind, Origin, Way};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -155,7 +159,7 @@ fn connection(bytes: &mut Bytes<'_>) -> Connection {
         };
         SocketAddr::new(ip, bytes.u16())
     };
-    Connection {
+    let mut connection = Connection {
         id: Uuid::from_u64_pair(bytes.u64(), bytes.u64()),
         netns: Netns(bytes.u64()),
         inode: Inode::new(bytes.u64()),
@@ -169,7 +173,27 @@ fn connection(bytes: &mut Bytes<'_>) -> Connection {
         opened: moment(bytes),
         last_seen: moment(bytes),
         attribution: attribution(bytes),
-    }
+        direction: Direction::Egress,
+        way: None,
+    };
+    connection.way = way(&connection).map(Arc::new);
+    connection
+}
+
+/// What the owner's claims mean, with its name as that of a login.
+fn way(connection: &Connection) -> Option<Way> {
+    let Attribution::Owned { lineage, .. } = &connection.attribution else { return None };
+    let (process, ancestry) = (&lineage.process, &lineage.ancestry);
+    let claim = Some(process.comm.clone());
+    let inbound = Some(connection.tuple);
+    let origin = Origin { kind: Kind::Ssh, inbound, user: claim.clone(), tty: claim, ..Origin::default() };
+    Some(Way {
+        origin: Arc::new(origin),
+        route: Some(ssh::route(process, ancestry)),
+        ssh: ssh::meaning(process, ancestry).map(Arc::new),
+        is_ssh: ssh::is_client(process),
+        listening: vec![connection.tuple.local; 3],
+    })
 }
 
 fn attribution(bytes: &mut Bytes<'_>) -> Attribution {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portreeve::connection::{
-    Connection, Cookie, Inode, Key, Moment, Netns, Seen, Snapshot, Socket, TcpState, Tuple,
+    Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket, TcpState, Tuple,
 };
 use portreeve::process::{Attribution, Reason};
 use portreeve::table::{ABSENT_READS, Delta, Table};
@@ -141,5 +141,7 @@ fn connection(key: Key, socket: &Socket, at: Moment) -> Connection {
         opened: at,
         last_seen: at,
         attribution: Attribution::Unknown(Reason::Budget),
+        way: None,
+        direction: Direction::Egress,
     }
 }

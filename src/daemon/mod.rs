@@ -48,8 +48,10 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 7] = ["ports", "include", "exclude", "ignore-hash", "mask", "interval", "count"];
-const SELECTION: [&str; 5] = ["ports", "include", "exclude", "ignore-hash", "mask"];
+const RELOADED: [&str; 9] =
+    ["ports", "include", "exclude", "ignore-hash", "mask", "inbound", "ssh-anywhere", "interval", "count"];
+const SELECTION: [&str; 7] =
+    ["ports", "include", "exclude", "ignore-hash", "mask", "inbound", "ssh-anywhere"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ pub fn run(
     output: Output,
     logger: &LoggerHandle,
 ) -> Result<String, DaemonError> {
-    let watched = Watched::new(settings.select.ports.ranges());
+    let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {

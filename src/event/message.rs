@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use super::{file, program};
-use crate::connection::{CloseReason, Connection, Seen};
+use crate::connection::{CloseReason, Connection, Direction, Seen};
 use crate::process::{Attribution, Lineage, Process, Told};
 use crate::text::escape;
+use crate::way::Evidence;
 
 /// As many links of a chain as fit a line; the record holds all.
 const LINKS: usize = 8;
@@ -40,6 +41,7 @@ pub fn message(event: &Event) -> String {
         What::ProcessStarted(lineage) => program::started(lineage),
         What::ProcessEnded(end) => program::ended(end),
         What::FileChanged(changed) => file::changed(changed),
+        What::Multiplexed(connection) => columns("session", connection, Some("rides on it")),
         What::Gap(gap) => lost(gap),
         What::Coverage(coverage) => covered(coverage),
         What::LogOpened { path, previous, .. } => match previous {
@@ -139,6 +141,9 @@ fn change(connection: &Connection, changed: &[&'static str]) -> String {
     };
     let note = match (changed, connection.attribution.owner()) {
         (["process"], _) => "owner changed",
+        ([.., "portreeve.listening"], _) => "forwards changed",
+        (["portreeve.route" | "portreeve.ssh", ..], _) => "shared by sessions",
+        (["portreeve.origin"], _) => "login learned",
         (["portreeve.attribution"], None) => "owner not found",
         _ => note,
     };
@@ -201,7 +206,7 @@ fn covered(coverage: &Coverage) -> String {
 }
 
 fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
-    let mut line = format!("{verb} {}  {}", who_made(connection), ends(connection));
+    let mut line = format!("{verb} {}{}  {}", who_made(connection), from(connection), ends(connection));
     if let Some(note) = note {
         let _ = write!(line, "  {note}");
     }
@@ -272,8 +277,23 @@ fn who(owner: Option<&Process>, uid: Option<u32>, name: &Option<Arc<str>>) -> St
     format!("{user}{login}{tty}")
 }
 
+/// ` from 198.51.100.7`; by which evidence, where that is not the best.
+fn from(connection: &Connection) -> String {
+    let Some(way) = connection.way.as_ref().filter(|_| connection.direction == Direction::Egress) else {
+        return String::new();
+    };
+    let by = match way.origin.evidence {
+        None | Some(Evidence::Socket) => String::new(),
+        Some(evidence) => format!(" by {}", evidence.name().replace('_', " ")),
+    };
+    way.origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
+}
+
 fn ends(connection: &Connection) -> String {
-    format!("{} → {}", connection.tuple.local, connection.tuple.remote)
+    match connection.direction {
+        Direction::Egress => format!("{} → {}", connection.tuple.local, connection.tuple.remote),
+        Direction::Ingress => format!("{} → {}", connection.tuple.remote, connection.tuple.local),
+    }
 }
 
 /// `ssh[4242] ← bash[4100] ← systemd[1]`.

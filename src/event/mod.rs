@@ -10,6 +10,7 @@ mod file;
 pub mod message;
 mod program;
 pub mod record;
+mod way;
 mod who;
 
 use std::collections::BTreeMap;
@@ -96,6 +97,8 @@ pub enum What {
     ProcessEnded(Box<ProcessEnd>),
     /// One of SSH's files was changed.
     FileChanged(Box<FileChanged>),
+    /// A new session rides on an open connection: that connection, with the session's process as its owner.
+    Multiplexed(Arc<Connection>),
     /// Something was, or may have been, lost.
     Gap(Box<Gap>),
     /// First record of a file.
@@ -366,6 +369,7 @@ impl What {
             Self::ProcessStarted(_) => "process-started",
             Self::ProcessEnded(_) => "process-ended",
             Self::FileChanged(_) => "file-changed",
+            Self::Multiplexed(_) => "session-multiplexed",
             Self::Gap(_) => "gap",
             Self::Coverage(_) => "coverage",
             Self::LogOpened { .. } => "log-opened",
@@ -379,9 +383,10 @@ impl What {
     #[must_use]
     pub fn connection(&self) -> Option<&Connection> {
         match self {
-            Self::Opened(connection) | Self::Changed { connection, .. } | Self::Closed { connection, .. } => {
-                Some(connection)
-            }
+            Self::Opened(connection)
+            | Self::Multiplexed(connection)
+            | Self::Changed { connection, .. }
+            | Self::Closed { connection, .. } => Some(connection),
             _ => None,
         }
     }

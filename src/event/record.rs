@@ -13,9 +13,10 @@ use super::ascii::{readable, to_json};
 use super::bound;
 use super::community::community_id;
 use super::message::message;
+use super::way;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
-use crate::connection::{Connection, Moment, TcpState};
+use crate::connection::{Connection, Direction, Moment, TcpState};
 use crate::process::{Attribution, Recorded, Told};
 
 /// Version of the fields.
@@ -134,14 +135,16 @@ impl Renderer {
 
     fn tell(&self, record: &mut Members, event: &Event, cut: Cut) {
         match &event.what {
-            What::Opened(connection) => self.host.connection(record, connection, cut),
+            What::Opened(connection) | What::Multiplexed(connection) => {
+                self.host.connection(record, connection, cut);
+            }
             What::Changed { connection, changed } => {
                 self.host.connection(record, connection, cut);
                 record.own("changed", json!(changed));
             }
             What::Closed { connection, ending } => {
                 self.host.connection(record, connection, cut);
-                close(record, ending);
+                close(record, connection.direction, ending);
             }
             What::ProcessStarted(lineage) => self.host.program(record, lineage, event.at, cut),
             What::FileChanged(file) => self.host.file(record, file, event.at, cut),
@@ -203,6 +206,7 @@ impl Renderer {
             What::ProcessStarted(_) => ("event", &["start"], "success"),
             What::FileChanged(file) => ("event", file.types(), "success"),
             What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
+            What::Multiplexed(_) => ("event", &["start"], "success"),
             What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
             What::Reloaded { .. } => ("state", &["change"], "success"),
             What::Started(_) => ("state", &["start"], "success"),
@@ -219,6 +223,7 @@ impl Renderer {
         let about: (&[&str], _) = match what {
             What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
             What::FileChanged(_) => (&["file"], "portreeve.file"),
+            What::Multiplexed(_) => (&["session"], "portreeve.connection"),
             _ if connection.is_some() => (&["network"], "portreeve.connection"),
             _ => (&["host"], "portreeve.watch"),
         };
@@ -266,16 +271,21 @@ impl Host {
 
     fn connection(&self, record: &mut Members, connection: &Connection, cut: Cut) {
         let Connection { id, netns, inode, cookie, tuple, state, .. } = connection;
-        let Connection { uid, user, seen, opened, last_seen: _, attribution, .. } = connection;
+        let Connection { uid, user, seen, opened, last_seen: _, attribution, direction, way, .. } =
+            connection;
         let ip = |end: SocketAddr| json!({ "ip": end.ip().to_string(), "port": end.port() });
-        record.put("source", ip(tuple.local));
-        record.put("destination", ip(tuple.remote));
+        let (source, destination) = match direction {
+            Direction::Egress => (tuple.local, tuple.remote),
+            Direction::Ingress => (tuple.remote, tuple.local),
+        };
+        record.put("source", ip(source));
+        record.put("destination", ip(destination));
         record.put(
             "network",
             json!({
                 "transport": "tcp",
                 "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
-                "direction": "egress",
+                "direction": direction.name(),
                 "community_id": community_id(tuple),
             }),
         );
@@ -294,6 +304,10 @@ impl Host {
                     record.put("user", user_fields(*uid, user.as_deref()));
                 }
             }
+        }
+        // What a former run told of the way stands with what it told of the owner.
+        if let Some(way) = way.as_ref().filter(|_| !matches!(attribution, Attribution::Recorded(_))) {
+            way::tell(record, way, cut);
         }
         if cut > Cut::None {
             record.own("truncated", json!(cut.names()));
@@ -314,6 +328,7 @@ impl Cut {
     pub(super) fn names(self) -> &'static [&'static str] {
         let all = &[
             "portreeve.ancestry",
+            "portreeve.ssh",
             "process.args",
             "process.executable",
             "process.working_directory",
@@ -323,8 +338,8 @@ impl Cut {
         let count = match self {
             Self::None => 0,
             Self::Ancestors => 1,
-            Self::Arguments => 5,
-            Self::Everything => 6,
+            Self::Arguments => 6,
+            Self::Everything => 7,
         };
         all.get(..count).unwrap_or_default()
     }
@@ -386,7 +401,7 @@ impl Members {
     }
 
     /// Adds a member to a field that is there.
-    fn add(&mut self, name: &str, member: &str, value: Value) {
+    pub(super) fn add(&mut self, name: &str, member: &str, value: Value) {
         if let Some(field) = self.fields.get_mut(name) {
             set(field, member, Some(value));
         }
@@ -394,6 +409,10 @@ impl Members {
 
     pub(super) fn own(&mut self, name: &str, value: Value) {
         self.own.insert(name.to_owned(), value);
+    }
+
+    pub(super) fn get_own(&self, name: &str) -> Option<&Value> {
+        self.own.get(name)
     }
 }
 
@@ -418,15 +437,20 @@ struct EventFields {
     dataset: &'static str,
 }
 
-fn close(record: &mut Members, ending: &Ending) {
+fn close(record: &mut Members, direction: Direction, ending: &Ending) {
     let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
     let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
     set(&mut close, "last_seen", last_seen.map(|at| json!(from(at, *gone_by))));
     if let Some(Bytes { sent, received, exact }) = bytes {
         set(&mut close, "bytes_exact", Some(json!(exact)));
-        record.add("destination", "bytes", json!(received));
+        // Bytes are of the end that sent them.
+        let (ours, theirs) = match direction {
+            Direction::Egress => ("source", "destination"),
+            Direction::Ingress => ("destination", "source"),
+        };
+        record.add(theirs, "bytes", json!(received));
         if let Some(sent) = sent {
-            record.add("source", "bytes", json!(sent));
+            record.add(ours, "bytes", json!(sent));
             record.add("network", "bytes", json!(sent.saturating_add(*received)));
         }
     }
@@ -462,10 +486,15 @@ fn recite(record: &mut Members, recorded: &Recorded, cut: Cut) {
         keep_small(&mut fields, &["process", "user"]);
         keep_small(&mut own, &["attribution"]);
     }
+    let domain = fields.remove("destination").and_then(|end| end.get("domain").cloned());
     record.fields.extend(fields);
     record.own.extend(own);
+    way::recite(record, domain);
     if cut > Cut::None {
         record.own.remove("ancestry");
+    }
+    if cut >= Cut::Arguments {
+        record.own.remove("ssh");
     }
     let Some(process) = record.fields.get_mut("process").and_then(Value::as_object_mut) else { return };
     let left_out: &[&str] = match cut {
@@ -534,7 +563,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::connection::{Netns, Seen, Tuple};
+    use crate::connection::{Direction, Netns, Seen, Tuple};
     use crate::process::{Holder, Ids, Lineage, Process};
 
     fn moment() -> Moment {
@@ -582,6 +611,8 @@ mod tests {
                 cookie: None,
                 tuple: Tuple { local: "[::1]:1".parse().unwrap(), remote: "[::1]:22".parse().unwrap() },
                 state: TcpState::Established,
+                direction: Direction::Egress,
+                way: None,
                 uid: None,
                 user: None,
                 seen: Seen::Poll,

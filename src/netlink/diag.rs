@@ -37,7 +37,7 @@ pub mod states {
 /// family, so that the table is walked twice.
 const GETSOCK: u16 = 18;
 /// `SOCK_DIAG_BY_FAMILY`.
-const BY_FAMILY: u16 = 20;
+pub(super) const BY_FAMILY: u16 = 20;
 /// Attribute of a request.
 const BYTECODE: u16 = 1;
 /// Attribute of an answer, and the bit that asks for it.
@@ -57,7 +57,7 @@ const DUMP_MOST: usize = 32 * 1024;
 /// An exact answer has 400 to 600 bytes.
 const ANSWER_MOST: usize = 4096;
 /// The kernel answers at once. Nothing that goes wrong may stop the watch for good.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 const DUMPING: &str = "read the TCP table by sock_diag";
 const FINDING: &str = "look a socket up by sock_diag";

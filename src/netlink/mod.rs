@@ -8,6 +8,7 @@ mod connector;
 mod destroy;
 mod diag;
 mod filter;
+mod unix;
 
 use std::fmt;
 use std::io;
@@ -24,6 +25,7 @@ pub use connector::{ProcessNotice, ProcessNotices, parse_processes};
 pub use destroy::{DestroyNotices, Destroyed, parse_ends};
 pub use diag::{Diag, Dump, Sight, parse_sights, states};
 pub use filter::{Clause, Filter};
+pub use unix::{UnixDiag, UnixSocket};
 
 /// What the kernel refused, or answered with nonsense.
 #[derive(Debug)]

@@ -239,7 +239,8 @@ impl Pipeline {
         let before = &collected.totals;
         let kernel = collected.kernel;
         let standing = collected.seen.get("start").copied().unwrap_or(0);
-        let of_all_ports = self.select.ports.is_all() && self.select.filter == Default::default();
+        let of_all_ports =
+            self.select.ports.is_all() && self.select.filter == Default::default() && !self.select.inbound;
         let accounted = match (collected.comparable, of_all_ports) {
             (true, _) => u64::try_from(collected.accounted).ok(),
             (false, true) => Some((now.opens - before.opens).saturating_sub(standing)),

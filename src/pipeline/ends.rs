@@ -174,8 +174,9 @@ impl Pipeline {
 
     pub(super) fn tell_out_of_scope(&mut self, at: Moment) -> Vec<Event> {
         let mut told = Vec::new();
-        let out = |key: &Key| !self.select.wants(&key.tuple);
-        let mut keys: Vec<Key> = self.table.iter().map(|(key, _)| key).filter(out).collect();
+        let entries = self.table.iter();
+        let out = entries.filter(|(key, e)| !self.select.keeps(e.connection.direction, &key.tuple));
+        let mut keys: Vec<Key> = out.map(|(key, _)| key).collect();
         keys.sort_unstable();
         for key in keys {
             let ending = Ending {
@@ -265,6 +266,7 @@ impl Pipeline {
     fn finish(&mut self, key: &Key, ending: Ending, at: Moment, told: &mut Vec<Event>) {
         let Some(entry) = self.table.close(key, at) else { return };
         self.holds.remove(key);
+        self.counted.remove(key);
         if self.sought.get(&key.inode).is_none_or(|(of, _)| of == key) {
             self.sought.remove(&key.inode);
             self.search.forget(key.inode);

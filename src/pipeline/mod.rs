@@ -4,6 +4,7 @@
 //! and writes nowhere: moments, ids and names are given, records come out.
 
 mod coverage;
+mod descriptors;
 mod ends;
 mod executions;
 mod files;
@@ -13,6 +14,7 @@ mod namespace;
 mod observe;
 mod opens;
 mod restore;
+mod ways;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -24,6 +26,8 @@ use uuid::Uuid;
 use crate::attribution::{Attributor, Holds, Search, UserNames, Wanted};
 use crate::connection::{Cookie, Inode, Key, Moment, Netns, Snapshot, TcpState, Tuple};
 use crate::event::{Event, Totals, What};
+use crate::netlink::UnixDiag;
+use crate::origin::Origins;
 use crate::proc::{Proc, ProcError};
 use crate::secrets::Masker;
 use crate::source::gate::Failures;
@@ -33,7 +37,9 @@ use crate::source::{Events, Selection};
 use crate::table::Table;
 
 use coverage::Collected;
+use descriptors::Counted;
 use namespace::Namespace;
+use opens::Server;
 
 /// As many other namespaces' counters are read in one tick, 20 µs each; where there are more, each has its turn.
 const MOST_SPACES: usize = 16;
@@ -93,9 +99,15 @@ pub struct Pipeline {
     /// When owners are asked again whether they hold their sockets, and how often they were.
     ask_due: Duration,
     asked: u64,
-    /// Listeners: whether an SSH server holds them. `None`: being searched for.
-    servers: HashMap<Inode, (Netns, u16, Option<bool>)>,
+    /// Listeners, by their socket.
+    servers: HashMap<Inode, Server>,
+    /// Ports and processes of those that SSH servers hold.
     server_ports: HashSet<u16>,
+    server_processes: Vec<u32>,
+    origins: Origins,
+    /// Asks for unix sockets of our own namespace. `None`: the kernel cannot be asked.
+    unix: Option<UnixDiag>,
+    counted: Counted,
     /// Failures that were counted when a connection's row was first found absent.
     doubts: HashMap<Key, Failures>,
     /// Ends that wait for their notice.
@@ -168,6 +180,10 @@ impl Pipeline {
             asked: 0,
             servers: HashMap::new(),
             server_ports: HashSet::from([22]),
+            server_processes: Vec::new(),
+            origins: Origins::new(own, proc.ephemeral_ports()),
+            unix: None,
+            counted: Counted::default(),
             doubts: HashMap::new(),
             waiting: HashMap::new(),
             missed_notices: HashMap::new(),
@@ -213,6 +229,7 @@ impl Pipeline {
         self.tell_executions(proc, at, &mut told);
         self.tell_repeated_changes(at, &mut told);
         self.tell_old_syns(at, &mut told);
+        self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);
         match outcome {
@@ -337,7 +354,11 @@ impl Pipeline {
         if let Some(tally) = &space.tally {
             tally.set_listening(snapshot.listeners.iter().map(|listener| listener.tuple.local.port()));
         }
+        self.origins.learn(snapshot);
         let delta = self.table.take(snapshot, at);
+        if delta.unaccepted {
+            space.gate.note_accepted();
+        }
         self.totals.standing_ends += delta.standing_ends;
         self.totals.doubtful_ends += delta.doubtful_ends;
         self.totals.ends_left_out = self.totals.ends_left_out.max(snapshot.ends_left_out);
@@ -366,11 +387,13 @@ impl Pipeline {
     /// stand and now are will be opened as standing.
     pub fn select(&mut self, select: Selection, masker: Masker, at: Moment) -> Vec<Event> {
         if let Some(events) = &self.events {
-            events.set_ports(select.ports.ranges());
+            events.set_ports(select.looked_at().ranges());
         }
         self.select = select;
         self.attributor.set_masker(masker);
+        self.watch_server_ports();
         for space in &mut self.spaces {
+            space.gate.follow_accepted(self.select.inbound);
             space.standing = true;
             space.gate.want_read();
         }
@@ -398,17 +421,20 @@ impl Pipeline {
             standing.insert(inode);
             self.servers.entry(inode).or_insert_with(|| {
                 wanted.push(Wanted { inode, uid: listener.uid });
-                (snapshot.netns, listener.tuple.local.port(), None)
+                Server { netns: snapshot.netns, port: listener.tuple.local.port(), processes: None }
             });
         }
-        let search = &mut self.search;
-        self.servers.retain(|inode, (netns, ..)| {
+        let (search, before) = (&mut self.search, self.servers.len());
+        self.servers.retain(|inode, Server { netns, .. }| {
             let stands = *netns != snapshot.netns || standing.contains(inode);
             if !stands {
                 search.forget(*inode);
             }
             stands
         });
+        if self.servers.len() != before {
+            self.know_servers();
+        }
         wanted
     }
 }

@@ -9,6 +9,7 @@ use super::Pipeline;
 use super::coverage::Balance;
 use crate::connection::{Key, Moment, Netns};
 use crate::event::Event;
+use crate::netlink::UnixDiag;
 use crate::proc::{Net, Proc, ProcError};
 use crate::source::events::Entered;
 use crate::source::gate::{Failures, Gate, Opens};
@@ -135,6 +136,12 @@ impl Pipeline {
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
         own.standing = true;
+        own.gate.follow_accepted(self.select.inbound);
+        if unavailable.is_none() && self.events.is_some() {
+            self.origins.use_netlink();
+            self.unix = UnixDiag::open().ok();
+        }
+        self.watch_server_ports();
         self.hears_ends = own.on.contains(&Kind::Destroy);
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
@@ -264,6 +271,7 @@ impl Pipeline {
         }
         // What stands in a namespace that is noticed with the first look stood before the watch.
         namespace.standing = self.totals.polls <= 1;
+        namespace.gate.follow_accepted(self.select.inbound);
         namespace.balance.is_new = !namespace.standing;
         namespace
     }
@@ -275,6 +283,7 @@ impl Pipeline {
         }
         self.tell_vanished(netns, at, told);
         self.table.forget_namespace(netns);
+        self.origins.forget(netns);
         if let Some(place) = self.spaces.iter().position(|space| space.netns == netns) {
             let gone = self.spaces.swap_remove(place);
             self.coverage.add_gone(&gone);

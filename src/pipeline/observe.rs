@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::Pipeline;
 use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
-use crate::connection::{CloseReason, Connection, Cookie, Moment, Netns, Seen, Socket, TcpState, Tuple};
+use crate::connection::{
+    CloseReason, Connection, Cookie, Direction, Moment, Netns, Seen, Socket, TcpState, Tuple,
+};
 use crate::event::{Ending, Event, What};
 use crate::netlink::{Destroyed, ProcessNotice};
 use crate::proc::Proc;
@@ -266,8 +268,19 @@ impl Pipeline {
             && !self.table.is_inbound(space.netns, *tuple)
             && !self.may_be_told(space, *tuple, at)
         {
-            self.tell_unseen(proc, space, ended, at, told);
+            self.tell_unseen(proc, space, ended, Direction::Egress, at, told);
+        } else if self.is_unseen_session(space, ended) {
+            self.tell_unseen(proc, space, ended, Direction::Ingress, at, told);
         }
+    }
+
+    /// An inbound SSH session that was over before any look.
+    fn is_unseen_session(&self, space: &Namespace, ended: &Destroyed) -> bool {
+        self.select.inbound
+            && self.server_ports.contains(&ended.tuple.local.port())
+            && !self.select.wants(&ended.tuple)
+            && ended.counts.is_some_and(|counts| counts.established)
+            && !self.table.is_inbound(space.netns, ended.tuple)
     }
 
     /// While much is lost, what was told of these ends may have been this connection: it is counted then.
@@ -294,6 +307,7 @@ impl Pipeline {
         proc: &Proc,
         space: &mut Namespace,
         ended: &Destroyed,
+        direction: Direction,
         at: Moment,
         told: &mut Vec<Event>,
     ) {
@@ -309,7 +323,7 @@ impl Pipeline {
         let connection = self.passing(place, seen, syn.map_or(at, |syn| syn.at), at);
         // An attempt is over without having been anything else.
         let state = if established { TcpState::TimeWait } else { TcpState::SynSent };
-        let connection = Connection { cookie, state, ..connection };
+        let connection = Connection { cookie, state, direction, ..connection };
         let after = self.after(space, &ended.tuple);
         let failures = self.new_failures(proc, space);
         let (reason, success) = match established {
@@ -438,6 +452,7 @@ impl Pipeline {
             inode: None,
             cookie: None,
             tuple,
+            direction: Direction::Egress,
             state: TcpState::SynSent,
             uid: None,
             user: None,
@@ -445,6 +460,7 @@ impl Pipeline {
             opened,
             last_seen: at,
             attribution: Attribution::Unknown(Reason::TimeWait),
+            way: None,
         }
     }
 
@@ -466,8 +482,11 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let connection = Arc::new(connection);
         self.table.remember_end(connection.netns, connection.tuple, at);
+        if !self.is_chosen(&connection) {
+            return;
+        }
+        let connection = Arc::new(connection);
         if !ending.exact {
             // What is left of a socket bears another cookie.
             self.expect_notice((connection.netns, connection.tuple), None, at);

@@ -1,6 +1,6 @@
 //! Connections that are new: who made them, and what is told of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,15 @@ use std::time::Duration;
 use super::Pipeline;
 use super::namespace::Namespace;
 use crate::attribution::{Found, Wanted};
-use crate::connection::{CloseReason, Connection, Inode, Key, Moment, Seen, Snapshot, Socket};
+use crate::connection::{
+    CloseReason, Connection, Direction, Inode, Key, Moment, Netns, Seen, Snapshot, Socket,
+};
 use crate::event::{Ending, Event, What};
-use crate::proc::{Held, Proc};
+use crate::proc::{Depth, Held, Proc};
 use crate::process::{Attribution, Hash, Reason};
 use crate::source::Kind;
 use crate::source::selection::Known;
+use crate::ssh;
 use crate::table::Delta;
 
 /// An owner that was not found is searched for again after this, then after twice this, ...
@@ -34,8 +37,21 @@ const TIME_WAIT: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const MOST_ASKED: usize = 64;
 
-/// Programs that are SSH servers, by the name they run under.
-const SSH_SERVERS: [&str; 6] = ["sshd", "sshd-session", "dropbear", "tinysshd", "lsh", "lshd"];
+/// A listener.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub netns: Netns,
+    pub port: u16,
+    /// Those that hold it, if it is an SSH server's; none of another's. `None`: being searched for.
+    pub processes: Option<Vec<u32>>,
+}
+
+/// How a socket came into view.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    seen: Seen,
+    direction: Direction,
+}
 
 impl Pipeline {
     /// Searches for all owners that this snapshot asks for, and opens what is new.
@@ -54,9 +70,30 @@ impl Pipeline {
             // Before the watch has begun there is no pace to keep: what stands is told with its owners.
             self.search_left = self.search_left.max(FIRST_SEARCH);
         }
-        self.open_and_search(proc, space, &delta.opened, listeners, seen, at, told);
+        let first = First { seen, direction: Direction::Egress };
+        self.open_and_search(proc, space, &delta.opened, listeners, first, at, told);
+        self.tell_accepted(proc, space, delta, at, told);
         if self.sought.is_empty() {
             self.sought.shrink_to(64);
+        }
+    }
+
+    /// Inbound SSH sessions that are followed.
+    fn tell_accepted(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        delta: &Delta,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        for (seen, stood) in [(Seen::Start, true), (Seen::Poll, false)] {
+            let sockets: Vec<_> =
+                delta.accepted.iter().filter(|(_, before)| *before == stood).map(|(s, _)| *s).collect();
+            if !sockets.is_empty() {
+                let first = First { seen, direction: Direction::Ingress };
+                self.open_and_search(proc, space, &sockets, Vec::new(), first, at, told);
+            }
         }
     }
 
@@ -70,7 +107,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        self.open_and_search(proc, space, sockets, Vec::new(), seen, at, told);
+        let first = First { seen, direction: Direction::Egress };
+        self.open_and_search(proc, space, sockets, Vec::new(), first, at, told);
     }
 
     #[expect(
@@ -83,10 +121,11 @@ impl Pipeline {
         space: &mut Namespace,
         sockets: &[Socket],
         mut wanted: Vec<Wanted>,
-        seen: Seen,
+        first: First,
         at: Moment,
         told: &mut Vec<Event>,
     ) {
+        let First { seen, direction } = first;
         let sight = (self.boottime)();
         let sockets = self.as_many_as_are_followed(sockets, at);
         let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
@@ -98,9 +137,9 @@ impl Pipeline {
         for socket in sockets {
             let Some(inode) = socket.inode else { continue };
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
-            let connection = self.new_connection(key, socket, seen, at);
+            let connection = self.new_connection(key, socket, first, at);
             self.table.open(key, connection, socket.device, true);
-            if self.syns.remove(&(key.netns, key.tuple)).is_none() {
+            if self.syns.remove(&(key.netns, key.tuple)).is_none() && direction == Direction::Egress {
                 self.expect_syn(space, &key, seen, at);
             }
             self.sought.insert(inode, (key, sight));
@@ -188,6 +227,7 @@ impl Pipeline {
             return;
         }
         self.ask_due = at.boot + ASK_EVERY;
+        self.look_at_others(proc, at, told);
         let sight = (self.boottime)();
         let wanted = self.owners_to_find_again(proc, at, sight);
         if !wanted.is_empty() {
@@ -202,7 +242,7 @@ impl Pipeline {
         self.tell_found(proc, found, at, told);
     }
 
-    fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
+    pub(super) fn search(&mut self, proc: &Proc, wanted: &[Wanted], time: Duration) -> HashMap<Inode, Found> {
         self.attributor.begin_tick();
         // By CPU time: what another process takes of the core is not spent on searching. What has to be waited for is.
         let clock = || (self.cputime)() + proc.spent_elsewhere();
@@ -213,13 +253,15 @@ impl Pipeline {
         found
     }
 
-    fn new_connection(&mut self, key: Key, socket: &Socket, seen: Seen, at: Moment) -> Connection {
+    fn new_connection(&mut self, key: Key, socket: &Socket, first: First, at: Moment) -> Connection {
+        let First { seen, direction } = first;
         Connection {
             id: (self.new_id)(at),
             netns: key.netns,
             inode: Some(key.inode),
             cookie: socket.cookie,
             tuple: key.tuple,
+            direction,
             state: socket.state.of_ours(),
             uid: Some(socket.uid),
             user: None,
@@ -227,6 +269,7 @@ impl Pipeline {
             opened: at,
             last_seen: at,
             attribution: Attribution::Unknown(Reason::Budget),
+            way: None,
         }
     }
 
@@ -239,15 +282,26 @@ impl Pipeline {
         let needs_name = attribution.owner().is_none();
         let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).filter(|_| needs_name);
         let user = uid.and_then(|uid| self.attributor.user_name(uid));
-        self.remember(proc, key, &attribution, held, at);
+        let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
+        let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        self.remember(proc, key, &attribution, held.clone(), at);
         if let Some(owner) = attribution.owner() {
             self.attributor.connected(owner);
         }
-        let filter = &self.select.filter;
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
         connection.attribution = attribution;
         connection.user = user;
+        connection.way = way.map(Arc::new);
+        self.tell_open(key, at, told);
+        self.count_descriptors(key, held.as_ref());
+    }
+
+    /// Tells an open, unless a filter proves that it is not wanted.
+    fn tell_open(&mut self, key: Key, at: Moment, told: &mut Vec<Event>) {
+        let Some(connection) = self.table.get(&key).map(|entry| Arc::clone(&entry.connection)) else {
+            return;
+        };
         let owner = connection.attribution.owner();
         let known = Known {
             remote: connection.tuple.remote,
@@ -256,13 +310,24 @@ impl Pipeline {
             executable: owner.and_then(|owner| owner.executable.as_deref()),
             sha256: connection.attribution.hash().and_then(Hash::proven),
         };
-        entry.told = filter.admits(&known);
-        if entry.told {
+        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known);
+        let Some(entry) = self.table.get_mut(&key) else { return };
+        entry.told = is_told;
+        if is_told {
             self.totals.opens += 1;
             self.totals.unattributed += u64::from(owner.is_none());
-            self.coverage.opened(connection);
-            told.push(Event { at, what: What::Opened(Arc::clone(&entry.connection)) });
+            self.coverage.opened(&connection);
+            told.push(Event { at, what: What::Opened(connection) });
         }
+    }
+
+    /// A connection to a port that was not chosen has turned out to be SSH's: it is opened now, under an id of now.
+    fn tell_late(&mut self, key: Key, at: Moment, told: &mut Vec<Event>) {
+        let id = (self.new_id)(at);
+        if let Some(entry) = self.table.get_mut(&key) {
+            Arc::make_mut(&mut entry.connection).id = id;
+        }
+        self.tell_open(key, at, told);
     }
 
     fn attribute(&mut self, proc: &Proc, key: Key, found: &Found) -> (Attribution, Option<Rc<Held>>) {
@@ -329,17 +394,58 @@ impl Pipeline {
     }
 
     /// Owners that were found later than the open was told, and holders of listeners.
-    fn tell_found(&mut self, proc: &Proc, found: HashMap<Inode, Found>, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn tell_found(
+        &mut self,
+        proc: &Proc,
+        found: HashMap<Inode, Found>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let mut learned = false;
         for (inode, found) in found {
-            if let Some((.., is_server)) = self.servers.get_mut(&inode) {
-                *is_server = Some(is_ssh_server(proc, &found));
+            if let Some(server) = self.servers.get_mut(&inode) {
+                server.processes = Some(ssh_servers(proc, &found));
+                learned = true;
+            } else if self.counted.sought.contains_key(&inode) {
+                self.tell_rider(proc, inode, &found, at, told);
             } else if let Some((key, _)) = self.sought.get(&inode).copied() {
                 let (attribution, held) = self.attribute(proc, key, &found);
                 self.tell_owner(proc, key, attribution, held, at, told);
             }
         }
-        let servers = self.servers.values().filter(|(.., is_server)| *is_server == Some(true));
-        self.server_ports = servers.map(|(_, port, _)| *port).chain([22]).collect();
+        if learned {
+            self.know_servers();
+        }
+    }
+
+    /// Which ports and processes are SSH servers'. A port stays one as long as a session of it is followed.
+    pub(super) fn know_servers(&mut self) {
+        let servers = || self.servers.values().filter_map(|s| Some((s.port, s.processes.as_ref()?)));
+        let mut ports: HashSet<u16> =
+            servers().filter(|(_, processes)| !processes.is_empty()).map(|(port, _)| port).collect();
+        ports.insert(22);
+        if self.select.inbound {
+            let inbound = self.table.iter().filter(|(_, e)| e.connection.direction == Direction::Ingress);
+            ports.extend(inbound.map(|(key, _)| key.tuple.local.port()));
+        }
+        self.server_processes = servers().flat_map(|(_, processes)| processes.iter().copied()).collect();
+        self.server_processes.sort_unstable();
+        self.server_processes.dedup();
+        if ports != self.server_ports {
+            self.server_ports = ports;
+            self.watch_server_ports();
+            if self.select.inbound {
+                self.spaces.iter_mut().for_each(|space| space.gate.want_read());
+            }
+        }
+    }
+
+    /// Ends of inbound sessions are told too, where those are followed.
+    pub(super) fn watch_server_ports(&self) {
+        if let Some(events) = &self.events {
+            let ports = self.server_ports.iter().filter(|_| self.select.inbound);
+            events.set_accepting(&ports.map(|port| *port..=*port).collect::<Vec<_>>());
+        }
     }
 
     fn tell_owner(
@@ -351,8 +457,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        self.remember(proc, key, &attribution, held, at);
-        let Some(entry) = self.table.get_mut(&key) else { return };
+        self.remember(proc, key, &attribution, held.clone(), at);
+        let Some(entry) = self.table.get(&key) else { return };
         let old = &entry.connection.attribution;
         let changed = match (old, &attribution) {
             // What a former run told stands, as long as it is true.
@@ -380,11 +486,19 @@ impl Pipeline {
                 self.attributor.connected(&lineage.process);
             }
         }
-        Arc::make_mut(&mut entry.connection).attribution = attribution;
-        if entry.told {
+        let (direction, old) = (entry.connection.direction, entry.connection.way.clone());
+        let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        let way = way.map(|way| Arc::new(old.as_ref().map_or(way.clone(), |old| way.or_older(old))));
+        let Some(entry) = self.table.get_mut(&key) else { return };
+        let connection = Arc::make_mut(&mut entry.connection);
+        (connection.attribution, connection.way) = (attribution, way.or(old));
+        if !entry.told && self.select.ssh_anywhere {
+            self.tell_late(key, at, told);
+        } else if entry.told {
             let connection = Arc::clone(&entry.connection);
             told.push(Event { at, what: What::Changed { connection, changed } });
         }
+        self.count_descriptors(key, held.as_ref());
     }
 
     /// Connections that began and ended between two readings: their TIME_WAIT tells that they were, and when they
@@ -420,8 +534,10 @@ fn earlier(at: Moment, by: Duration) -> Moment {
     Moment { wall: at.wall.checked_sub(by).unwrap_or(at.wall), boot: at.boot.saturating_sub(by) }
 }
 
-fn is_ssh_server(proc: &Proc, found: &Found) -> bool {
-    let Found::Holders(holders, _) = found else { return false };
-    let name = |pid| proc.hold(pid).and_then(|held| proc.comm_of(&held)).unwrap_or_default();
-    holders.iter().any(|holder| SSH_SERVERS.iter().any(|server| server.as_bytes() == name(holder.pid)))
+/// Those of the holders that are SSH servers.
+fn ssh_servers(proc: &Proc, found: &Found) -> Vec<u32> {
+    let Found::Holders(holders, _) = found else { return Vec::new() };
+    let read = |pid| proc.hold(pid).and_then(|held| proc.read_process(&held, Depth::Ancestor)).ok();
+    let servers = holders.iter().filter_map(|holder| read(holder.pid)).filter(ssh::is_server);
+    servers.map(|process| process.pid).collect()
 }

@@ -17,7 +17,9 @@ impl Pipeline {
         for connection in connections {
             let Some(inode) = connection.inode else { continue };
             let key = Key { netns: connection.netns, tuple: connection.tuple, inode };
-            if !self.follows_all && key.netns != self.own || !self.select.wants(&key.tuple) {
+            if !self.follows_all && key.netns != self.own
+                || !self.select.keeps(connection.direction, &key.tuple)
+            {
                 told.push(self.abandon(connection, CloseReason::OutOfScope, at, at));
                 continue;
             }

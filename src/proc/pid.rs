@@ -23,6 +23,9 @@ use crate::process::{Ids, Login, Process, Tty};
 /// Arguments are read up to here: what a person can have typed, and a bound for what a process can make us store.
 pub const MAX_ARGS_BYTES: usize = 4096;
 
+/// An environment is read up to here: sshd sets its variables among the first.
+const MAX_ENVIRONMENT: usize = 64 * 1024;
+
 /// The audit ids' "unset": (uint32_t)-1.
 const UNSET: u32 = u32::MAX;
 
@@ -319,8 +322,7 @@ impl Proc {
             }
             _ => {
                 let file = Arc::clone(file);
-                let read = move || read_text(&file, MAX_ARGS_BYTES + 1);
-                self.patience.borrow_mut().ask(Part::Arguments, || self.whose(held), read)
+                self.ask_whole(held, move || read_text(&file, MAX_ARGS_BYTES + 1))
             }
         }
     }
@@ -331,6 +333,46 @@ impl Proc {
             Err(e) if e != Errno::TIMEDOUT => Ok(Vec::new()),
             outcome => outcome,
         }
+    }
+
+    /// The audit session that a process belongs to (`sessionid`). `None`: unset, or gone.
+    #[must_use]
+    pub fn audit_session_of(&self, held: &Held) -> Option<u32> {
+        read_login(held).and_then(|login| login.session)
+    }
+
+    /// The path of a process's cgroup. `None`: gone, or there is none.
+    #[must_use]
+    pub fn cgroup_of(&self, held: &Held) -> Option<Vec<u8>> {
+        held.read("cgroup", 4096).ok().and_then(|text| parse_cgroup(&text))
+    }
+
+    /// The process that leads the session of another (`stat` field 6), by its number: as long as anybody is in the
+    /// session, no other process is given it. `None`: gone.
+    #[must_use]
+    pub fn session_leader_of(&self, held: &Held) -> Option<u32> {
+        self.read_stat(held).ok().map(|(stat, _)| unsigned(stat.session)).filter(|pid| *pid != 0)
+    }
+
+    /// A variable of the environment that a process began with. `None`: it has none of this name, or its environment
+    /// may not be read, which takes its user's rights or root's.
+    #[must_use]
+    pub fn variable_of(&self, held: &Held, name: &str) -> Option<Vec<u8>> {
+        let file = openat(&held.dir, "environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        // Its pages are the process's, as those of its arguments are: it may let who asks for them wait.
+        let asked = self.ask_whole(held, move || read_text(file, MAX_ENVIRONMENT));
+        let text = self.wait_for(held, asked).ok()?;
+        let value =
+            |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+        text.split(|b| *b == 0).find_map(value)
+    }
+
+    fn ask_whole(
+        &self,
+        held: &Held,
+        read: impl FnOnce() -> Result<Vec<u8>, Errno> + Send + 'static,
+    ) -> Asked<Vec<u8>> {
+        self.patience.borrow_mut().ask(Part::Arguments, || self.whose(held), read)
     }
 
     /// Keeps the files of a process open.
@@ -688,6 +730,29 @@ mod tests {
         let args: Vec<_> = std::env::args().map(String::into_bytes).collect();
         assert_eq!((me.args, me.args_cut), (args, false));
         assert_eq!(proc.parent_of(&held).unwrap(), me.ppid);
+    }
+
+    #[test]
+    fn a_variable_is_found_in_the_first_64_kib_of_an_environment() {
+        let huge = "x".repeat(100_000);
+        let run = |variables: &[(&str, &str)]| {
+            let mut sleep = std::process::Command::new("sleep");
+            sleep.arg("9").env_clear().envs(variables.iter().copied()).spawn().unwrap()
+        };
+        let proc = Proc::new("/proc").unwrap();
+        for (variables, wanted) in [
+            (&[("SSH_CLIENT", "no"), ("SSH", "yes")][..], Some(&b"yes"[..])),
+            (&[("ASSH", "no")], None),
+            (&[("A", &huge), ("SSH", "yes")], None),
+        ] {
+            let mut child = run(variables);
+            let held = proc.hold(child.id()).unwrap();
+            // Between fork and exec it is what we are.
+            while !held.is_called(b"sleep") {}
+            assert_eq!(proc.variable_of(&held, "SSH").as_deref(), wanted, "{variables:?}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

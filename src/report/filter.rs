@@ -90,8 +90,12 @@ impl AddressMatch {
     }
 
     fn accepts(&self, end: &End<'_>) -> bool {
-        let holds = |network: Cidr| end.address().is_some_and(|address| network.contains(address));
-        self.network.is_none_or(holds) && self.port.is_none_or(|port| end.port == Some(port))
+        self.accepts_end(end.address(), end.port)
+    }
+
+    pub(super) fn accepts_end(&self, address: Option<IpAddr>, own: Option<u16>) -> bool {
+        let holds = |network: Cidr| address.is_some_and(|address| network.contains(address));
+        self.network.is_none_or(holds) && self.port.is_none_or(|port| own == Some(port))
     }
 }
 
@@ -135,7 +139,11 @@ fn parse_port(text: &str) -> Option<u16> {
 impl IdPrefix {
     fn accepts(&self, record: &Record<'_>) -> bool {
         let event_id = record.event.as_ref().and_then(|event| event.id.as_ref()).map(Keyword::as_str);
-        [record.connection_id(), event_id].into_iter().flatten().any(|id| id.starts_with(&self.0))
+        [record.connection_id(), event_id].into_iter().flatten().any(|id| self.begins(id))
+    }
+
+    pub(super) fn begins(&self, id: &str) -> bool {
+        id.starts_with(&self.0)
     }
 }
 

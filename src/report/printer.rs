@@ -165,10 +165,8 @@ impl<'a> Printer<'a> {
     }
 
     pub fn tell_at_end(&mut self, flaws: &mut Flaws) {
-        let Some((line, flaw)) = flaws.first else { return };
-        if flaws.count > flaws.told {
-            flaws.told = flaws.count;
-            self.note(&Notice::Lines { path: flaws.path.clone(), line, flaw, others: flaws.count - 1 });
+        if let Some(notice) = flaws.tell() {
+            self.note(&notice);
         }
     }
 }
@@ -178,9 +176,17 @@ impl Flaws {
         Flaws { path: path.to_owned(), first: None, count: 0, told: 0 }
     }
 
-    fn add(&mut self, line: u64, flaw: Flaw) {
+    pub fn add(&mut self, line: u64, flaw: Flaw) {
         self.first.get_or_insert((line, flaw));
         self.count += 1;
+    }
+
+    /// What is to be told of them, if there are any that were not told of.
+    pub fn tell(&mut self) -> Option<Notice> {
+        let (line, flaw) = self.first?;
+        let is_new = self.count > self.told;
+        self.told = self.count;
+        is_new.then(|| Notice::Lines { path: self.path.clone(), line, flaw, others: self.count - 1 })
     }
 }
 
@@ -188,7 +194,7 @@ impl Flaws {
 ///
 /// JSON allows C1 controls and bidirectional marks in strings and carriage returns between tokens; a terminal
 /// would obey them.
-fn to_ascii_json(line: &str) -> Cow<'_, str> {
+pub(super) fn to_ascii_json(line: &str) -> Cow<'_, str> {
     if line.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Cow::Borrowed(line);
     }

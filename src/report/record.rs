@@ -96,14 +96,7 @@ pub(super) struct Login<'a> {
 impl<'a> Record<'a> {
     /// Parses a line that is one record and nothing else.
     pub fn parse(line: &'a str) -> Result<(Timestamp, Record<'a>), Flaw> {
-        let record: Record<'a> = serde_json::from_str(line).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Flaw::NoRecord,
-            _ => Flaw::NoJson { column: error.column() },
-        })?;
-        // A list of the right values would do for serde.
-        if !line.trim_start().starts_with('{') {
-            return Err(Flaw::NoRecord);
-        }
+        let record: Record<'a> = parse_object(line)?;
         let at = record.timestamp.as_str().parse().map_err(|_| Flaw::NoRecord)?;
         Ok((at, record))
     }
@@ -112,6 +105,16 @@ impl<'a> Record<'a> {
     pub fn connection_id(&self) -> Option<&str> {
         self.portreeve.as_ref()?.connection.as_ref()?.id.as_ref().map(Keyword::as_str)
     }
+}
+
+/// Parses a line that is one object and nothing else.
+pub(super) fn parse_object<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, Flaw> {
+    let object = serde_json::from_str(line).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => Flaw::NoRecord,
+        _ => Flaw::NoJson { column: error.column() },
+    })?;
+    // A list of the right values would do for serde.
+    if line.trim_start().starts_with('{') { Ok(object) } else { Err(Flaw::NoRecord) }
 }
 
 impl End<'_> {
@@ -123,7 +126,7 @@ impl End<'_> {
 
 /// A keyword. A number is taken as its digits: other programs that touch logs write ids either way.
 #[derive(Debug)]
-pub(super) struct Keyword<'a>(Cow<'a, str>);
+pub(crate) struct Keyword<'a>(Cow<'a, str>);
 
 impl Keyword<'_> {
     pub fn as_str(&self) -> &str {

@@ -252,6 +252,11 @@ impl Events {
 }
 
 impl Events {
+    /// Ends of sockets that were accepted at these ports are told too.
+    pub fn set_accepting(&self, ports: &[RangeInclusive<u16>]) {
+        self.watched.set_accepting(ports);
+    }
+
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -82,6 +82,9 @@ pub struct Gate {
     noticed: u64,
     /// True while some of them are of other ports, or were missed.
     strange: bool,
+    /// True if sockets that were accepted are followed too, and while one was counted that no reading has shown.
+    follows_accepted: bool,
+    accepted: bool,
     saved: Duration,
     saved_at: Duration,
     /// Other namespaces: the shares of a core are those of all together.
@@ -92,6 +95,16 @@ impl Gate {
     /// So many other namespaces are watched beside this one.
     pub fn share_with(&mut self, others: usize) {
         self.others = u32::try_from(others).unwrap_or(u32::MAX);
+    }
+
+    /// Sockets that were accepted are followed too: their counter calls for a reading, within the share.
+    pub fn follow_accepted(&mut self, follow: bool) {
+        self.follows_accepted = follow;
+    }
+
+    /// A socket was seen that its listener's process has not taken yet.
+    pub fn note_accepted(&mut self) {
+        self.accepted = true;
     }
 
     /// Takes this tick's counters. `at`: time since boot.
@@ -110,6 +123,8 @@ impl Gate {
         self.saved_at = at;
         let opened = now.active_opens.wrapping_sub(last.active_opens);
         self.read_wanted |= at >= self.repair_due;
+        self.accepted |= self.follows_accepted && now.passive_opens != last.passive_opens;
+        self.read_wanted = self.read_wanted || self.accepted && self.pay(self.read_cost);
         match opens {
             Opens::Counted => self.read_wanted |= opened > 0,
             Opens::Noticed => {
@@ -171,7 +186,7 @@ impl Gate {
         self.explained();
         self.unexplained = unconfirmed;
         self.read_wanted = false;
-        (self.owed, self.noticed, self.strange) = (0, 0, false);
+        (self.owed, self.noticed, self.strange, self.accepted) = (0, 0, false, false);
         self.at_read = self.last;
     }
 

@@ -226,12 +226,15 @@ impl Gather<'_> {
         let mut listeners = Listeners::default();
         listening.iter().for_each(|socket| listeners.add(socket.tuple.local));
         let theirs = |socket: &mut Socket| !is_outbound(socket, &listeners, wanted.ephemeral);
-        let inbound = rows.extract_if(.., theirs).collect();
+        let inbound = rows.extract_if(.., theirs);
+        let (accepted, inbound) =
+            inbound.partition(|socket| wanted.select.inbound && wanted.is_servers(socket));
         rows.retain(|socket| wanted.selects(socket));
         Snapshot {
             netns,
             outbound: rows,
             inbound,
+            accepted,
             listeners: listening,
             complete,
             ends_left_out: ends.saturating_sub(MOST_ENDS) as u64,
@@ -252,10 +255,11 @@ impl Wanted<'_> {
 
     /// The same for the kernel, as far as ports go. `None`: everything passes.
     fn filter(&self) -> Option<Filter> {
-        if self.select.ports.is_all() {
+        let ports = self.select.looked_at();
+        if ports.is_all() {
             return None;
         }
-        let remote = self.select.ports.ranges().iter().cloned().map(Clause::RemotePorts);
+        let remote = ports.ranges().iter().cloned().map(Clause::RemotePorts);
         let local = self.server_ports.iter().map(|port| Clause::LocalPorts(*port..=*port));
         Filter::any_of(remote.chain(local))
     }
@@ -323,7 +327,7 @@ fn lasting(snapshot: &Snapshot, hasher: &RandomState) -> HashSet<u64> {
 }
 
 fn rows(snapshot: &Snapshot) -> impl Iterator<Item = &Socket> {
-    snapshot.outbound.iter().chain(&snapshot.inbound).chain(&snapshot.listeners)
+    snapshot.outbound.iter().chain(&snapshot.inbound).chain(&snapshot.accepted).chain(&snapshot.listeners)
 }
 
 fn hash(socket: &Socket, hasher: &RandomState) -> u64 {

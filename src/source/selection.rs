@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cidr::Cidr;
-use crate::connection::Tuple;
+use crate::connection::{Direction, Tuple};
 use crate::glob::Glob;
 
 /// Ports and ranges of ports, or all.
@@ -22,6 +22,12 @@ impl PortSet {
     #[must_use]
     pub fn ssh() -> Self {
         Self(vec![22..=22])
+    }
+
+    /// Every port.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec![1..=u16::MAX])
     }
 
     /// True if the port is in the set. 0 never is: a socket without a remote end has it.
@@ -37,7 +43,7 @@ impl FromStr for PortSet {
     /// `22`, `22,2222,8000-8100`, `all`.
     fn from_str(text: &str) -> Result<Self, String> {
         if text.trim() == "all" {
-            return Ok(Self(vec![1..=u16::MAX]));
+            return Ok(Self::all());
         }
         let port = |word: &str| match word.trim().parse::<u16>() {
             Ok(port) if port > 0 => Ok(port),
@@ -343,15 +349,42 @@ pub struct Selection {
     pub ports: PortSet,
     /// Filters.
     pub filter: Filter,
+    /// Beside these ports, connections to any port whose owner is an SSH client or server.
+    pub ssh_anywhere: bool,
+    /// Inbound SSH sessions too.
+    pub inbound: bool,
 }
 
 impl Selection {
+    /// Connections to these ports.
+    #[must_use]
+    pub fn new(ports: PortSet, filter: Filter) -> Self {
+        Self { ports, filter, ssh_anywhere: false, inbound: false }
+    }
+
+    /// Remote ports that are looked at: all, where only the owner tells whether a connection is SSH's.
+    #[must_use]
+    pub fn looked_at(&self) -> PortSet {
+        if self.ssh_anywhere { PortSet::all() } else { self.ports.clone() }
+    }
+
+    /// True if a connection that stands is wanted.
+    #[must_use]
+    pub fn keeps(&self, direction: Direction, tuple: &Tuple) -> bool {
+        match direction {
+            Direction::Egress => self.wants(tuple),
+            Direction::Ingress => self.inbound,
+        }
+    }
+
     /// Judges by the remote end alone: what a row tells in all of its states. Users and executables are judged when
     /// the owner is known; until then, and without being told, such a connection is followed, or its TIME_WAIT,
     /// which bears no user, would be taken for another's.
     #[must_use]
     pub fn wants(&self, tuple: &Tuple) -> bool {
-        self.ports.contains(tuple.remote.port()) && self.filter.admits(&Known::of(tuple.remote))
+        let port = tuple.remote.port();
+        (self.ports.contains(port) || self.ssh_anywhere && port != 0)
+            && self.filter.admits(&Known::of(tuple.remote))
     }
 }
 

@@ -51,7 +51,8 @@ impl Socket {
                     let tell = match tally.count(&ended) {
                         Side::Ours => watched.contains(ended.tuple.remote.port()),
                         Side::Disconnected => true,
-                        Side::Theirs | Side::Neither => false,
+                        Side::Theirs => watched.accepts(ended.tuple.local.port()),
+                        Side::Neither => false,
                     };
                     batch.extend(tell.then_some(Observation::Destroyed { netns, ended }));
                 });

@@ -47,34 +47,48 @@ impl PortMap {
     }
 }
 
-/// The remote ports that are watched.
+/// The ports that are watched: remote ones, and local ones at which sockets are accepted.
 #[derive(Debug)]
-pub struct Watched(PortMap);
+pub struct Watched {
+    remote: PortMap,
+    accepting: PortMap,
+}
 
 impl Watched {
     /// These ports. 0 is no port.
     #[must_use]
     pub fn new(ports: &[RangeInclusive<u16>]) -> Self {
-        let watched = Self(PortMap::new());
+        let watched = Self { remote: PortMap::new(), accepting: PortMap::new() };
         watched.set(ports);
         watched
     }
 
     /// Others from now on.
     pub(super) fn set(&self, ports: &[RangeInclusive<u16>]) {
-        self.0.set(ports.iter().map(|range| (*range.start()).max(1)..=*range.end()));
+        self.remote.set(ports.iter().map(|range| (*range.start()).max(1)..=*range.end()));
+    }
+
+    /// These local ports from now on.
+    pub(super) fn set_accepting(&self, ports: &[RangeInclusive<u16>]) {
+        self.accepting.set(ports.iter().cloned());
+    }
+
+    /// True if sockets that were accepted at this local port are watched.
+    #[must_use]
+    pub fn accepts(&self, port: u16) -> bool {
+        self.accepting.contains(port)
     }
 
     /// True if the port is watched.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
-        self.0.contains(port)
+        self.remote.contains(port)
     }
 
     /// All of them, without overlap.
     #[must_use]
     pub fn ranges(&self) -> Vec<RangeInclusive<u16>> {
-        self.0.ranges()
+        self.remote.ranges()
     }
 }
 

@@ -10,9 +10,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Live, Place, State};
-use crate::connection::{Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
-use crate::event::{Host, record::time};
+use crate::connection::{Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use crate::event::{Host, ascii::unreadable, record::time};
 use crate::process::{Attribution, Recorded, Told};
+use crate::ssh::Route;
+use crate::way::{Evidence, Kind, Origin, Way};
 
 const VERSION: u64 = 1;
 /// No line is longer.
@@ -139,13 +141,21 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
     let known = own.get("connection")?;
     let number = |name: &str| known.get(name).and_then(Value::as_u64);
     let text = |name: &str| known.get(name).and_then(Value::as_str);
+    let direction = record.get("network").and_then(|network| network.get("direction"));
+    let direction = match direction.and_then(Value::as_str) {
+        Some("ingress") => Direction::Ingress,
+        _ => Direction::Egress,
+    };
+    let (local, remote) = (end(record.get("source")?)?, end(record.get("destination")?)?);
+    let (local, remote) = if direction == Direction::Egress { (local, remote) } else { (remote, local) };
     let uid = record.get("user").and_then(|user| user.get("id")).and_then(Value::as_str);
     Some(Connection {
         id: text("id")?.parse().ok()?,
         netns: Netns(number("netns").unwrap_or(0)),
         inode: number("inode").and_then(Inode::new),
         cookie: text("cookie").and_then(|cookie| cookie.parse().ok()).and_then(Cookie::new),
-        tuple: Tuple { local: end(record.get("source")?)?, remote: end(record.get("destination")?)? },
+        tuple: Tuple { local, remote },
+        direction,
         state: TcpState::from_name(text("state")?)?,
         uid: uid.and_then(|uid| uid.parse().ok()),
         user: None,
@@ -153,6 +163,7 @@ pub fn connection(record: &Map<String, Value>, opened: Moment, last_seen: Moment
         opened,
         last_seen,
         attribution: Attribution::Recorded(Arc::new(Recorded::new(&told(record, own)))),
+        way: way(own).map(Arc::new),
     })
 }
 
@@ -167,7 +178,38 @@ fn told(record: &Map<String, Value>, own: &Map<String, Value>) -> Told {
         members.retain(|name, _| !others.contains(&name.as_str()));
         members
     };
-    Told { fields: but(record, &NOT_THE_OWNERS), own: but(own, &NOT_THE_OWNERS_EITHER) }
+    let mut fields = but(record, &NOT_THE_OWNERS);
+    // The name that its client was given for the other end: what is asked of a client is the owner's.
+    if let Some(domain) = record.get("destination").and_then(|end| end.get("domain")) {
+        fields.insert("destination".to_owned(), json!({ "domain": domain }));
+    }
+    Told { fields, own: but(own, &NOT_THE_OWNERS_EITHER) }
+}
+
+/// Where it came from, as far as the record tells it: what outlives its owner.
+fn way(own: &Map<String, Value>) -> Option<Way> {
+    let origin = own.get("origin")?;
+    let text = |name: &str| origin.get(name).and_then(Value::as_str);
+    let end = |ip: &str, port: &str| {
+        let port = origin.get(port)?.as_u64()?;
+        Some(SocketAddr::new(text(ip)?.parse().ok()?, u16::try_from(port).ok()?))
+    };
+    let inbound = end("local_ip", "local_port").zip(end("ip", "port"));
+    let number = |name: &str| origin.get(name).and_then(Value::as_u64);
+    let route = own.get("route").and_then(Value::as_str);
+    let origin = Origin {
+        kind: Kind::ALL.into_iter().find(|kind| Some(kind.name()) == text("kind"))?,
+        evidence: Evidence::ALL.into_iter().find(|evidence| Some(evidence.name()) == text("evidence")),
+        inbound: inbound.map(|(local, remote)| Tuple { local, remote }),
+        user: text("user").map(unreadable),
+        tty: text("tty").map(unreadable),
+        session: text("session").map(str::to_owned),
+        server: number("sshd_pid").and_then(|pid| u32::try_from(pid).ok()),
+        connection: text("connection_id").and_then(|id| id.parse().ok()),
+    };
+    let route = Route::ALL.into_iter().find(|known| Some(known.name()) == route);
+    let is_ssh = !matches!(route, Some(Route::Other | Route::ProxyCommand));
+    Some(Way { origin: Arc::new(origin), route, ssh: None, is_ssh, listening: Vec::new() })
 }
 
 /// When a record's connection was opened: the record tells the wall clock of it, if at all.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::*;
-use crate::connection::{CloseReason, Cookie, Inode, Netns, Seen, TcpState, Tuple};
+use crate::connection::{CloseReason, Cookie, Direction, Inode, Netns, Seen, TcpState, Tuple};
 use crate::event::{Ending, Event, Host, Renderer, What};
 use crate::process::{Attribution, Reason};
 use crate::sink::{GENESIS, Stream};
@@ -42,6 +42,8 @@ fn connection(second: u64) -> Arc<Connection> {
         opened: at(second),
         last_seen: at(second),
         attribution: Attribution::Unknown(Reason::Denied),
+        way: None,
+        direction: Direction::Egress,
     })
 }
 

@@ -79,6 +79,8 @@ fn connection(key: Key, state: TcpState, at: Moment) -> Connection {
         opened: at,
         last_seen: at,
         attribution: Attribution::Unknown(Reason::Budget),
+        way: None,
+        direction: Direction::Egress,
     }
 }
 

@@ -30,6 +30,8 @@ pub fn parse_ports(text: &[u8]) -> Ports {
 /// All rules about one record of a connection alone.
 pub fn check(record: &Record<'_>, ports: &Ports, found: &mut Findings<'_>) {
     if record.action == on::OPEN {
+        // An inbound session came to a port of ours.
+        let ports = if record.is(f::DIRECTION, "ingress") { &None } else { ports };
         check_port(record, ports, found);
         check_inode(record, found);
     }

@@ -113,7 +113,7 @@ impl Connections {
         let (Some(id), Some(ends)) = (id, ends(record)) else { return };
         match record.action {
             on::OPEN => self.take_open(record, id, ends, now, found),
-            on::CHANGE => self.take_change(record, id, ends, now, found),
+            on::CHANGE | on::SESSION => self.take_change(record, id, ends, now, found),
             _ => self.take_close(record, id, ends, now, found),
         }
     }
@@ -289,7 +289,8 @@ fn ends(record: &Record<'_>) -> Option<Ends> {
     let numbers = [
         record.number(f::SOURCE_PORT)?,
         record.number(f::DESTINATION_PORT)?,
-        record.number(f::NETNS).unwrap_or(0),
+        // One connection of a machine to itself has both its ends here.
+        record.number(f::NETNS).unwrap_or(0) << 1 | u64::from(record.is(f::DIRECTION, "ingress")),
     ];
     let mut ends = [0; 56];
     let parts = [bytes(f::SOURCE_IP)?, bytes(f::DESTINATION_IP)?];

@@ -27,18 +27,20 @@ pub mod on {
     pub const STEP: u32 = 1 << 10;
     /// `seal`
     pub const SEAL: u32 = 1 << 11;
+    /// `session-multiplexed`
+    pub const SESSION: u32 = 1 << 12;
     /// `process-started`
-    pub const BEGAN: u32 = 1 << 12;
+    pub const BEGAN: u32 = 1 << 13;
     /// `process-ended`
-    pub const ENDED: u32 = 1 << 13;
+    pub const ENDED: u32 = 1 << 14;
     /// `file-changed`
-    pub const TOUCHED: u32 = 1 << 14;
+    pub const TOUCHED: u32 = 1 << 15;
     /// What tells of a connection.
-    pub const CONN: u32 = OPEN | CHANGE | CLOSE;
+    pub const CONN: u32 = OPEN | CHANGE | CLOSE | SESSION;
     /// What tells of a process.
     pub const WHO: u32 = CONN | BEGAN | ENDED | TOUCHED;
     /// All of them.
-    pub const ALL: u32 = (1 << 15) - 1;
+    pub const ALL: u32 = (1 << 16) - 1;
     /// None of them.
     pub const NO: u32 = 0;
 }
@@ -112,6 +114,7 @@ pub const FIELDS: &[Field] = &[
     field("container.name", Text, WHO, NO),
     field("container.runtime", Text, WHO, NO),
     field("destination.bytes", Integer, CLOSE, NO),
+    field("destination.domain", Text, CONN, NO),
     field("destination.ip", Ip, CONN, CONN),
     field("destination.port", Integer, CONN, CONN),
     field("file.directory", Text, TOUCHED, TOUCHED),
@@ -121,6 +124,7 @@ pub const FIELDS: &[Field] = &[
     field("network.bytes", Integer, CLOSE, NO),
     field("network.community_id", Text, CONN, CONN),
     field("network.direction", Text, CONN, CONN),
+    field("network.protocol", Text, CONN, NO),
     field("network.transport", Text, CONN, CONN),
     field("network.type", Text, CONN, CONN),
     field("process.args", Texts, WHO, NO),
@@ -128,6 +132,8 @@ pub const FIELDS: &[Field] = &[
     field("process.cgroup", Text, WHO, NO),
     field("process.command_line", Text, WHO, NO),
     field("process.entity_id", Text, WHO, BEGAN | ENDED),
+    field("process.entry_leader.entry_meta.source.ip", Ip, WHO, NO),
+    field("process.entry_leader.entry_meta.type", Text, WHO, NO),
     field("process.executable", Text, WHO, NO),
     field("process.exit_code", Integer, ENDED, NO),
     field("process.hash.sha256", Text, WHO, NO),
@@ -223,6 +229,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unattributed.timeout", Integer, COVER, NO),
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
     field("portreeve.denied", Texts, WHO, NO),
+    field("portreeve.destination_name.source", Text, CONN, NO),
     field("portreeve.executable_deleted", Boolean, WHO, NO),
     field("portreeve.file.change", Texts, TOUCHED, TOUCHED),
     field("portreeve.file.reason", Text, TOUCHED, NO),
@@ -235,6 +242,8 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.gap.lost", Counts, GAP, NO),
     field("portreeve.gap.to", Time, GAP, GAP),
     field("portreeve.hash.reason", Text, WHO, NO),
+    field("portreeve.listening.addresses", Texts, CONN, NO),
+    field("portreeve.listening.all_interfaces", Boolean, CONN, NO),
     field("portreeve.log.bytes", Integer, REPAIR, REPAIR),
     field("portreeve.log.continues.chain", Text, FILE, NO),
     field("portreeve.log.continues.sequence", Integer, FILE, NO),
@@ -244,10 +253,23 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.login.name", Text, WHO, NO),
     field("portreeve.login.session", Integer, WHO, NO),
     field("portreeve.login.uid", Integer, WHO, NO),
+    field("portreeve.origin.community_id", Text, WHO, NO),
+    field("portreeve.origin.connection_id", Text, WHO, NO),
+    field("portreeve.origin.evidence", Text, WHO, NO),
+    field("portreeve.origin.ip", Ip, WHO, NO),
+    field("portreeve.origin.kind", Text, WHO, NO),
+    field("portreeve.origin.local_ip", Ip, WHO, NO),
+    field("portreeve.origin.local_port", Integer, WHO, NO),
+    field("portreeve.origin.port", Integer, WHO, NO),
+    field("portreeve.origin.session", Text, WHO, NO),
+    field("portreeve.origin.sshd_pid", Integer, WHO, NO),
+    field("portreeve.origin.tty", Text, WHO, NO),
+    field("portreeve.origin.user", Text, WHO, NO),
     field("portreeve.process.connections", Integer, ENDED, ENDED),
     field("portreeve.process.end", Text, ENDED, ENDED),
     field("portreeve.process.signal", Integer, ENDED, NO),
     field("portreeve.redacted", Integer, WHO, NO),
+    field("portreeve.route", Text, CONN, NO),
     field("portreeve.schema", Integer, ALL, ALL),
     field("portreeve.seal.chain", Text, SEAL, SEAL),
     field("portreeve.seal.epoch", Integer, SEAL, SEAL),
@@ -255,6 +277,19 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.seal.mac", Text, SEAL, SEAL),
     field("portreeve.seal.sequence", Integer, SEAL, SEAL),
     field("portreeve.seal.time", Time, SEAL, SEAL),
+    field("portreeve.ssh.control_path", Text, CONN, NO),
+    field("portreeve.ssh.forwards.dynamic", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.local", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.remote", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.stdio", Texts, CONN, NO),
+    field("portreeve.ssh.forwards.tunnel", Texts, CONN, NO),
+    field("portreeve.ssh.jump", Texts, CONN, NO),
+    field("portreeve.ssh.login", Text, CONN, NO),
+    field("portreeve.ssh.multiplexed", Boolean, CONN, NO),
+    field("portreeve.ssh.port", Integer, CONN, NO),
+    field("portreeve.ssh.subsystem", Text, CONN, NO),
+    field("portreeve.ssh.target", Text, CONN, NO),
+    field("portreeve.ssh.tool", Text, CONN, NO),
     field("portreeve.truncated", Texts, ALL, NO),
     field("portreeve.watch.capabilities", Texts, START, NO),
     field("portreeve.watch.changed", Texts, RELOAD, NO),
@@ -280,6 +315,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.format", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.hash", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.ignore-hash", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.inbound", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.include", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.interval", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.log-file", Text, START | RELOAD, NO),
@@ -288,6 +324,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.ports", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.seal", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.source", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.ssh-anywhere", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.ssh-files", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),

@@ -16,7 +16,7 @@ use crate::text::escape;
 pub const LONGEST: usize = 16 * 1024;
 
 /// `event.action`, in the order of the bits in `fields::on`.
-pub const ACTIONS: [&str; 15] = [
+pub const ACTIONS: [&str; 16] = [
     "watch-started",
     "watch-stopped",
     "watch-reloaded",
@@ -29,6 +29,7 @@ pub const ACTIONS: [&str; 15] = [
     "log-repaired",
     "clock-stepped",
     "seal",
+    "session-multiplexed",
     "process-started",
     "process-ended",
     "file-changed",
@@ -47,6 +48,8 @@ pub mod f {
     names! {
         TIMESTAMP = "@timestamp"; STREAM = "agent.id"; RUN = "agent.ephemeral_id"; AGENT = "agent.type";
         VERSION = "agent.version"; BOOT = "host.boot.id"; HOST = "host.name"; BOOTTIME = "portreeve.boottime_us";
+        DIRECTION = "network.direction"; ROUTE = "portreeve.route"; ORIGIN = "portreeve.origin.kind";
+        EVIDENCE = "portreeve.origin.evidence"; ANYWHERE = "portreeve.watch.settings.ssh-anywhere";
         SCHEMA = "portreeve.schema"; ACTION = "event.action"; KIND = "event.kind"; CATEGORY = "event.category";
         TYPE = "event.type"; OUTCOME = "event.outcome"; EVENT_ID = "event.id"; PROVIDER = "event.provider";
         DATASET = "event.dataset"; SEQUENCE = "event.sequence"; CHAIN = "chain"; EVENT_REASON = "event.reason";

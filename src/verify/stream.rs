@@ -116,6 +116,10 @@ impl Stream {
 
     fn take_ports(&mut self, record: &Record<'_>) {
         let changed = record.text(f::CHANGED_SETTINGS).unwrap_or_default();
+        if record.is(f::ANYWHERE, "true") {
+            self.ports = None;
+            return;
+        }
         match record.text(f::PORTS) {
             Some(ports) => self.ports = parse_ports(ports),
             None if memchr::memmem::find(changed, b"\"ports\"").is_some() => self.ports = None,

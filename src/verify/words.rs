@@ -28,6 +28,10 @@ const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
 const NO_HASH: Words =
     &["pending", "denied", "too_large", "vanished", "timeout", "changed", "busy", "failed"];
+const DIRECTIONS: Words = &["egress", "ingress"];
+const ROUTES: Words = &["direct", "jump", "proxy_command", "forwarded", "mux_master", "other"];
+const ORIGINS: Words = &["ssh", "local_tty", "cron", "service", "container", "unknown"];
+const EVIDENCES: Words = &["socket", "audit_session", "cgroup_session", "remembered", "title", "environment"];
 const REASONS: Words = &[
     "closed",
     "reset",
@@ -85,6 +89,7 @@ fn labels(action: usize) -> [&'static str; 4] {
         "connection-closed" => ["event", "[\"connection\",\"end\"]"],
         "process-started" => ["event", "[\"start\"]"],
         "process-ended" => ["event", "[\"end\"]"],
+        "session-multiplexed" => ["event", "[\"start\"]"],
         "gap" => ["state", "[\"error\"]"],
         "coverage" => ["metric", "[\"info\"]"],
         _ => ["state", "[\"info\"]"],
@@ -94,6 +99,8 @@ fn labels(action: usize) -> [&'static str; 4] {
         ["event", "[\"file\"]", "", "portreeve.file"]
     } else if ACTIONS.get(action).is_some_and(|action| action.starts_with("process-")) {
         [kind, "[\"process\"]", types, "portreeve.process"]
+    } else if types == "[\"start\"]" && kind == "event" {
+        [kind, "[\"session\"]", types, "portreeve.connection"]
     } else if kind == "event" {
         [kind, "[\"network\"]", types, "portreeve.connection"]
     } else {
@@ -128,7 +135,7 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     }
     let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
     let rest: &[(usize, Words)] = match record.action {
-        on::OPEN | on::CHANGE => &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES)],
+        on::OPEN | on::CHANGE | on::SESSION => &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES)],
         on::CLOSE => {
             &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
         }
@@ -145,9 +152,18 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if let Some((field, _)) = open.iter().find(|pair| !is_known(pair)) {
         return wrong(*field);
     }
-    let why = record.text(f::WHY_UNKNOWN);
-    if why.is_some_and(|why| !WHY_UNKNOWN.iter().any(|word| word.as_bytes() == why)) {
-        return wrong(f::WHY_UNKNOWN);
+    let where_present = [
+        (f::WHY_UNKNOWN, WHY_UNKNOWN),
+        (f::DIRECTION, DIRECTIONS),
+        (f::ROUTE, ROUTES),
+        (f::ORIGIN, ORIGINS),
+        (f::EVIDENCE, EVIDENCES),
+    ];
+    let is_strange = |(field, words): &&(usize, Words)| {
+        record.text(*field).is_some_and(|text| !words.iter().any(|word| word.as_bytes() == text))
+    };
+    if let Some((field, _)) = where_present.iter().find(is_strange) {
+        return wrong(*field);
     }
     for (field, words) in [(f::NO_HASH, NO_HASH), (f::UNSEEN, UNSEEN)] {
         let why = record.text(field);

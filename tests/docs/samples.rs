@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use portreeve::cli::Cli;
-use portreeve::connection::{CloseReason, Connection, Cookie, Inode, Moment, Netns, Seen, TcpState, Tuple};
+use portreeve::connection::{
+    CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple,
+};
 use portreeve::event::{
     Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
     ProcessFate, Renderer, Seal, Started, Unseen, What,
@@ -19,6 +21,8 @@ use portreeve::process::{
 use portreeve::sink::Stream;
 use portreeve::source::Kind;
 use portreeve::source::poll::Source;
+use portreeve::ssh::{Forwards, Meaning, Route, TOOLS};
+use portreeve::way::{Evidence, Kind as Origins, Origin, Way};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -88,6 +92,11 @@ pub fn events() -> Vec<Event> {
         What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
         What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(lineage(process(4242), None))))),
         What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
+        What::Multiplexed(owned()),
+        What::Opened(Arc::new(Connection {
+            direction: Direction::Ingress,
+            ..connection(owner(process(7), None))
+        })),
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
         What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
@@ -194,6 +203,11 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.connection.seen", sights()),
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
+        ("network.direction", [Direction::Egress, Direction::Ingress].map(Direction::name).to_vec()),
+        ("portreeve.route", Route::ALL.map(Route::name).to_vec()),
+        ("portreeve.origin.kind", Origins::ALL.map(Origins::name).to_vec()),
+        ("portreeve.origin.evidence", Evidence::ALL.map(Evidence::name).to_vec()),
+        ("portreeve.ssh.tool", TOOLS.to_vec()),
         ("event.outcome", vec!["success", "failure", "unknown"]),
     ];
     sets.extend(of_files());
@@ -305,6 +319,8 @@ fn connection(attribution: Attribution) -> Connection {
         seen: Seen::Poll,
         opened: moment(0),
         last_seen: moment(1),
+        direction: Direction::Egress,
+        way: attribution.owner().map(|_| Arc::new(way())),
         attribution,
     }
 }
@@ -343,6 +359,49 @@ fn fates() -> Vec<&'static str> {
     };
     let all = [ProcessFate::Exited(0), ProcessFate::Killed(9), ProcessFate::Executed, ProcessFate::Unknown];
     all.map(name).to_vec()
+}
+
+/// All that can be known of a way.
+fn way() -> Way {
+    let text = |text: &str| Some(text.as_bytes().to_vec());
+    let texts = |all: &[&str]| all.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>();
+    let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let meaning = Meaning {
+        target: text("alice@web1"),
+        login: text("alice"),
+        port: Some(2_222),
+        jump: texts(&["bastion"]),
+        forwards: Forwards {
+            local: texts(&["8080:db:80"]),
+            remote: texts(&["9090:localhost:90"]),
+            dynamic: texts(&["1080"]),
+            stdio: texts(&["web1:22"]),
+            tunnel: texts(&["0:0"]),
+        },
+        subsystem: text("sftp"),
+        tool: Some("scp"),
+        control_path: text("/run/user/1000/cm"),
+        multiplexed: true,
+        destination: text("bastion"),
+        ..Meaning::default()
+    };
+    let origin = Origin {
+        kind: Origins::Ssh,
+        evidence: Some(Evidence::Socket),
+        inbound: Some(Tuple { local: end("192.0.2.10:22"), remote: end("198.51.100.7:50122") }),
+        user: text("alice"),
+        tty: text("pts/3"),
+        session: Some("3".to_owned()),
+        server: Some(4_000),
+        connection: Some(Uuid::nil()),
+    };
+    Way {
+        origin: Arc::new(origin),
+        route: Some(Route::Jump),
+        ssh: Some(Arc::new(meaning)),
+        is_ssh: true,
+        listening: vec![end("0.0.0.0:1080")],
+    }
 }
 
 fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {

@@ -62,7 +62,7 @@ impl Watcher {
             boottime: Box::new(move || clock.get()),
             cputime: Box::new(|| Duration::ZERO),
         };
-        let select = Selection { ports: "22".parse().unwrap(), filter: Filter::default() };
+        let select = Selection::new("22".parse().unwrap(), Filter::default());
         let pipeline = Pipeline::new(proc, select, Masker::new(&[]), outside, Duration::from_secs(1), 100);
         let mut watcher = Self { pipeline, ledger, steps: Steps::default(), last: None };
         watcher.tell_time(at);

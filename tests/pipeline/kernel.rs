@@ -300,7 +300,7 @@ pub fn pipeline(kernel: &Kernel, ports: &str, filter: Filter) -> Pipeline {
         boottime: Box::new(|| Duration::ZERO),
         cputime: Box::new(|| Duration::ZERO),
     };
-    let select = Selection { ports: ports.parse().unwrap(), filter };
+    let select = Selection::new(ports.parse().unwrap(), filter);
     Pipeline::new(&kernel.proc(), select, Masker::new(&[]), outside, Duration::from_secs(1), 100)
 }
 

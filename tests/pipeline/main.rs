@@ -21,6 +21,8 @@ mod identity;
 mod memory;
 /// Other network namespaces.
 mod namespaces;
+/// From where.
+mod origins;
 /// What is seldom seen.
 mod rare;
 /// Trees over time, and the words they must lead to.

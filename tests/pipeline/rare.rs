@@ -101,7 +101,7 @@ fn rows_of_other_ports_are_read_and_not_kept() {
     };
     watch.kernel.rows.extend((0..5_000).map(other));
     assert_eq!(watch.tick().len(), 1);
-    let select = Selection { ports: "22".parse().unwrap(), filter: Filter::default() };
+    let select = Selection::new("22".parse().unwrap(), Filter::default());
     let server_ports = [22].into();
     let wanted = poll::Wanted {
         select: &select,

@@ -343,7 +343,7 @@ fn a_new_selection_ends_what_it_leaves_out_and_opens_what_it_adds_as_standing() 
     watch.kernel.connect(200, "10.0.0.1:50002", "203.0.113.7:2222", 2);
     watch.kernel.establish(2);
     assert_eq!(watch.tick().len(), 1);
-    let select = Selection { ports: "2222".parse().unwrap(), filter: Filter::default() };
+    let select = Selection::new("2222".parse().unwrap(), Filter::default());
     let out = told(&watch.pipeline.select(select, Masker::new(&[]), moment(watch.millis)));
     assert!(out.len() == 1 && out[0].contains("  out of scope after "), "{out:?}");
     let told = watch.tick();
@@ -397,7 +397,7 @@ fn the_ports_of_ssh_servers_are_learned_and_their_sessions_are_in_the_snapshot()
     watch.kernel.accept("10.0.0.1:2222", "198.51.100.4:50000", 32);
     watch.kernel.accept("10.0.0.1:8080", "198.51.100.4:50001", 33);
     watch.kernel.write();
-    let select = Selection { ports: "22".parse().unwrap(), filter: Filter::default() };
+    let select = Selection::new("22".parse().unwrap(), Filter::default());
     let wanted = poll::Wanted {
         select: &select,
         server_ports: watch.pipeline.server_ports(),

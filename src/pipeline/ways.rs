@@ -1,0 +1,69 @@
+//! From where and through what: asked when a connection is opened or passes to another owner.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Pipeline;
+use crate::connection::{Connection, Direction, Key};
+use crate::origin::Question;
+use crate::proc::{Held, Proc};
+use crate::process::{Attribution, Lineage};
+use crate::ssh;
+use crate::way::Way;
+
+impl Pipeline {
+    /// The way to a connection of this owner. `None`: the owner is not known.
+    pub(super) fn way_of(
+        &mut self,
+        proc: &Proc,
+        key: &Key,
+        direction: Direction,
+        attribution: &Attribution,
+        held: Option<&Rc<Held>>,
+    ) -> Option<Way> {
+        let Attribution::Owned { lineage, .. } = attribution else { return None };
+        let held = held.map(Rc::as_ref);
+        Some(match direction {
+            Direction::Ingress => Way {
+                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple)),
+                route: None,
+                ssh: None,
+                is_ssh: ssh::is_server(&lineage.process),
+                listening: Vec::new(),
+            },
+            Direction::Egress => self.way_out(proc, key, lineage, held),
+        })
+    }
+
+    /// The way of a process that makes a connection, or rides on one.
+    pub(super) fn way_out(&mut self, proc: &Proc, key: &Key, lineage: &Lineage, owner: Option<&Held>) -> Way {
+        let question =
+            Question { lineage, owner, ports: &self.server_ports, listeners: &self.server_processes };
+        let mut origin = self.origins.find(proc, question);
+        if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
+            let inbound =
+                self.table.between(key.netns, tuple).or_else(|| self.table.between(self.own, tuple));
+            let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
+            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
+        }
+        let (process, ancestry) = (&lineage.process, &lineage.ancestry);
+        Way {
+            origin,
+            route: Some(ssh::route(process, ancestry)),
+            ssh: ssh::meaning(process, ancestry).map(Arc::new),
+            is_ssh: ssh::is_client(process) || ssh::is_server(process),
+            listening: Vec::new(),
+        }
+    }
+
+    /// True if a connection is told: it goes to a port that was chosen, or an SSH client or server owns it.
+    pub(super) fn is_chosen(&self, connection: &Connection) -> bool {
+        match connection.direction {
+            Direction::Ingress => true,
+            Direction::Egress => {
+                self.select.ports.contains(connection.tuple.remote.port())
+                    || connection.way.as_ref().is_some_and(|way| way.is_ssh)
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Ways as a graph for Graphviz.
+//! Labels are quoted strings: quotes, backslashes and ampersands cannot end or change them.
+
+use std::io::{self, Write};
+
+use super::join::Forest;
+use super::phrase::Fate;
+use super::{Edge, graph};
+use crate::report::words::moment;
+use crate::text::Style;
+
+/// # Errors
+/// What the output says.
+pub(crate) fn begin(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(
+        b"digraph portreeve {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n  \
+          edge [fontname=\"sans-serif\", fontsize=10];\n",
+    )
+}
+
+/// # Errors
+/// What the output says.
+pub(crate) fn end(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"}\n")
+}
+
+/// Writes one way as a cluster.
+///
+/// # Errors
+/// What the output says.
+pub(crate) fn write(
+    forest: &Forest<'_>,
+    root: usize,
+    number: u64,
+    style: &Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let graph = graph(forest, root, style);
+    let at = forest.entries.get(root).map_or(0, |entry| entry.earliest);
+    let (date, clock) = moment(at, style);
+    writeln!(out, "  subgraph cluster_{number} {{\n    label={};", label(&[format!("{date} {clock}")]))?;
+    for (place, node) in graph.nodes.iter().enumerate() {
+        let look = if node.is_host { "" } else { ", style=dashed" };
+        writeln!(out, "    w{number}_{place} [label={}{look}];", label(&node.lines))?;
+    }
+    for Edge { from, to, lines, fate, is_proved } in &graph.edges {
+        let look = match (is_proved, fate) {
+            (false, _) => ", style=dotted",
+            (true, Fate::Failed) => ", color=red",
+            (true, _) => "",
+        };
+        writeln!(out, "    w{number}_{from} -> w{number}_{to} [label={}{look}];", label(lines))?;
+    }
+    writeln!(out, "  }}")
+}
+
+/// Lines as a quoted string. The ampersand would begin an entity.
+fn label(lines: &[String]) -> String {
+    let lines =
+        lines.iter().map(|line| line.replace('&', "&amp;").replace('\\', "\\\\").replace('"', "\\\""));
+    format!("\"{}\"", lines.collect::<Vec<_>>().join("\\n"))
+}

@@ -1,0 +1,68 @@
+//! Ways as a flowchart for Mermaid.
+//! In a label only letters, digits and a few marks stand for themselves; all else is its number.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::join::Forest;
+use super::phrase::Fate;
+use super::{Edge, graph};
+use crate::report::words::moment;
+use crate::text::Style;
+
+/// # Errors
+/// What the output says.
+pub(crate) fn begin(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"flowchart LR\n")
+}
+
+/// Writes one way as a subgraph.
+///
+/// # Errors
+/// What the output says.
+pub(crate) fn write(
+    forest: &Forest<'_>,
+    root: usize,
+    number: u64,
+    style: &Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let graph = graph(forest, root, style);
+    let at = forest.entries.get(root).map_or(0, |entry| entry.earliest);
+    let (date, clock) = moment(at, style);
+    writeln!(out, "  subgraph w{number}[{}]", label(&[format!("{date} {clock}")]))?;
+    for (place, node) in graph.nodes.iter().enumerate() {
+        let (open, close) = if node.is_host { ('[', ']') } else { ('(', ')') };
+        writeln!(out, "    w{number}n{place}{open}{}{close}", label(&node.lines))?;
+    }
+    for Edge { from, to, lines, fate, is_proved } in &graph.edges {
+        let arrow = match (is_proved, fate) {
+            (false, _) => "-.->",
+            (true, Fate::Failed) => "--x",
+            (true, _) => "-->",
+        };
+        writeln!(out, "    w{number}n{from} {arrow}|{}| w{number}n{to}", label(lines))?;
+    }
+    writeln!(out, "  end")
+}
+
+/// Lines as a quoted label.
+fn label(lines: &[String]) -> String {
+    let mut text = String::from("\"");
+    for (number, line) in lines.iter().enumerate() {
+        if number > 0 {
+            text.push_str("<br/>");
+        }
+        for c in line.chars() {
+            match c {
+                ' ' | ',' | '.' | ':' | '/' | '@' | '-' | '_' => text.push(c),
+                c if c.is_ascii_alphanumeric() => text.push(c),
+                c => {
+                    let _ = write!(text, "#{};", u32::from(c));
+                }
+            }
+        }
+    }
+    text.push('"');
+    text
+}
