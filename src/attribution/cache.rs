@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::connection::Moment;
 use crate::process::{FileId, Hash, Lineage, Process};
+use crate::way::Origin;
 
 /// As many processes are remembered, with so many bytes of arguments each: 4 MiB at most.
 const MOST: usize = 4_096;
@@ -45,6 +46,8 @@ pub(super) struct Memory {
 pub struct Execution {
     /// The process, as it was when it had started.
     pub lineage: Arc<Lineage>,
+    /// The session that it belongs to.
+    pub origin: Option<Arc<Origin>>,
     /// When it became this program.
     pub started: Moment,
     /// Connections that were attributed to it.
@@ -83,14 +86,15 @@ struct Remembered {
 
 struct Followed {
     lineage: Arc<Lineage>,
+    origin: Option<Arc<Origin>>,
     started: Moment,
     connections: u64,
 }
 
 impl Followed {
     fn over(self, ended: Moment, end: ExecutionEnd) -> Execution {
-        let Self { lineage, started, connections } = self;
-        Execution { lineage, started, connections, ended, end }
+        let Self { lineage, origin, started, connections } = self;
+        Execution { lineage, origin, started, connections, ended, end }
     }
 }
 
@@ -126,11 +130,16 @@ impl Memory {
     }
 
     /// Follows a process that is remembered. False: it is not, or as many are followed.
-    pub(super) fn follow(&mut self, lineage: Arc<Lineage>, started: Moment) -> bool {
+    pub(super) fn follow(
+        &mut self,
+        lineage: Arc<Lineage>,
+        origin: Option<Arc<Origin>>,
+        started: Moment,
+    ) -> bool {
         let known = self.by_pid.get_mut(&lineage.process.pid);
         let known = known.filter(|known| is_same(&known.process, &lineage.process) && !known.has_ended);
         let Some(known) = known.filter(|_| self.followed < MOST_FOLLOWED) else { return false };
-        if known.followed.replace(Box::new(Followed { lineage, started, connections: 0 })).is_none() {
+        if known.followed.replace(Box::new(Followed { lineage, origin, started, connections: 0 })).is_none() {
             self.followed += 1;
         }
         true
@@ -385,7 +394,7 @@ mod tests {
         };
         for pid in 2..2_000 {
             memory.forked(1, process(pid, &["ssh"]), at(1).boot);
-            assert_eq!(memory.follow(lineage(pid), at(1)), pid < 2 + 1_024);
+            assert_eq!(memory.follow(lineage(pid), None, at(1)), pid < 2 + 1_024);
         }
         for pid in 3_000..30_000 {
             memory.forked(1, process(pid, &["x"]), at(2).boot);

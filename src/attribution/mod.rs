@@ -29,6 +29,7 @@ use crate::hash::Hasher;
 use crate::proc::{Depth, Held, Proc};
 use crate::process::{Attribution, ChainCut, FileId, Hash, Holder, Lineage, Process, Reason};
 use crate::secrets::Masker;
+use crate::way::Origin;
 
 /// Login name of a user id.
 pub type UserNames = Box<dyn FnMut(u32) -> Option<Arc<str>>>;
@@ -118,14 +119,18 @@ impl Attributor {
         self.memory.get(pid).map(Arc::clone)
     }
 
-    /// Follows a process that was just told to run another program, until its end. False: too many are followed already.
-    pub fn follow(&mut self, proc: &Proc, noted: &Arc<Process>, at: Moment) -> (Arc<Lineage>, bool) {
+    /// A process that was just told to run another program, with its ancestors.
+    pub fn started(&mut self, proc: &Proc, noted: &Arc<Process>) -> Arc<Lineage> {
         // What was read of it in this tick was another program.
         self.this_tick.remove(&noted.pid);
         let lineage = self.lineage_of(proc, noted.pid);
         let lineage = lineage.filter(|lineage| lineage.process.start_ticks == noted.start_ticks);
-        let lineage = lineage.unwrap_or_else(|| self.remembered(noted));
-        (Arc::clone(&lineage), self.memory.follow(lineage, at))
+        lineage.unwrap_or_else(|| self.remembered(noted))
+    }
+
+    /// Follows it until its end. False: too many are followed already, or it is not remembered.
+    pub fn follow(&mut self, lineage: Arc<Lineage>, origin: Option<Arc<Origin>>, at: Moment) -> bool {
+        self.memory.follow(lineage, origin, at)
     }
 
     /// A process by its number, with its ancestors, as they are now: 0.1 to 0.5 ms. `None`: gone.

@@ -1,16 +1,15 @@
 //! A change of one of SSH's files, in the schema's names and in one line.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::ascii::readable;
-use super::message::{chain_of, command_line, shorten, who_of, word};
+use super::message::{chain_of, command_line, shorten, word};
+use super::program::{Actor, named};
 use super::record::{Cut, Host, Members, set};
 use crate::connection::Moment;
 use crate::files::{Change, Witness};
-use crate::process::Lineage;
 
 /// A file was changed.
 #[derive(Debug, Clone)]
@@ -24,7 +23,7 @@ pub struct FileChanged {
     /// So many writes there were since the last that was told.
     pub repeated: u64,
     /// By whom.
-    pub who: Result<Arc<Lineage>, Unseen>,
+    pub who: Result<Actor, Unseen>,
 }
 
 /// Why nobody is named.
@@ -84,7 +83,7 @@ impl Host {
         let mut own: Value = json!({ "change": file.names(), "source": file.by.name() });
         set(&mut own, "repeated", (file.repeated > 0).then(|| json!(file.repeated)));
         match &file.who {
-            Ok(lineage) => self.program(record, lineage, at, cut),
+            Ok(who) => self.program(record, who, at, cut),
             Err(unseen) => set(&mut own, "reason", Some(json!(unseen.name()))),
         }
         record.own("file", own);
@@ -93,15 +92,15 @@ impl Host {
 
 /// `touch  alice@pts/3  /home/alice/.ssh/authorized_keys  modified  vim[4242] ← bash[4100]  vim authorized_keys`
 pub(super) fn changed(file: &FileChanged) -> String {
-    let who = file.who.as_ref().map_or_else(|_| "user unknown".to_owned(), |who| who_of(&who.process));
+    let who = file.who.as_ref().map_or_else(|_| "user unknown".to_owned(), named);
     let mut line = format!("touch  {who}  {}  {}", shorten(word(&file.path)), file.names().join(", "));
     if file.repeated > 0 {
         let _ = write!(line, " {} times more", file.repeated);
     }
     let _ = match &file.who {
-        Ok(lineage) => {
-            let command = shorten(command_line(&lineage.process.args));
-            write!(line, "  {}  {command}", chain_of(lineage, usize::MAX))
+        Ok(who) => {
+            let command = shorten(command_line(&who.lineage.process.args));
+            write!(line, "  {}  {command}", chain_of(&who.lineage, usize::MAX))
         }
         Err(unseen) => write!(line, "  process unknown ({})", unseen.name()),
     };

@@ -15,7 +15,7 @@ use super::{file, program};
 use crate::connection::{CloseReason, Connection, Direction, Seen};
 use crate::process::{Attribution, Lineage, Process, Told};
 use crate::text::escape;
-use crate::way::Evidence;
+use crate::way::{Evidence, Origin};
 
 /// As many links of a chain as fit a line; the record holds all.
 const LINKS: usize = 8;
@@ -38,7 +38,7 @@ pub fn message(event: &Event) -> String {
         What::Opened(connection) => open(connection),
         What::Changed { connection, changed } => change(connection, changed),
         What::Closed { connection, ending } => close(connection, ending),
-        What::ProcessStarted(lineage) => program::started(lineage),
+        What::ProcessStarted(who) => program::started(who),
         What::ProcessEnded(end) => program::ended(end),
         What::FileChanged(changed) => file::changed(changed),
         What::Multiplexed(connection) => columns("session", connection, Some("rides on it")),
@@ -282,11 +282,16 @@ fn from(connection: &Connection) -> String {
     let Some(way) = connection.way.as_ref().filter(|_| connection.direction == Direction::Egress) else {
         return String::new();
     };
-    let by = match way.origin.evidence {
+    from_of(&way.origin)
+}
+
+/// The same of a session.
+pub(super) fn from_of(origin: &Origin) -> String {
+    let by = match origin.evidence {
         None | Some(Evidence::Socket) => String::new(),
         Some(evidence) => format!(" by {}", evidence.name().replace('_', " ")),
     };
-    way.origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
+    origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
 }
 
 fn ends(connection: &Connection) -> String {

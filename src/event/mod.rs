@@ -20,10 +20,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::connection::{CloseReason, Connection, Moment};
-use crate::process::Lineage;
 
 pub use file::{FileChanged, Unseen};
-pub use program::{ProcessEnd, ProcessFate};
+pub use program::{Actor, ProcessEnd, ProcessFate};
 pub use record::{Body, Host, Renderer};
 
 /// Something to be told, and when it was observed.
@@ -92,7 +91,7 @@ pub enum What {
         ending: Ending,
     },
     /// A program that is followed was started.
-    ProcessStarted(Arc<Lineage>),
+    ProcessStarted(Actor),
     /// It ended.
     ProcessEnded(Box<ProcessEnd>),
     /// One of SSH's files was changed.

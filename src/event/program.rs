@@ -6,16 +6,27 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::message::{chain_of, command_line, for_people, shorten, who_of};
+use super::message::{chain_of, command_line, for_people, from_of, shorten, who_of};
 use super::record::{Cut, Host, Members, set};
+use super::way::tell_origin;
 use crate::connection::Moment;
 use crate::process::Lineage;
+use crate::way::Origin;
+
+/// Who did something that is told, and from which session.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The process and its ancestors.
+    pub lineage: Arc<Lineage>,
+    /// `None`: not asked.
+    pub origin: Option<Arc<Origin>>,
+}
 
 /// The end of a program whose start was told.
 #[derive(Debug, Clone)]
 pub struct ProcessEnd {
     /// The process, as it was when the program had started.
-    pub lineage: Arc<Lineage>,
+    pub who: Actor,
     /// When it had.
     pub started: Moment,
     /// When it ended, or was found gone.
@@ -79,16 +90,19 @@ impl ProcessEnd {
 
 impl Host {
     /// Who, as the records of a process tell it.
-    pub(super) fn program(&self, record: &mut Members, lineage: &Lineage, started: Moment, cut: Cut) {
-        self.lineage(record, lineage, started, cut);
+    pub(super) fn program(&self, record: &mut Members, who: &Actor, started: Moment, cut: Cut) {
+        self.lineage(record, &who.lineage, started, cut);
+        if let Some(origin) = &who.origin {
+            tell_origin(record, origin);
+        }
         if cut > Cut::None {
             record.own("truncated", json!(cut.names()));
         }
     }
 
     pub(super) fn program_end(&self, record: &mut Members, end: &ProcessEnd, cut: Cut) {
-        let ProcessEnd { lineage, started, ended: _, fate, connections } = end;
-        self.program(record, lineage, *started, cut);
+        let ProcessEnd { who, started, ended: _, fate, connections } = end;
+        self.program(record, who, *started, cut);
         let (code, signal) = match fate {
             ProcessFate::Exited(code) => (Some(code), None),
             ProcessFate::Killed(signal) => (None, Some(signal)),
@@ -104,8 +118,8 @@ impl Host {
 }
 
 /// `exec   alice@pts/3  ssh[4242] ← bash[4100]  ssh git.example.net`
-pub(super) fn started(lineage: &Lineage) -> String {
-    line("exec  ", lineage, usize::MAX, None)
+pub(super) fn started(who: &Actor) -> String {
+    line("exec  ", who, usize::MAX, None)
 }
 
 /// `exit   alice@pts/3  ssh[4242]  exited 255 after 3.2 s, made no connection  ssh git.example.net`
@@ -123,11 +137,12 @@ pub(super) fn ended(end: &ProcessEnd) -> String {
         count => format!("{count} connections"),
     };
     let _ = write!(note, " after {}, {made}", for_people(end.duration()));
-    line("exit  ", &end.lineage, 1, Some(&note))
+    line("exit  ", &end.who, 1, Some(&note))
 }
 
-fn line(verb: &str, lineage: &Lineage, links: usize, note: Option<&str>) -> String {
-    let mut line = format!("{verb} {}  {}", who_of(&lineage.process), chain_of(lineage, links));
+fn line(verb: &str, who: &Actor, links: usize, note: Option<&str>) -> String {
+    let lineage = &who.lineage;
+    let mut line = format!("{verb} {}  {}", named(who), chain_of(lineage, links));
     if let Some(note) = note {
         let _ = write!(line, "  {note}");
     }
@@ -136,6 +151,11 @@ fn line(verb: &str, lineage: &Lineage, links: usize, note: Option<&str>) -> Stri
         let _ = write!(line, "  {command}");
     }
     line
+}
+
+/// `alice@pts/3 from 198.51.100.7`.
+pub(super) fn named(who: &Actor) -> String {
+    format!("{}{}", who_of(&who.lineage.process), who.origin.as_deref().map(from_of).unwrap_or_default())
 }
 
 #[cfg(test)]

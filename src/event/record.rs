@@ -146,7 +146,7 @@ impl Renderer {
                 self.host.connection(record, connection, cut);
                 close(record, connection.direction, ending);
             }
-            What::ProcessStarted(lineage) => self.host.program(record, lineage, event.at, cut),
+            What::ProcessStarted(who) => self.host.program(record, who, event.at, cut),
             What::FileChanged(file) => self.host.file(record, file, event.at, cut),
             What::ProcessEnded(end) => self.host.program_end(record, end, cut),
             What::Started(started) => {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::Pipeline;
 use crate::attribution::{Execution, ExecutionEnd};
 use crate::connection::Moment;
-use crate::event::{Event, ProcessEnd, ProcessFate, What};
+use crate::event::{Actor, Event, ProcessEnd, ProcessFate, What};
 use crate::proc::Proc;
 use crate::source::ExecutionChoice;
+use crate::ssh;
 
 /// What was missed is told at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -38,14 +39,20 @@ impl Pipeline {
         let process = self.attributor.executed(proc, pid, at.boot);
         let Some(executions) = &mut self.executions else { return };
         let Some(process) = process else { return executions.miss(at) };
-        if !executions.choice.is_chosen(process.executable.as_deref(), &process.comm) {
+        let is_chosen = match &executions.choice {
+            ExecutionChoice::Ssh => ssh::is_client(&process),
+            choice => choice.matches(process.executable.as_deref().unwrap_or(&process.comm)),
+        };
+        if !is_chosen {
             return;
         }
-        let (lineage, is_followed) = self.attributor.follow(proc, &process, at);
-        if !is_followed {
+        let lineage = self.attributor.started(proc, &process);
+        let who = self.actor(proc, lineage);
+        let is_followed = self.attributor.follow(Arc::clone(&who.lineage), who.origin.clone(), at);
+        if let Some(executions) = self.executions.as_mut().filter(|_| !is_followed) {
             executions.miss(at);
         }
-        told.push(Event { at, what: What::ProcessStarted(lineage) });
+        told.push(Event { at, what: What::ProcessStarted(who) });
     }
 
     /// Those that are over, and what was missed.
@@ -91,12 +98,12 @@ impl Executions {
 }
 
 fn ended(over: Execution, at: Moment) -> Event {
-    let Execution { lineage, started, connections, ended, end } = over;
+    let Execution { lineage, origin, started, connections, ended, end } = over;
     let fate = match end {
         ExecutionEnd::Exited(status) => status.map_or(ProcessFate::Unknown, ProcessFate::of),
         ExecutionEnd::Executed => ProcessFate::Executed,
         ExecutionEnd::Vanished => ProcessFate::Unknown,
     };
-    let end = ProcessEnd { lineage: Arc::clone(&lineage), started, ended, fate, connections };
+    let end = ProcessEnd { who: Actor { lineage, origin }, started, ended, fate, connections };
     Event { at, what: What::ProcessEnded(Box::new(end)) }
 }

@@ -1,15 +1,13 @@
 //! Changes of SSH's files: who made them, and what of many writes is told.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
 use crate::connection::Moment;
-use crate::event::{Event, FileChanged, Unseen, What};
+use crate::event::{Actor, Event, FileChanged, Unseen, What};
 use crate::files::{Change, FileNotice, Witness};
 use crate::proc::Proc;
-use crate::process::Lineage;
 
 /// Writes of one process to one file are told once in this time.
 const WRITES_TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -29,7 +27,7 @@ struct Writer {
     told: Moment,
     again: u64,
     by: Witness,
-    who: Result<Arc<Lineage>, Unseen>,
+    who: Result<Actor, Unseen>,
 }
 
 impl Pipeline {
@@ -56,12 +54,11 @@ impl Pipeline {
         told.push(event(FileChanged { path, changes, by, repeated: 0, who }, at));
     }
 
-    fn who_changed(&mut self, proc: &Proc, pid: Option<u32>) -> Result<Arc<Lineage>, Unseen> {
+    fn who_changed(&mut self, proc: &Proc, pid: Option<u32>) -> Result<Actor, Unseen> {
         let pid = pid.ok_or(Unseen::NotTold)?;
-        self.attributor
-            .lineage_of(proc, pid)
-            .or_else(|| self.attributor.remembered_of(pid))
-            .ok_or(Unseen::Vanished)
+        let lineage = self.attributor.lineage_of(proc, pid);
+        let lineage = lineage.or_else(|| self.attributor.remembered_of(pid)).ok_or(Unseen::Vanished)?;
+        Ok(self.actor(proc, lineage))
     }
 
     /// Writes that were not told when they came.

@@ -285,7 +285,7 @@ impl Pipeline {
         let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
         self.remember(proc, key, &attribution, held.clone(), at);
-        if let Some(owner) = attribution.owner() {
+        if let Some(owner) = attribution.owner().filter(|_| direction == Direction::Egress) {
             self.attributor.connected(owner);
         }
         let Some(entry) = self.table.get_mut(&key) else { return };

@@ -4,12 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key};
+use crate::connection::{Connection, Direction, Key, Netns};
+use crate::event::Actor;
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, Lineage};
 use crate::ssh;
-use crate::way::Way;
+use crate::way::{Origin, Way};
 
 impl Pipeline {
     /// The way to a connection of this owner. `None`: the owner is not known.
@@ -37,15 +38,7 @@ impl Pipeline {
 
     /// The way of a process that makes a connection, or rides on one.
     pub(super) fn way_out(&mut self, proc: &Proc, key: &Key, lineage: &Lineage, owner: Option<&Held>) -> Way {
-        let question =
-            Question { lineage, owner, ports: &self.server_ports, listeners: &self.server_processes };
-        let mut origin = self.origins.find(proc, question);
-        if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
-            let inbound =
-                self.table.between(key.netns, tuple).or_else(|| self.table.between(self.own, tuple));
-            let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
-            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
-        }
+        let origin = self.origin_of(proc, key.netns, lineage, owner);
         let (process, ancestry) = (&lineage.process, &lineage.ancestry);
         Way {
             origin,
@@ -54,6 +47,32 @@ impl Pipeline {
             is_ssh: ssh::is_client(process) || ssh::is_server(process),
             listening: Vec::new(),
         }
+    }
+
+    /// The session that a process belongs to.
+    pub(super) fn origin_of(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        lineage: &Lineage,
+        owner: Option<&Held>,
+    ) -> Arc<Origin> {
+        let question =
+            Question { lineage, owner, ports: &self.server_ports, listeners: &self.server_processes };
+        let mut origin = self.origins.find(proc, question);
+        if let Some(tuple) = origin.inbound.filter(|_| self.select.inbound) {
+            let inbound = self.table.between(netns, tuple).or_else(|| self.table.between(self.own, tuple));
+            let inbound = inbound.and_then(|inbound| self.table.get(&inbound)).filter(|entry| entry.told);
+            Arc::make_mut(&mut origin).connection = inbound.map(|entry| entry.connection.id);
+        }
+        origin
+    }
+
+    /// The same of one that did something, by its number: still the one that was read, or its ancestors tell alone.
+    pub(super) fn actor(&mut self, proc: &Proc, lineage: Arc<Lineage>) -> Actor {
+        let owner = proc.hold(lineage.process.pid).ok();
+        let origin = self.origin_of(proc, self.own, &lineage, owner.as_ref());
+        Actor { lineage, origin: Some(origin) }
     }
 
     /// True if a connection is told: it goes to a port that was chosen, or an SSH client or server owns it.

@@ -180,7 +180,7 @@ impl fmt::Display for EventChoice {
 /// `--executions`: which programs' starts and ends are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecutionChoice {
-    /// Clients of SSH, by the names of their files.
+    /// Clients of SSH.
     Ssh,
     /// All.
     All,
@@ -188,18 +188,12 @@ pub enum ExecutionChoice {
     These(Vec<(String, Glob)>),
 }
 
-/// SSH clients by the names of their files.
-const SSH_CLIENTS: [&str; 8] =
-    ["ssh", "slogin", "dbclient", "plink", "pscp", "psftp", "putty", "tinyssh-connect"];
-
 impl ExecutionChoice {
-    /// True if a program is chosen, by its file or, where that is not known, by the name of its process.
+    /// True if a program's file is chosen by its path. Clients of SSH are known by more than that.
     #[must_use]
-    pub fn is_chosen(&self, executable: Option<&[u8]>, comm: &[u8]) -> bool {
-        let path = executable.unwrap_or(comm);
-        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    pub fn matches(&self, path: &[u8]) -> bool {
         match self {
-            Self::Ssh => SSH_CLIENTS.iter().any(|client| client.as_bytes() == name),
+            Self::Ssh => false,
             Self::All => true,
             Self::These(patterns) => patterns.iter().any(|(_, glob)| glob.matches_path(path)),
         }
@@ -420,20 +414,14 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_chosen_by_their_files_and_lists_print_as_they_parse() {
+    fn programs_are_chosen_by_patterns_and_lists_print_as_they_parse() {
         for text in ["ssh", "all", "scp,/opt/*/git"] {
             assert_eq!(text.parse::<ExecutionChoice>().unwrap().to_string(), text);
         }
-        let chosen = |choice: &str, executable: Option<&str>, comm: &str| {
-            let choice: ExecutionChoice = choice.parse().unwrap();
-            choice.is_chosen(executable.map(str::as_bytes), comm.as_bytes())
-        };
-        assert!(chosen("ssh", Some("/usr/bin/ssh"), "x") && chosen("ssh", None, "dbclient"));
-        assert!(!chosen("ssh", Some("/usr/sbin/sshd"), "ssh"), "the file counts, not what it calls itself");
-        assert!(chosen("all", None, ""));
-        assert!(
-            chosen("scp,/opt/*/git", Some("/opt/x/git"), "") && !chosen("/opt/*", Some("/usr/bin/git"), "")
-        );
+        let matches =
+            |choice: &str, path: &str| choice.parse::<ExecutionChoice>().unwrap().matches(path.as_bytes());
+        assert!(matches("all", "") && matches("scp,/opt/*/git", "/opt/x/git"));
+        assert!(!matches("/opt/*", "/usr/bin/git"));
         assert!("ssh,[".parse::<ExecutionChoice>().is_err() && "".parse::<ExecutionChoice>().is_err());
     }
 

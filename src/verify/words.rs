@@ -158,18 +158,14 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         (f::ROUTE, ROUTES),
         (f::ORIGIN, ORIGINS),
         (f::EVIDENCE, EVIDENCES),
+        (f::NO_HASH, NO_HASH),
+        (f::UNSEEN, UNSEEN),
     ];
     let is_strange = |(field, words): &&(usize, Words)| {
         record.text(*field).is_some_and(|text| !words.iter().any(|word| word.as_bytes() == text))
     };
     if let Some((field, _)) = where_present.iter().find(is_strange) {
         return wrong(*field);
-    }
-    for (field, words) in [(f::NO_HASH, NO_HASH), (f::UNSEEN, UNSEEN)] {
-        let why = record.text(field);
-        if why.is_some_and(|why| !words.iter().any(|word| word.as_bytes() == why)) {
-            return wrong(field);
-        }
     }
     if record.action == on::CLOSE && record.text(f::EVENT_REASON) != record.text(f::CLOSE_REASON) {
         return wrong(f::EVENT_REASON);

@@ -11,7 +11,7 @@ use portreeve::connection::{
     CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Tuple,
 };
 use portreeve::event::{
-    Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
+    Actor, Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
     ProcessFate, Renderer, Seal, Started, Unseen, What,
 };
 use portreeve::files::{Change, Witness};
@@ -86,11 +86,11 @@ pub fn events() -> Vec<Event> {
         What::Opened(Arc::new(connection(owner(long, None)))),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
-        What::ProcessStarted(lineage(process(4242), None)),
+        What::ProcessStarted(actor()),
         What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
         What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
         What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
-        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(lineage(process(4242), None))))),
+        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(actor())))),
         What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
         What::Multiplexed(owned()),
         What::Opened(Arc::new(Connection {
@@ -326,11 +326,14 @@ fn connection(attribution: Attribution) -> Connection {
 }
 
 fn ended(fate: ProcessFate) -> ProcessEnd {
-    let lineage = lineage(process(4242), None);
-    ProcessEnd { lineage, started: moment(1), ended: moment(2), fate, connections: 1 }
+    ProcessEnd { who: actor(), started: moment(1), ended: moment(2), fate, connections: 1 }
 }
 
-fn touched(changes: Vec<Change>, who: Result<Arc<Lineage>, Unseen>) -> FileChanged {
+fn actor() -> Actor {
+    Actor { lineage: lineage(process(4242), None), origin: Some(way().origin) }
+}
+
+fn touched(changes: Vec<Change>, who: Result<Actor, Unseen>) -> FileChanged {
     let path = b"/home/alice/.ssh/authorized_keys".to_vec();
     FileChanged { path, changes, by: Witness::Fanotify, repeated: 3, who }
 }

@@ -26,6 +26,7 @@ fn homes(lab: &Lab) {
     for name in ["nsswitch.conf", "ld.so.cache", "group"] {
         let _not_everywhere = std::fs::copy(Path::new("/etc").join(name), etc.join(name));
     }
+    std::fs::write(lab.path("etc/shadow"), "root:*:1::::::\n").unwrap();
     lab.run(&format!("mount --bind {} /etc", etc.display()));
 }
 
@@ -107,6 +108,35 @@ fn by_fanotify_each_change_is_told_with_its_process() {
 }
 
 #[test]
+fn who_changed_a_file_is_told_with_the_login_he_came_by() {
+    let mut lab = lab!();
+    homes(&lab);
+    let sshd = "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n";
+    let passwd = std::fs::read_to_string(lab.path("etc/passwd")).unwrap() + sshd;
+    std::fs::write(lab.path("etc/passwd"), passwd).unwrap();
+    lab.sshd(&["127.0.0.1:22"]);
+    let mut watch = lab.watch(&["--ssh-files"]);
+    settle();
+    let keys = "/home/alice/.ssh/authorized_keys";
+    let remote = format!("cd /; echo backdoor >> {keys}; sleep 0.5; :");
+    let done = lab.ssh().args(["127.0.0.1", &remote]).status().unwrap();
+    assert!(done.success(), "{}", std::fs::read_to_string(lab.path("sshd-0.log")).unwrap());
+    wait(&mut watch, keys, "modified");
+    let told = with_action(&watch.stop().records, "file-changed");
+    assert_fields(
+        &told[0],
+        &json!({
+            "file.path": keys,
+            "user.name": "root",
+            "portreeve.origin.kind": "ssh",
+            "portreeve.origin.evidence": "socket",
+            "portreeve.origin.ip": "127.0.0.1",
+            "process.entry_leader.entry_meta.type": "sshd",
+        }),
+    );
+}
+
+#[test]
 fn a_home_and_a_folder_that_are_made_later_are_watched_and_what_is_in_them_is_told() {
     let lab = lab!();
     homes(&lab);
@@ -175,6 +205,34 @@ fn without_privilege_ones_own_files_are_told_without_process_and_those_of_others
     assert_fields(
         told.last().unwrap(),
         &json!({ "portreeve.file.source": "inotify", "portreeve.file.reason": "not_told", "process": null }),
+    );
+}
+
+#[test]
+fn with_the_capabilities_of_the_drop_in_every_home_is_told_with_its_process() {
+    let lab = lab!("bash");
+    homes(&lab);
+    lab.run("chmod 700 /home/alice; chown -R 1000:1000 /home/alice");
+    let dropin = include_str!("../../systemd/examples/ssh-files.conf");
+    let granted = dropin.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap();
+    // That of the unit too.
+    let names = format!("{granted} CAP_SYS_PTRACE").to_lowercase().replace("cap_", "+");
+    let list = format!("-all,{}", names.split(' ').collect::<Vec<_>>().join(","));
+    let options = ["inh", "ambient", "bounding"].map(|set| match set {
+        "bounding" => format!("--bounding-set={list}"),
+        set => format!("--{set}-caps={list}"),
+    });
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut command = lab.portreeve_as(NOBODY, &options);
+    let mut watch = Watch::start(&lab, command.arg("--ssh-files"));
+    settle();
+    let script = "echo x >> /home/alice/.ssh/config; sleep 0.3; :";
+    assert!(lab.command("bash").args(["-c", script]).status().unwrap().success());
+    wait(&mut watch, "/home/alice/.ssh/config", "created");
+    let told = with_action(&watch.stop().records, "file-changed");
+    assert_fields(
+        &told[0],
+        &json!({ "process.name": "bash", "portreeve.file.source": "fanotify", "user.name": "root" }),
     );
 }
 
