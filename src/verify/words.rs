@@ -108,6 +108,13 @@ fn labels(action: usize) -> [&'static str; 4] {
     }
 }
 
+fn is_type(record: &Record<'_>, types: &str) -> bool {
+    match types {
+        "" => record.text(f::TYPE).is_some_and(|types| FILE_TYPES.iter().any(|one| one.as_bytes() == types)),
+        types => record.is(f::TYPE, types),
+    }
+}
+
 /// What is said of the first field that holds a word which it may not.
 pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     let wrong = |field: usize| {
@@ -126,11 +133,7 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if let Some((field, _)) = fixed.into_iter().find(|(field, word)| !record.is(*field, word)) {
         return wrong(field);
     }
-    let is_type = match types {
-        "" => record.text(f::TYPE).is_some_and(|types| FILE_TYPES.iter().any(|one| one.as_bytes() == types)),
-        types => record.is(f::TYPE, types),
-    };
-    if !is_type {
+    if !is_type(record, types) {
         return wrong(f::TYPE);
     }
     let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
