@@ -57,6 +57,8 @@ pub enum Command {
     Seal(SealArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
+    /// Print rules of the firewall or of audit that a source needs; adds none
+    Rule(RuleArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -97,10 +99,13 @@ pub struct Options {
     /// Where the kernel's TCP table is read from: procfs, netlink or auto [default: auto, the cheaper one]
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceChoice>,
-    /// Notices that fill the gaps between two looks: destroy,syn,proc, none or auto
+    /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,audit,proc, none or auto
     /// [default: auto, destroy and where permitted syn]
     #[arg(long, value_name = "LIST")]
     pub events: Option<EventChoice>,
+    /// Read audit records from this file or pipe of auditd, not from the kernel; turns audit on
+    #[arg(long, value_name = "PATH")]
+    pub audit_log: Option<PathBuf>,
     /// Network namespaces: all that hold a process, or own [default: all]
     #[arg(long, value_name = "WHICH")]
     pub netns: Option<NetnsChoice>,
@@ -310,6 +315,33 @@ pub enum ConfigAction {
     },
     /// Print the effective settings and where each comes from
     Show(Box<WatchArgs>),
+}
+
+/// `rule`.
+#[derive(Debug, Args)]
+pub struct RuleArgs {
+    /// For which source.
+    #[command(subcommand)]
+    pub action: RuleAction,
+}
+
+/// Sources that see what a rule shows them.
+#[derive(Debug, Subcommand)]
+pub enum RuleAction {
+    /// For nft: log SYNs to the watched ports to a group
+    Nflog {
+        /// Group to log to
+        #[arg(long, value_name = "GROUP", default_value = "22")]
+        group: u16,
+        /// Remote ports: 22 or 22,2222,8000-8100 or all [default: the configured ones, else 22]
+        #[arg(short, long, value_name = "LIST")]
+        ports: Option<PortSet>,
+        /// Commands of iptables instead
+        #[arg(long)]
+        iptables: bool,
+    },
+    /// For auditctl or rules.d: record each connect to an address of the internet
+    Audit,
 }
 
 /// Where the TCP table is read from.

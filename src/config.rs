@@ -151,12 +151,13 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 15] = [
     "ssh-files",
     "executions",
     "hash",
     "source",
     "events",
+    "audit-log",
     "netns",
     "format",
     "log-file",
@@ -179,6 +180,8 @@ pub struct Settings {
     pub source: SourceChoice,
     /// Notices.
     pub events: EventChoice,
+    /// File or pipe that audit records are read from.
+    pub audit_log: Option<PathBuf>,
     /// Namespaces.
     pub netns: NetnsChoice,
     /// True if executables are hashed.
@@ -300,12 +303,13 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
     let Options { hash, ignore_hash, executions, ssh_files, .. } = cli;
-    let Options { inbound, ssh_anywhere, .. } = cli;
+    let Options { inbound, ssh_anywhere, audit_log, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (interval, interval_from) = pick(interval, env, file.interval);
     let (source, source_from) = pick(source, None, file.source);
     let (events, events_from) = pick(events, None, file.events);
+    let (audit_log, audit_log_from) = pick(audit_log, None, file.audit_log);
     let (netns, netns_from) = pick(netns, None, file.netns);
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
@@ -346,6 +350,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("interval", json!(interval.to_string()), interval_from),
         ("source", json!(word_of(&source)), source_from),
         ("events", json!(events.to_string()), events_from),
+        ("audit-log", path(audit_log.as_ref()), audit_log_from),
         ("netns", json!(word_of(&netns)), netns_from),
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
@@ -372,6 +377,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         interval,
         source,
         events,
+        audit_log,
         netns,
         hash,
         ignore_hash,
@@ -398,22 +404,25 @@ fn word_of(value: &impl ValueEnum) -> String {
 }
 
 impl Settings {
-    /// For `watch-started`: by name; what is not set is left out.
-    #[must_use]
-    pub fn by_name(&self) -> Map<String, Value> {
-        let set = self.origins.iter().filter(|(_, value, _)| !value.is_null());
-        set.map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect()
-    }
-
-    /// Kinds of notices that are to be tried.
+    /// Kinds of notices that are to be tried. Whoever names an audit log wants it read, and other options need theirs.
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds = self.events.kinds();
+        if self.audit_log.is_some() && !kinds.contains(&Kind::Audit) {
+            kinds.push(Kind::Audit);
+        }
         kinds.extend(self.executions.as_ref().map(|_| Kind::Proc));
         kinds.extend(self.ssh_files.then_some(Kind::Files));
         kinds.sort_unstable();
         kinds.dedup();
         kinds
+    }
+
+    /// For `watch-started`: by name; what is not set is left out.
+    #[must_use]
+    pub fn by_name(&self) -> Map<String, Value> {
+        let set = self.origins.iter().filter(|(_, value, _)| !value.is_null());
+        set.map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect()
     }
 
     /// Takes over what may change while running; the rest stays, and stays told as it is.

@@ -57,7 +57,7 @@ pub struct Netns(pub u64);
 /// Both ends of a TCP socket; IPv4-mapped IPv6 addresses are folded to IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
-    /// Our end.
+    /// Our end. Port 0: only an audit record told of it, which does not say.
     pub local: SocketAddr,
     /// The other end; port 0 for a listener.
     pub remote: SocketAddr,
@@ -251,6 +251,10 @@ pub enum Seen {
     TimeWait,
     /// Its SYN was seen on its way out.
     Syn,
+    /// The same, as a rule of the firewall logged it.
+    Nflog,
+    /// An audit record told that somebody asked for it.
+    Audit,
     /// Only the kernel's notice of its end was seen.
     Destroy,
 }
@@ -264,6 +268,8 @@ impl Seen {
             Self::Start => "start",
             Self::TimeWait => "time_wait",
             Self::Syn => "syn",
+            Self::Nflog => "nflog",
+            Self::Audit => "audit",
             Self::Destroy => "destroy",
         }
     }
@@ -271,14 +277,15 @@ impl Seen {
     /// From what `name` gives.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Destroy];
+        let all =
+            [Self::Poll, Self::Start, Self::TimeWait, Self::Syn, Self::Nflog, Self::Audit, Self::Destroy];
         all.into_iter().find(|seen| seen.name() == name)
     }
 
     /// True if first sight was the beginning, but for the time between two looks.
     #[must_use]
     pub fn tells_start(self) -> bool {
-        matches!(self, Self::Poll | Self::Syn)
+        matches!(self, Self::Poll | Self::Syn | Self::Nflog | Self::Audit)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The modules in reading order; ARCHITECTURE.md says why each is where it is. Start with [`pipeline`].
 
 // Words: no I/O, no clock, no randomness.
+pub mod audit;
 pub mod cgroup;
 pub mod cidr;
 pub mod connection;
@@ -49,6 +50,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod logger;
+pub mod rule;
 pub mod selftest;
 pub mod signals;
 

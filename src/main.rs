@@ -10,8 +10,8 @@ use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use log::LevelFilter;
 use portreeve::cli::{
-    Cli, Command, ConfigAction, ExplainArgs, OutputFormat, PathsArgs, PathsFormat, SealAction, ShowArgs,
-    VerifyArgs, WatchArgs, When,
+    Cli, Command, ConfigAction, ExplainArgs, OutputFormat, PathsArgs, PathsFormat, RuleAction, SealAction,
+    ShowArgs, VerifyArgs, WatchArgs, When,
 };
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
@@ -22,10 +22,11 @@ use portreeve::report::show::{Logs, Show};
 use portreeve::report::{Filter, Notice};
 use portreeve::seal::{self, Sealer};
 use portreeve::sink::{Destination, Format, LogFile, Stdout};
+use portreeve::source::PortSet;
 use portreeve::state::{Folder, StateError};
 use portreeve::text::{Style, harmless};
 use portreeve::verify::Secret;
-use portreeve::{logger, report, verify};
+use portreeve::{logger, report, rule, verify};
 
 /// Of `verify`.
 const UNREADABLE: u8 = 2;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             ConfigAction::Check { path } => check(path),
             ConfigAction::Show(args) => settings(&args).and_then(|settings| print(&settings.as_file())),
         },
+        Some(Command::Rule(args)) => print(&rules(args.action)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "portreeve", &mut script);
@@ -193,6 +195,13 @@ fn style(color: When, utc: bool, terminal: bool) -> Style {
     let width = terminal.then(|| rustix::termios::tcgetwinsize(stdout()).ok()).flatten();
     let width = width.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
     Style { zone: TimeZone::system(), utc, color, width }
+}
+
+fn rules(action: RuleAction) -> String {
+    let RuleAction::Nflog { group, ports, iptables } = action else { return rule::audit() };
+    let configured = || config::read(DEFAULT_PATH.as_ref()).ok().and_then(|options| options.ports);
+    let ports = ports.or_else(configured).unwrap_or_else(PortSet::ssh);
+    if iptables { rule::iptables(&ports, group) } else { rule::nft(&ports, group) }
 }
 
 fn check(path: Option<PathBuf>) -> Result<(), Failure> {

@@ -316,6 +316,62 @@ pub enum Attribution {
     Unknown(Reason),
     /// A former run told it, of a connection that stands still.
     Recorded(Arc<Recorded>),
+    /// The audit log has who asked to be connected to there and then, and nobody else did. Nobody was seen with the socket.
+    Audited {
+        /// Who asked.
+        asker: Arc<Asker>,
+        /// From then to when that was known.
+        latency: Duration,
+    },
+}
+
+/// Who asked for a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asker {
+    /// It was there when the audit log was read.
+    Living(Arc<Lineage>),
+    /// It was not: what the log has of it.
+    Departed(Box<Departed>),
+}
+
+/// A process as the audit log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    /// Process id in the machine's first pid namespace.
+    pub pid: u32,
+    /// The name it gave itself, at most 15 bytes.
+    pub comm: Vec<u8>,
+    /// Its program's file.
+    pub executable: Option<Vec<u8>>,
+    /// Arguments, the first 127 bytes of them, secrets masked.
+    pub args: Vec<Vec<u8>>,
+    /// True if there may have been more.
+    pub args_cut: bool,
+    /// How many secrets were masked in `args`.
+    pub redacted: u32,
+    /// Controlling terminal.
+    pub tty: Option<Tty>,
+    /// Its users.
+    pub ids: Ids,
+    /// Login name of the real user.
+    pub user: Option<Arc<str>>,
+    /// Login name of the effective user where that is another one.
+    pub effective_user: Option<Arc<str>>,
+    /// The audit login.
+    pub login: Option<Login>,
+    /// Its parent, which was there still, with its ancestors.
+    pub parent: Option<Arc<Lineage>>,
+}
+
+impl Asker {
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        match self {
+            Self::Living(lineage) => lineage.process.pid,
+            Self::Departed(departed) => departed.pid,
+        }
+    }
 }
 
 impl Attribution {
@@ -324,16 +380,64 @@ impl Attribution {
     pub fn owner(&self) -> Option<&Process> {
         match self {
             Self::Owned { lineage, .. } => Some(&lineage.process),
+            Self::Audited { asker, .. } => match asker.as_ref() {
+                Asker::Living(lineage) => Some(&lineage.process),
+                Asker::Departed(_) => None,
+            },
             Self::Unknown(_) | Self::Recorded(_) => None,
         }
     }
 
-    /// What is known of the owner's executable, if this run has looked at it.
+    /// What is known of the executable of an owner who was seen with the socket.
     #[must_use]
     pub fn hash(&self) -> Option<&Hash> {
         match self {
             Self::Owned { lineage, .. } => lineage.hash.as_ref(),
+            Self::Audited { .. } | Self::Unknown(_) | Self::Recorded(_) => None,
+        }
+    }
+
+    /// The owner with its ancestors, if this run has read it.
+    #[must_use]
+    pub fn lineage(&self) -> Option<&Arc<Lineage>> {
+        match self {
+            Self::Owned { lineage, .. } => Some(lineage),
+            Self::Audited { asker, .. } => match asker.as_ref() {
+                Asker::Living(lineage) => Some(lineage),
+                Asker::Departed(_) => None,
+            },
             Self::Unknown(_) | Self::Recorded(_) => None,
+        }
+    }
+
+    /// The same owner, of whom more is known now.
+    pub fn renew(&mut self, new: Arc<Lineage>) {
+        match self {
+            Self::Owned { lineage, .. } => *lineage = new,
+            Self::Audited { asker, .. } => *asker = Arc::new(Asker::Living(new)),
+            Self::Unknown(_) | Self::Recorded(_) => {}
+        }
+    }
+
+    /// True if somebody is named.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        match self {
+            Self::Owned { .. } | Self::Audited { .. } => true,
+            Self::Recorded(recorded) => recorded.is_owned(),
+            Self::Unknown(_) => false,
+        }
+    }
+
+    /// What the audit log has of a process that nothing else tells of.
+    #[must_use]
+    pub fn departed(&self) -> Option<&Departed> {
+        match self {
+            Self::Audited { asker, .. } => match asker.as_ref() {
+                Asker::Departed(departed) => Some(departed),
+                Asker::Living(_) => None,
+            },
+            _ => None,
         }
     }
 }

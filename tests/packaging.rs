@@ -81,7 +81,7 @@ fn lintian_finds_no_error_in_the_deb() {
 }
 
 /// Where a file stands on every system.
-const COMMON: [&str; 17] = [
+const COMMON: [&str; 19] = [
     "/usr/bin/portreeve",
     "/usr/lib/systemd/system/portreeve.service",
     "/usr/lib/sysusers.d/portreeve.conf",
@@ -96,7 +96,9 @@ const COMMON: [&str; 17] = [
     "/usr/share/fish/vendor_completions.d/portreeve.fish",
     "/usr/share/doc/portreeve/VERIFY.md",
     "/usr/share/doc/portreeve/crates.txt.gz",
+    "/usr/share/doc/portreeve/examples/audit.conf",
     "/usr/share/doc/portreeve/examples/netns.conf",
+    "/usr/share/doc/portreeve/examples/nflog.conf",
     "/usr/share/doc/portreeve/examples/ssh-files.conf",
     "/usr/share/doc/portreeve/examples/syn.conf",
 ];

@@ -18,7 +18,7 @@ fn systemd_finds_no_fault_in_the_unit() {
     if !can_run("systemd_finds_no_fault_in_the_unit", &["systemd-analyze"]) {
         return;
     }
-    for with in [&[][..], &["syn"], &["netns"], &["syn", "netns"]] {
+    for with in [&[][..], &["syn"], &["nflog"], &["audit"], &["netns"], &["syn", "netns"]] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // As installed it names a binary that need not be installed here.
         let text = unit_with(with).replace("/usr/bin/portreeve", env!("CARGO_BIN_EXE_portreeve"));
@@ -48,7 +48,14 @@ fn systemd_counts_little_exposure_with_and_without_the_examples() {
         return;
     }
     // By systemd 252; another may weigh a setting otherwise.
-    for (with, most) in [(&[][..], 1.2), (&["syn"], 1.5), (&["netns"], 1.5), (&["syn", "netns"], 1.8f32)] {
+    for (with, most) in [
+        (&[][..], 1.2),
+        (&["syn"], 1.5),
+        (&["nflog"], 1.4),
+        (&["audit"], 1.3),
+        (&["netns"], 1.5),
+        (&["syn", "netns"], 1.8f32),
+    ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let unit = written(folder.path(), &unit_with(with));
         let said =

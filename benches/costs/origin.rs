@@ -143,11 +143,12 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
 
 fn log_in(proc: &Proc) -> Login {
     let path = format!("{MEMORY}/sshd");
+    let own = std::env::current_exe().expect("this program's own path");
     if !std::path::Path::new(&path).exists() {
-        std::fs::copy(std::env::current_exe().expect("this program's own path"), &path).expect("a copy");
+        std::fs::copy(&own, &path).expect("a copy");
     }
     let mut server = Command::new(path);
-    server.args(["role", "door"]).stdout(Stdio::piped());
+    server.args(["role", "door"]).arg(own).stdout(Stdio::piped());
     let mut server = server.spawn().expect("another copy of this program");
     let mut lines = BufReader::new(server.stdout.take().expect("a pipe")).lines();
     let mut line = || lines.next().expect("a line").expect("its text");

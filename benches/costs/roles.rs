@@ -62,7 +62,7 @@ pub fn play(args: &[String]) -> ExitCode {
         "holder" => holder(number(1) as usize),
         "server" => server(),
         "client" => client(),
-        "door" => door(),
+        "door" => door(&args[1]),
         "waiter" => {
             // Until `Visits::call`, or the end of the run.
             let _ = std::io::stdin().read(&mut [0; 1]);
@@ -138,13 +138,13 @@ fn connect(port: u16) -> (TcpStream, String) {
 }
 
 /// What a login is made of: the server's process, which holds the inbound connection, and the client below it.
-fn door() {
+fn door(client: &str) {
     let listener = TcpListener::bind(DOOR).expect("the door's port");
     println!("listens");
     let (inbound, _) = listener.accept().expect("somebody");
     drop(listener);
-    let exe = std::env::current_exe().expect("this program's own path");
-    let mut client = Command::new(exe);
+    // Under its own name: by ours it would be a server too.
+    let mut client = Command::new(client);
     let mut client = client.args(["role", "client"]).stdout(Stdio::piped()).spawn().expect("a client");
     let _ = client.stdout.take().expect("a pipe").read(&mut [0; 1]);
     stand(&client.id().to_string());

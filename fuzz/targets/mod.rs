@@ -1,6 +1,7 @@
 //! What each fuzz target does with its bytes: calls a parser, and panics where a promise of it does not hold.
 //! `fuzz_targets/` gives these to libFuzzer, `tests/fuzz_smoke.rs` to an ordinary test.
 
+pub mod audit;
 pub mod cgroup;
 pub mod cmdline;
 pub mod config;
@@ -33,6 +34,7 @@ pub type Run = fn(&[u8]);
 
 /// By name, which is that of the files in `targets/` and `fuzz_targets/` and of the folder in `seeds/`.
 pub const ALL: &[(&str, Run)] = &[
+    ("audit", audit::run),
     ("cgroup", cgroup::run),
     ("cmdline", cmdline::run),
     ("config", config::run),

@@ -6,6 +6,7 @@
 //! who are left.
 
 mod ancestors;
+mod asked;
 mod cache;
 mod hold;
 mod lineage;

@@ -123,6 +123,7 @@ pub fn run(
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
+    let events = events.reading(settings.audit_log.clone());
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
         let _ = sender.send(signal);
@@ -246,9 +247,9 @@ impl Daemon {
         let (choice, off) =
             self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
         let wanted = self.settings.kinds();
-        let state = |kind: Kind| match off.iter().find(|(of, _)| *of == kind) {
+        let state = |kind: Kind| match off.iter().find(|(of, _)| of.name() == kind.name()) {
             Some((_, why)) => format!("off: {why}"),
-            None if wanted.contains(&kind) => "on".to_owned(),
+            None if wanted.iter().any(|of| of.name() == kind.name()) => "on".to_owned(),
             None => "off: not asked for".to_owned(),
         };
         let mut warnings = view.warnings;
@@ -524,6 +525,8 @@ impl Daemon {
             Err(error) => self.note_failed_poll(&error, at),
         }
         self.tell_failed_polls(at);
+        let settled = self.pipeline.settle(&self.proc, at);
+        self.push(settled);
         let over = self.pipeline.end_executions(at);
         self.push(over);
         let covered = self.pipeline.cover(at);

@@ -13,7 +13,7 @@ use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use super::{file, program};
 use crate::connection::{CloseReason, Connection, Direction, Seen};
-use crate::process::{Attribution, Lineage, Process, Told};
+use crate::process::{Asker, Attribution, Departed, Lineage, Login, Process, Told, Tty};
 use crate::text::escape;
 use crate::way::{Evidence, Origin};
 
@@ -125,8 +125,8 @@ fn open(connection: &Connection) -> String {
     let note = match (connection.seen, connection.state.name()) {
         (Seen::Start, _) => Some("stood before the watch"),
         (Seen::TimeWait | Seen::Destroy, _) => Some("only its end was seen"),
-        (Seen::Poll | Seen::Syn, "syn_sent") => Some("connecting"),
-        (Seen::Poll | Seen::Syn, _) => None,
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, "syn_sent") => Some("connecting"),
+        (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit, _) => None,
     };
     columns("open  ", connection, note)
 }
@@ -242,6 +242,10 @@ fn command_of(attribution: &Attribution) -> Option<String> {
             let harmless = told.bytes().all(|byte| (b' '..=b'~').contains(&byte));
             Some(if harmless { told.to_owned() } else { escape(told.as_bytes()) })
         }
+        Attribution::Audited { asker, .. } => Some(match asker.as_ref() {
+            Asker::Living(lineage) => command_line(&lineage.process.args),
+            Asker::Departed(departed) => command_line(&departed.args),
+        }),
         Attribution::Unknown(_) => None,
     }
 }
@@ -251,29 +255,33 @@ fn who_made(connection: &Connection) -> String {
     if let Attribution::Recorded(recorded) = &connection.attribution {
         return recorded_who(&recorded.told());
     }
-    who(connection.attribution.owner(), connection.uid, &connection.user)
+    let (owner, departed) = (connection.attribution.owner(), connection.attribution.departed());
+    let ids = owner.and_then(|o| o.ids).or(departed.map(|departed| departed.ids));
+    let user = match (ids, owner, departed, connection.uid) {
+        (Some(ids), Some(owner), ..) => Some((ids.real_uid, &owner.user)),
+        (Some(ids), None, Some(departed), _) => Some((ids.real_uid, &departed.user)),
+        (.., uid) => uid.map(|uid| (uid, &connection.user)),
+    };
+    let login = owner.and_then(|o| o.login.as_ref()).or(departed.and_then(|d| d.login.as_ref()));
+    let login = login.filter(|login| ids.map(|ids| ids.real_uid) != Some(login.uid));
+    person(user, login, owner.and_then(|o| o.tty).or(departed.and_then(|d| d.tty)))
 }
 
 /// The same of a process.
 pub(super) fn who_of(process: &Process) -> String {
-    who(Some(process), None, &None)
+    let uid = process.ids.map(|ids| ids.real_uid);
+    let login = process.login.as_ref().filter(|login| uid != Some(login.uid));
+    person(uid.map(|uid| (uid, &process.user)), login, process.tty)
 }
 
-/// `uid` and its name count where no owner tells his own.
-fn who(owner: Option<&Process>, uid: Option<u32>, name: &Option<Arc<str>>) -> String {
+fn person(user: Option<(u32, &Option<Arc<str>>)>, login: Option<&Login>, tty: Option<Tty>) -> String {
     let named = |name: &Option<Arc<str>>, uid: u32| match name {
         Some(name) => word(name.as_bytes()),
         None => format!("uid {uid}"),
     };
-    let user = match (owner.and_then(|o| o.ids.map(|ids| (o, ids))), uid) {
-        (Some((owner, ids)), _) => named(&owner.user, ids.real_uid),
-        (None, Some(uid)) => named(name, uid),
-        (None, None) => "user unknown".to_owned(),
-    };
-    let real_uid = owner.and_then(|o| o.ids).map(|ids| ids.real_uid);
-    let login = owner.and_then(|o| o.login.as_ref()).filter(|login| real_uid != Some(login.uid));
+    let user = user.map_or_else(|| "user unknown".to_owned(), |(uid, name)| named(name, uid));
     let login = login.map(|l| format!("({})", named(&l.user, l.uid))).unwrap_or_default();
-    let tty = owner.and_then(|o| o.tty).map(|tty| format!("@{}", tty.name())).unwrap_or_default();
+    let tty = tty.map(|tty| format!("@{}", tty.name())).unwrap_or_default();
     format!("{user}{login}{tty}")
 }
 
@@ -294,10 +302,13 @@ pub(super) fn from_of(origin: &Origin) -> String {
     origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
 }
 
+/// Our end is unknown where an audit record alone told of it.
 fn ends(connection: &Connection) -> String {
+    let ours = connection.tuple.local;
+    let ours = if ours.port() == 0 { "?".to_owned() } else { ours.to_string() };
     match connection.direction {
-        Direction::Egress => format!("{} → {}", connection.tuple.local, connection.tuple.remote),
-        Direction::Ingress => format!("{} → {}", connection.tuple.remote, connection.tuple.local),
+        Direction::Egress => format!("{ours} → {}", connection.tuple.remote),
+        Direction::Ingress => format!("{} → {ours}", connection.tuple.remote),
     }
 }
 
@@ -307,6 +318,10 @@ fn chain(attribution: &Attribution, most: usize) -> String {
         Attribution::Unknown(reason) => return format!("owner unknown ({})", reason.name()),
         Attribution::Owned { lineage, .. } => lineage,
         Attribution::Recorded(recorded) => return recorded_chain(&recorded.told(), most),
+        Attribution::Audited { asker, .. } => match asker.as_ref() {
+            Asker::Living(lineage) => lineage,
+            Asker::Departed(departed) => return departed_chain(departed, most),
+        },
     };
     chain_of(lineage, most)
 }
@@ -317,6 +332,17 @@ pub(super) fn chain_of(lineage: &Lineage, most: usize) -> String {
     let ancestry = lineage.ancestry.iter().map(|process| link(process));
     let links = [link(&lineage.process)].into_iter().chain(ancestry).collect();
     join(links, most.min(LINKS), lineage.cut.is_some())
+}
+
+fn link(process: &Process) -> String {
+    format!("{}[{}]", word(&process.comm), process.pid)
+}
+
+fn departed_chain(departed: &Departed, most: usize) -> String {
+    let mut links = vec![format!("{}[{}]", word(&departed.comm), departed.pid)];
+    let parent = departed.parent.iter();
+    links.extend(parent.flat_map(|p| [&p.process].into_iter().chain(&p.ancestry)).map(|p| link(p)));
+    join(links, most, departed.parent.as_ref().is_none_or(|parent| parent.cut.is_some()))
 }
 
 /// Links from the owner upwards, the middle left out where there are too many.

@@ -278,7 +278,9 @@ impl Host {
             Direction::Egress => (tuple.local, tuple.remote),
             Direction::Ingress => (tuple.remote, tuple.local),
         };
-        record.put("source", ip(source));
+        if source.port() != 0 {
+            record.put("source", ip(source));
+        }
         record.put("destination", ip(destination));
         record.put(
             "network",
@@ -286,9 +288,11 @@ impl Host {
                 "transport": "tcp",
                 "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
                 "direction": direction.name(),
-                "community_id": community_id(tuple),
             }),
         );
+        if source.port() != 0 {
+            record.add("network", "community_id", json!(community_id(tuple)));
+        }
         let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
         set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
         // As text: 64 bits are more than a JavaScript number holds.
@@ -299,6 +303,7 @@ impl Host {
         match attribution {
             Attribution::Owned { lineage, .. } => self.lineage(record, lineage, *opened, cut),
             Attribution::Recorded(recorded) => recite(record, recorded, cut),
+            Attribution::Audited { asker, .. } => self.asker(record, asker, *opened, cut),
             Attribution::Unknown(_) => {
                 if let Some(uid) = uid {
                     record.put("user", user_fields(*uid, user.as_deref()));
@@ -473,6 +478,9 @@ fn set_attribution(record: &mut Members, attribution: &Attribution) {
             let status = if pids.len() > 1 { "shared" } else { "owned" };
             json!({ "status": status, "holders": pids, "latency_us": micros(*latency) })
         }
+        Attribution::Audited { asker, latency } => json!({
+            "status": "owned", "evidence": "audit", "holders": [asker.pid()], "latency_us": micros(*latency)
+        }),
         Attribution::Recorded(_) => return,
     };
     record.own("attribution", fields);

@@ -9,7 +9,7 @@ use super::message::command_line;
 use super::record::{Cut, Host, Members, set};
 use crate::cgroup;
 use crate::connection::Moment;
-use crate::process::{Hash, Ids, Lineage, Login, Process, Tty};
+use crate::process::{Asker, ChainCut, Departed, Hash, Ids, Lineage, Login, Process, Tty};
 
 impl Host {
     /// The owner with all that was read of it, its parent in ECS's place, and the whole chain in ours.
@@ -28,6 +28,45 @@ impl Host {
         record.own("ancestry", json!(chain));
         if let Some(cut) = lineage.cut {
             record.own("ancestry_cut", json!(cut.name()));
+        }
+    }
+
+    /// Who asked for it, as the audit log has it.
+    pub(super) fn asker(&self, record: &mut Members, asker: &Asker, opened: Moment, cut: Cut) {
+        match asker {
+            Asker::Living(lineage) => self.lineage(record, lineage, opened, cut),
+            Asker::Departed(departed) => self.departed(record, departed, opened, cut),
+        }
+    }
+
+    /// Every field of it is placed here. When it started the log does not say, so it has no id.
+    fn departed(&self, record: &mut Members, departed: &Departed, opened: Moment, cut: Cut) {
+        let Departed { pid, comm, executable, args, args_cut, redacted, .. } = departed;
+        let Departed { tty, ids, user, effective_user, login, parent, .. } = departed;
+        let mut fields = json!({ "pid": pid, "name": readable(comm) });
+        set(&mut fields, "executable", path(executable.as_deref(), cut.owner_path()));
+        let kept = kept_args(args, cut);
+        set(&mut fields, "args", (!kept.is_empty()).then(|| texts(&kept)));
+        set(&mut fields, "args_count", (!args_cut && !args.is_empty()).then(|| json!(args.len())));
+        set(&mut fields, "command_line", (!kept.is_empty()).then(|| json!(command_line(&kept))));
+        set(&mut fields, "tty", tty.map(terminal));
+        let chain = parent.iter().flat_map(|parent| [&parent.process].into_iter().chain(&parent.ancestry));
+        let chain: Vec<_> = chain.map(|process| self.link(process, opened, cut)).collect();
+        set(&mut fields, "parent", parent.as_ref().map(|parent| self.parent(&parent.process, opened, cut)));
+        record.put("process", fields);
+        if !chain.is_empty() {
+            record.own("ancestry", json!(chain));
+        }
+        let cut = parent.as_ref().map_or(Some(ChainCut::Vanished), |parent| parent.cut);
+        if let Some(cut) = cut {
+            record.own("ancestry_cut", json!(cut.name()));
+        }
+        put_user(record, *ids, user.as_deref(), effective_user.as_deref());
+        if let Some(login) = login {
+            record.own("login", login_fields(login));
+        }
+        if *redacted > 0 {
+            record.own("redacted", json!(redacted));
         }
     }
 

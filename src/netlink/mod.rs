@@ -1,13 +1,16 @@
-//! Netlink: the kernel's TCP table by sock_diag, its notices of the ends of sockets, and its notices of processes.
+//! Netlink: the kernel's TCP table by sock_diag, its notices of the ends of sockets and of processes, the packets
+//! that its firewall logs, and its audit records.
 //!
 //! Says what the kernel says: knows no port by its meaning, no direction and no connection. A socket works in the
 //! network namespace of the thread that opened it, for good, and keeps that namespace in existence.
 //! Layout: `linux/netlink.h`, `linux/inet_diag.h`, `linux/tcp.h`, `linux/cn_proc.h`; checked on 6.18.
 
+mod audit;
 mod connector;
 mod destroy;
 mod diag;
 mod filter;
+mod nflog;
 mod unix;
 
 use std::fmt;
@@ -21,10 +24,12 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
+pub use audit::AuditRecords;
 pub use connector::{ProcessNotice, ProcessNotices, parse_processes};
 pub use destroy::{DestroyNotices, Destroyed, parse_ends};
 pub use diag::{Diag, Dump, Sight, parse_sights, states};
 pub use filter::{Clause, Filter};
+pub use nflog::{Logged, LoggedPackets, Taken, parse_logged};
 pub use unix::{UnixDiag, UnixSocket};
 
 /// What the kernel refused, or answered with nonsense.
@@ -44,6 +49,12 @@ impl NetlinkError {
     pub fn is_unsupported(&self) -> bool {
         let never = [Errno::OPNOTSUPP, Errno::NOENT, Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::PERM];
         never.iter().any(|errno| Some(errno.raw_os_error()) == self.source.raw_os_error())
+    }
+
+    /// True if another program has what only one may have.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        Some(Errno::BUSY.raw_os_error()) == self.source.raw_os_error()
     }
 
     /// True if it is the privilege that is missing.
@@ -121,9 +132,18 @@ impl Link {
     }
 
     /// Gives up to `most` datagrams to `visit`, without waiting.
-    fn drain(&self, most: usize, mut visit: impl FnMut(&[u8])) -> Result<Received, Errno> {
+    fn drain(&self, most: usize, visit: impl FnMut(&[u8])) -> Result<Received, Errno> {
+        self.drain_long::<NOTICE_MOST>(most, visit)
+    }
+
+    /// The same of datagrams of up to so many bytes.
+    fn drain_long<const BYTES: usize>(
+        &self,
+        most: usize,
+        mut visit: impl FnMut(&[u8]),
+    ) -> Result<Received, Errno> {
         let mut received = Received::default();
-        let mut buffer = [0; NOTICE_MOST];
+        let mut buffer = [0; BYTES];
         for _ in 0..most {
             match self.receive(&mut buffer, RecvFlags::DONTWAIT) {
                 Ok(datagram) => {

@@ -106,7 +106,9 @@ impl Collected {
     pub fn opened(&mut self, connection: &Connection) {
         *self.seen.entry(connection.seen.name()).or_default() += 1;
         match &connection.attribution {
-            Attribution::Owned { latency, .. } => self.latency.saturating_record(micros(*latency)),
+            Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } => {
+                self.latency.saturating_record(micros(*latency))
+            }
             Attribution::Recorded(_) => {}
             Attribution::Unknown(reason) => *self.unattributed.entry(reason.name()).or_default() += 1,
         }
@@ -196,7 +198,7 @@ impl Pipeline {
         for (kind, (from, count, uncounted)) in std::mem::take(&mut self.coverage.untold) {
             let more = if uncounted { ", and more that nobody counted" } else { "" };
             let instead = match kind {
-                Kind::Destroy | Kind::Syn => "the tables are read instead",
+                Kind::Destroy | Kind::Syn | Kind::Nflog(_) | Kind::Audit => "the tables are read instead",
                 Kind::Proc => "links of chains, starts and ends of programs may be missing",
                 Kind::Files => "changes of files may be missing",
             };

@@ -231,7 +231,7 @@ impl Pipeline {
         let (attribution, held) = self.attributor.attribute(proc, inode, found, Duration::ZERO);
         // The master itself holds no client's end: whoever cannot be found has gone again.
         let Attribution::Owned { lineage, .. } = &attribution else { return };
-        let mut way = self.way_out(proc, &key, lineage, held.as_deref());
+        let mut way = self.way_out(proc, key.netns, lineage, held.as_deref());
         // `ssh -O check` asks the master and is no session.
         if way.ssh.as_ref().is_some_and(|meaning| meaning.control_command.is_some()) {
             return;

@@ -8,7 +8,7 @@ use super::Pipeline;
 use crate::connection::Moment;
 use crate::event::{Event, What};
 use crate::proc::Proc;
-use crate::process::{Attribution, FileId, Hash, Lineage};
+use crate::process::{FileId, Hash, Lineage};
 
 impl Pipeline {
     /// Owners' executables are hashed from now on. Of a file that is new its hash is waited for so long; then it is told when
@@ -29,17 +29,14 @@ impl Pipeline {
         let keys: Vec<_> = self.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(entry) = self.table.get_mut(&key) else { continue };
-            let Attribution::Owned { lineage, .. } = &entry.connection.attribution else { continue };
+            let Some(lineage) = entry.connection.attribution.lineage() else { continue };
             let Some(Hash::Pending(id)) = lineage.hash else { continue };
             let Some(hash) = came.get(&id) else { continue };
             let new = renewed
                 .entry(Arc::as_ptr(lineage))
                 .or_insert_with(|| Arc::new(Lineage { hash: Some(*hash), ..Lineage::clone(lineage) }));
             let new = Arc::clone(new);
-            if let Attribution::Owned { lineage, .. } = &mut Arc::make_mut(&mut entry.connection).attribution
-            {
-                *lineage = new;
-            }
+            Arc::make_mut(&mut entry.connection).attribution.renew(new);
             if entry.told {
                 let changed = match hash {
                     Hash::Sha256 { .. } => "process.hash.sha256",

@@ -3,6 +3,7 @@
 //! Decides when the tables are read, what a snapshot means, and what is told of it. Reads no clock, waits for nothing
 //! and writes nowhere: moments, ids and names are given, records come out.
 
+mod audited;
 mod coverage;
 mod descriptors;
 mod ends;
@@ -36,6 +37,7 @@ use crate::source::poll::{Reading, Source, Wanted as Rows};
 use crate::source::{Events, Selection};
 use crate::table::Table;
 
+use audited::Audited;
 use coverage::Collected;
 use descriptors::Counted;
 use namespace::Namespace;
@@ -122,7 +124,10 @@ pub struct Pipeline {
     syns: HashMap<(Netns, Tuple), observe::Syn>,
     /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
     /// those of connections that were over by then: of these a notice tells.
-    overtaken: HashMap<(Netns, Tuple), (Moment, u32)>,
+    overtaken: HashMap<(Netns, Tuple), (observe::Syn, u32)>,
+    /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
+    syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
+    audited: Audited,
     coverage: Collected,
     totals: Totals,
     /// `None`: no program's start and end is told.
@@ -191,6 +196,8 @@ impl Pipeline {
             told_by_end: HashMap::new(),
             syns: HashMap::new(),
             overtaken: HashMap::new(),
+            syns_told: HashMap::new(),
+            audited: Audited::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
             executions: None,
@@ -211,7 +218,9 @@ impl Pipeline {
         let mut told = std::mem::take(&mut self.untold);
         self.totals.polls += 1;
         // A tick that comes late leaves the search what keeps the next one in time.
-        let is_late = self.coverage.tick(at).is_some_and(|interval| interval > self.search_time * 3);
+        let interval = self.coverage.tick(at).unwrap_or_default();
+        let is_late = interval > self.search_time * 3;
+        self.note_interval(interval);
         // So does one that finds more sought than the last could search for: in a flood most of them are gone anyway.
         let is_flooded = self.search_left.is_zero() && self.sought.len() > FLOOD;
         self.search_left = if is_late || is_flooded { self.search_time / 5 } else { self.search_time };
@@ -229,6 +238,7 @@ impl Pipeline {
         self.tell_executions(proc, at, &mut told);
         self.tell_repeated_changes(at, &mut told);
         self.tell_old_syns(at, &mut told);
+        self.settle_audited(proc, at, false, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

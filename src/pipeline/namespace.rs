@@ -85,6 +85,11 @@ impl Namespace {
         self.on.contains(&Kind::Destroy) && at >= self.doubtful_until
     }
 
+    /// True if SYNs are told, of all watched ports or of those that somebody's rule names.
+    pub fn hears_syns(&self) -> bool {
+        self.on.iter().any(|kind| kind.tells_syns())
+    }
+
     /// True while what was lost may show in TIME_WAIT.
     pub fn is_doubtful(&self, at: Duration) -> bool {
         at < self.doubtful_until
@@ -131,6 +136,9 @@ impl Pipeline {
         self.events = events;
         self.follows_all = all_namespaces;
         let mut entered = self.events.as_ref().map(|events| events.enter(self.own, None));
+        if let Some(entered) = &mut entered {
+            self.leave_out_audit(proc, entered);
+        }
         let off = entered.as_mut().map(|entered| std::mem::take(&mut entered.off)).unwrap_or_default();
         let notes = entered.as_mut().map(|entered| std::mem::take(&mut entered.notes)).unwrap_or_default();
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
@@ -143,6 +151,7 @@ impl Pipeline {
         }
         self.watch_server_ports();
         self.hears_ends = own.on.contains(&Kind::Destroy);
+        self.audited.is_on = own.on.contains(&Kind::Audit);
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
         }
@@ -153,6 +162,19 @@ impl Pipeline {
         self.find_namespaces(proc, at, &mut told);
         self.untold.extend(told);
         (choice, off)
+    }
+
+    /// The kernel lets whoever may listen to its audit records anywhere, and gives them in its first namespace alone.
+    fn leave_out_audit(&self, proc: &Proc, entered: &mut Entered) {
+        let is_file = self.events.as_ref().is_some_and(|events| events.reads_audit_log());
+        let marks = proc.network_mark("1").ok().zip(proc.network_mark("self").ok());
+        let is_elsewhere = marks.is_some_and(|(first, own)| first != own);
+        if !is_file && is_elsewhere && entered.on.contains(&Kind::Audit) {
+            entered.on.retain(|kind| *kind != Kind::Audit);
+            let why =
+                "the kernel gives audit records in the machine's first network namespace alone".to_owned();
+            entered.off.push((Kind::Audit, why));
+        }
     }
 
     fn choose_source(&self, proc: &Proc, own: &mut Namespace, unavailable: Option<String>) -> Choice {

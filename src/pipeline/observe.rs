@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Pipeline;
 use super::ends::{After, Evidence, bytes_of, why_failed};
 use super::namespace::Namespace;
+use super::opens::known;
 use crate::connection::{
     CloseReason, Connection, Cookie, Direction, Moment, Netns, Seen, Socket, TcpState, Tuple,
 };
@@ -42,6 +43,9 @@ const LOOK_LEAST: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Syn {
     at: Moment,
+    seen: Seen,
+    /// Who opened its socket, where that was told.
+    uid: Option<u32>,
     failures: Failures,
     /// How many opens the kernel had counted at the tick before.
     opens: Option<u64>,
@@ -63,6 +67,9 @@ impl Pipeline {
         for observation in others {
             match observation {
                 Observation::Syn { .. } => {}
+                Observation::Connect(connect) => {
+                    self.take_connect(proc, &mut spaces, *connect, at, &mut told)
+                }
                 Observation::Process(notice) => self.take_process(proc, notice, at, &mut executed, &mut told),
                 Observation::File(notice) => self.take_file(proc, notice, at, &mut told),
                 Observation::Unwatched { count, detail } => {
@@ -74,6 +81,7 @@ impl Pipeline {
                     }
                 }
                 Observation::Failed { kind, netns, reason } => {
+                    self.audited.is_on &= kind != Kind::Audit;
                     if let Some(space) = of(&mut spaces, netns) {
                         space.on.retain(|on| *on != kind);
                         space.gate.want_read();
@@ -128,8 +136,8 @@ impl Pipeline {
         space.balance.syns_whole &= kind != Kind::Syn;
         match kind {
             Kind::Proc => self.doubt_executions(),
-            Kind::Destroy | Kind::Syn => space.doubt(at.boot),
-            Kind::Files => {}
+            Kind::Audit | Kind::Files => {}
+            Kind::Destroy | Kind::Syn | Kind::Nflog(_) => space.doubt(at.boot),
         }
         self.totals.notices_lost += count.unwrap_or(1);
         self.coverage.lost(kind, count, at);
@@ -147,22 +155,48 @@ impl Pipeline {
         for space in spaces {
             let mut born = Vec::new();
             for syn in &syns {
-                let Observation::Syn { netns, tuple, device } = syn else { continue };
+                let Observation::Syn { kind, netns, tuple, device, uid } = syn else { continue };
                 // Of several connections between the same ends a lookup finds the last, and that once.
-                let is_found = born.iter().any(|born: &Socket| born.tuple == *tuple);
-                if *netns != space.netns || !self.select.wants(tuple) {
+                let is_found = born.iter().any(|(_, born): &(Seen, Socket)| born.tuple == *tuple);
+                if *netns != space.netns
+                    || !self.select.wants(tuple)
+                    || self.is_told_twice(space, *kind, *tuple, at)
+                {
                     continue;
                 }
+                let seen = if *kind == Kind::Syn { Seen::Syn } else { Seen::Nflog };
+                let syn = Syn { at, seen, uid: *uid, failures: Failures::default(), opens: None };
                 if is_found || self.syns.contains_key(&(*netns, *tuple)) {
-                    self.overtake((*netns, *tuple), at);
+                    self.overtake((*netns, *tuple), syn);
                 } else {
-                    born.extend(self.look_up_syn(proc, space, *tuple, *device, at, told));
+                    let found = self.look_up_syn(proc, space, *tuple, *device, syn, told);
+                    born.extend(found.map(|socket| (seen, socket)));
                 }
             }
-            if !born.is_empty() {
-                self.open_sockets(proc, space, &born, Seen::Syn, at, told);
+            for seen in [Seen::Syn, Seen::Nflog] {
+                let born: Vec<_> = born.iter().filter(|(by, _)| *by == seen).map(|(_, born)| *born).collect();
+                if !born.is_empty() {
+                    self.open_sockets(proc, space, &born, seen, at, told);
+                }
             }
         }
+    }
+
+    /// True for a SYN that another kind of source has told before. Each tells a SYN as often as it leaves: what one has
+    /// told no oftener than another is no news, whichever comes first.
+    fn is_told_twice(&mut self, space: &Namespace, kind: Kind, tuple: Tuple, at: Moment) -> bool {
+        if space.on.iter().filter(|kind| kind.tells_syns()).count() < 2 {
+            return false;
+        }
+        let is_full = self.syns_told.len() >= MOST_SYNS;
+        if is_full && !self.syns_told.contains_key(&(space.netns, tuple)) {
+            return false;
+        }
+        let (last, by_tap, by_rule) = self.syns_told.entry((space.netns, tuple)).or_insert((at, 0, 0));
+        *last = at;
+        let (own, other) = if kind == Kind::Syn { (by_tap, by_rule) } else { (by_rule, by_tap) };
+        *own += 1;
+        *own <= *other
     }
 
     /// The socket behind a SYN, if it is news.
@@ -172,10 +206,10 @@ impl Pipeline {
         space: &mut Namespace,
         tuple: Tuple,
         device: u32,
-        at: Moment,
+        syn: Syn,
         told: &mut Vec<Event>,
     ) -> Option<Socket> {
-        let (place, now) = ((space.netns, tuple), at.boot);
+        let (place, at, now) = ((space.netns, tuple), syn.at, syn.at.boot);
         if self.missed_notices.get(&place).is_some_and(|ended| now <= ended.boot) {
             // It came late: what it began has been told to its end.
             return None;
@@ -200,7 +234,7 @@ impl Pipeline {
             (Some(_), Some(key)) if inode == Some(key.inode) => {
                 let waits = self.table.get(&key).is_some_and(|e| e.connection.state == TcpState::SynSent);
                 if self.told_by_end.remove(&place).is_none() && !waits {
-                    self.overtake(place, at);
+                    self.overtake(place, syn);
                 }
                 None
             }
@@ -209,13 +243,15 @@ impl Pipeline {
                     let failures = self.new_failures(proc, space);
                     self.close(&old, Evidence::Gone, failures, at, at, told);
                 }
-                space.gate.note_open();
+                if syn.seen == Seen::Syn {
+                    space.gate.note_open();
+                }
                 Some(found.socket)
             }
             // Its place is in the table still, and it is over as well.
             (_, Some(_)) => {
                 if self.told_by_end.remove(&place).is_none() {
-                    self.overtake(place, at);
+                    self.overtake(place, syn);
                 }
                 None
             }
@@ -226,7 +262,7 @@ impl Pipeline {
                 if !is_told && self.syns.len() < MOST_SYNS {
                     let failures = self.new_failures(proc, space);
                     let opens = space.gate.counters().map(|counters| counters.active_opens);
-                    self.syns.insert(place, Syn { at, failures, opens });
+                    self.syns.insert(place, Syn { failures, opens, ..syn });
                 }
                 None
             }
@@ -314,13 +350,12 @@ impl Pipeline {
         let place = (space.netns, ended.tuple);
         let syn = self.syns.remove(&place);
         let syn = syn.or_else(|| self.take_overtaken(place));
-        if syn.is_none() && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_MISSED {
+        if syn.is_none() && space.hears_syns() && self.told_by_end.len() < MOST_MISSED {
             self.told_by_end.insert(place, at);
         }
         let established = ended.counts.is_some_and(|counts| counts.established);
-        let seen = if syn.is_some() { Seen::Syn } else { Seen::Destroy };
         let cookie = ended.cookie;
-        let connection = self.passing(place, seen, syn.map_or(at, |syn| syn.at), at);
+        let connection = self.passing(place, syn, Seen::Destroy, at);
         // An attempt is over without having been anything else.
         let state = if established { TcpState::TimeWait } else { TcpState::SynSent };
         let connection = Connection { cookie, state, direction, ..connection };
@@ -358,7 +393,8 @@ impl Pipeline {
                 }
             }
         }
-        self.overtaken.retain(|_, (last, _)| last.boot + SYN_LATE > at.boot);
+        self.overtaken.retain(|_, (last, _)| last.at.boot + SYN_LATE > at.boot);
+        self.syns_told.retain(|_, (last, ..)| last.boot + SYN_LATE > at.boot);
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
         }
@@ -383,20 +419,20 @@ impl Pipeline {
     }
 
     /// A SYN whose TIME_WAIT is in the table.
-    pub(super) fn syn_of(&mut self, netns: Netns, tuple: Tuple) -> Option<Moment> {
-        self.syns.remove(&(netns, tuple)).map(|syn| syn.at)
+    pub(super) fn syn_of(&mut self, netns: Netns, tuple: Tuple) -> Option<Syn> {
+        self.syns.remove(&(netns, tuple))
     }
 
-    fn overtake(&mut self, place: (Netns, Tuple), at: Moment) {
+    fn overtake(&mut self, place: (Netns, Tuple), syn: Syn) {
         if self.overtaken.len() < MOST_SYNS {
-            let (last, count) = self.overtaken.entry(place).or_insert((at, 0));
-            (*last, *count) = (at, *count + 1);
+            let (last, count) = self.overtaken.entry(place).or_insert((syn, 0));
+            (*last, *count) = (syn, *count + 1);
         }
     }
 
     fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
-        let (at, count) = self.overtaken.get_mut(&place)?;
-        let syn = Syn { at: *at, failures: Failures::default(), opens: None };
+        let (syn, count) = self.overtaken.get_mut(&place)?;
+        let syn = *syn;
         *count -= 1;
         if *count == 0 {
             self.overtaken.remove(&place);
@@ -427,7 +463,7 @@ impl Pipeline {
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of
     /// it. Never called a success.
     fn tell_syn(&mut self, place: (Netns, Tuple), syn: Syn, at: Moment, told: &mut Vec<Event>) {
-        let connection = self.passing(place, Seen::Syn, syn.at, syn.at);
+        let connection = self.passing(place, Some(syn), syn.seen, syn.at);
         let (reason, success) = match syn.failures {
             // Whether it had been answered is not known.
             Failures { attempts: 0, resets: 1.., .. } => (CloseReason::Reset, None),
@@ -438,14 +474,18 @@ impl Pipeline {
         self.tell_pair(connection, ending, at, told);
     }
 
-    /// A connection that is over when it is told.
+    /// A connection that is over when it is told: seen by its SYN, or else as is said.
     pub(super) fn passing(
         &mut self,
         (netns, tuple): (Netns, Tuple),
-        seen: Seen,
-        opened: Moment,
+        syn: Option<Syn>,
+        otherwise: Seen,
         at: Moment,
     ) -> Connection {
+        let seen = syn.map_or(otherwise, |syn| syn.seen);
+        let opened = syn.map_or(at, |syn| syn.at);
+        let uid = syn.and_then(|syn| syn.uid);
+        let user = uid.and_then(|uid| self.attributor.user_name(uid));
         Connection {
             id: (self.new_id)(at),
             netns,
@@ -454,8 +494,8 @@ impl Pipeline {
             tuple,
             direction: Direction::Egress,
             state: TcpState::SynSent,
-            uid: None,
-            user: None,
+            uid,
+            user,
             seen,
             opened,
             last_seen: at,
@@ -486,14 +526,30 @@ impl Pipeline {
         if !self.is_chosen(&connection) {
             return;
         }
-        let connection = Arc::new(connection);
         if !ending.exact {
             // What is left of a socket bears another cookie.
             self.expect_notice((connection.netns, connection.tuple), None, at);
         }
+        if let Some((connection, ending)) = self.let_wait(connection, ending, at) {
+            self.tell_both(connection, ending, at, told);
+        }
+    }
+
+    /// Tells its open and its close, unless a filter proves that it is not wanted.
+    pub(super) fn tell_both(
+        &mut self,
+        connection: Connection,
+        ending: Ending,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if !self.select.filter.admits(&known(&connection)) {
+            return;
+        }
+        let connection = Arc::new(connection);
         self.coverage.opened(&connection);
         self.totals.opens += 1;
-        self.totals.unattributed += 1;
+        self.totals.unattributed += u64::from(!connection.attribution.is_known());
         self.totals.passed += 1;
         self.totals.closes += 1;
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });

@@ -14,7 +14,6 @@ use crate::connection::{
 use crate::event::{Ending, Event, What};
 use crate::proc::{Depth, Held, Proc};
 use crate::process::{Attribution, Hash, Reason};
-use crate::source::Kind;
 use crate::source::selection::Known;
 use crate::ssh;
 use crate::table::Delta;
@@ -173,7 +172,7 @@ impl Pipeline {
 
     /// The SYN of a connection that a table has told of may still come.
     fn expect_syn(&mut self, space: &Namespace, key: &Key, seen: Seen, at: Moment) {
-        if seen == Seen::Poll && space.on.contains(&Kind::Syn) && self.told_by_end.len() < MOST_EXPECTED {
+        if seen == Seen::Poll && space.hears_syns() && self.told_by_end.len() < MOST_EXPECTED {
             self.told_by_end.insert((key.netns, key.tuple), at);
         }
     }
@@ -303,20 +302,16 @@ impl Pipeline {
             return;
         };
         let owner = connection.attribution.owner();
-        let known = Known {
-            remote: connection.tuple.remote,
-            uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
-            user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
-            executable: owner.and_then(|owner| owner.executable.as_deref()),
-            sha256: connection.attribution.hash().and_then(Hash::proven),
-        };
-        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known);
+        let is_told = self.is_chosen(&connection) && self.select.filter.admits(&known(&connection));
         let Some(entry) = self.table.get_mut(&key) else { return };
         entry.told = is_told;
         if is_told {
             self.totals.opens += 1;
             self.totals.unattributed += u64::from(owner.is_none());
             self.coverage.opened(&connection);
+            if connection.attribution != Attribution::Unknown(Reason::Budget) {
+                self.note_told(&connection, Some(key));
+            }
             told.push(Event { at, what: What::Opened(connection) });
         }
     }
@@ -448,7 +443,7 @@ impl Pipeline {
         }
     }
 
-    fn tell_owner(
+    pub(super) fn tell_owner(
         &mut self,
         proc: &Proc,
         key: Key,
@@ -477,21 +472,38 @@ impl Pipeline {
                 vec!["process"]
             }
             (Attribution::Unknown(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
+            (Attribution::Audited { .. }, Attribution::Unknown(_) | Attribution::Audited { .. }) => return,
+            (Attribution::Audited { asker, .. }, Attribution::Owned { lineage, .. })
+                if asker.pid() == lineage.process.pid =>
+            {
+                vec!["portreeve.attribution"]
+            }
+            (Attribution::Audited { .. }, Attribution::Owned { .. })
+            | (Attribution::Unknown(_), Attribution::Audited { .. }) => {
+                vec!["process", "portreeve.attribution"]
+            }
+            (_, Attribution::Audited { .. }) => return,
             (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
             (_, Attribution::Unknown(_) | Attribution::Recorded(_)) => vec!["portreeve.attribution"],
         };
-        if let Attribution::Owned { latency, lineage, .. } = &attribution {
+        if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
-            if matches!(old, Attribution::Unknown(_)) {
-                self.attributor.connected(&lineage.process);
-            }
         }
+        if let (Attribution::Unknown(_), Attribution::Owned { lineage, .. }) = (old, &attribution) {
+            self.attributor.connected(&lineage.process);
+        }
+        let was_sought = *old == Attribution::Unknown(Reason::Budget);
         let (direction, old) = (entry.connection.direction, entry.connection.way.clone());
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
         let way = way.map(|way| Arc::new(old.as_ref().map_or(way.clone(), |old| way.or_older(old))));
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
         (connection.attribution, connection.way) = (attribution, way.or(old));
+        let connection = Arc::clone(&entry.connection);
+        if was_sought && entry.told {
+            self.note_told(&connection, Some(key));
+        }
+        let Some(entry) = self.table.get(&key) else { return };
         if !entry.told && self.select.ssh_anywhere {
             self.tell_late(key, at, told);
         } else if entry.told {
@@ -513,9 +525,8 @@ impl Pipeline {
         for socket in &delta.passed {
             let gone = socket.timewait_left.map_or(Duration::ZERO, |left| TIME_WAIT.saturating_sub(left));
             let syn = self.syn_of(space.netns, socket.tuple);
-            let seen = if syn.is_some() { Seen::Syn } else { Seen::TimeWait };
             let place = (space.netns, socket.tuple);
-            let connection = self.passing(place, seen, syn.unwrap_or(at), at);
+            let connection = self.passing(place, syn, Seen::TimeWait, at);
             let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
             let ending = Ending {
                 reason: CloseReason::Closed,
@@ -527,6 +538,27 @@ impl Pipeline {
             };
             self.tell_pair(connection, ending, at, told);
         }
+    }
+}
+
+/// What a filter may judge a connection by.
+pub(super) fn known(connection: &Connection) -> Known<'_> {
+    let owner = connection.attribution.owner();
+    if let Some(departed) = connection.attribution.departed() {
+        return Known {
+            remote: connection.tuple.remote,
+            uid: Some(departed.ids.real_uid),
+            user: departed.user.as_deref(),
+            executable: departed.executable.as_deref(),
+            sha256: None,
+        };
+    }
+    Known {
+        remote: connection.tuple.remote,
+        uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
+        user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
+        executable: owner.and_then(|owner| owner.executable.as_deref()),
+        sha256: connection.attribution.hash().and_then(Hash::proven),
     }
 }
 

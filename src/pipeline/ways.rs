@@ -8,7 +8,7 @@ use crate::connection::{Connection, Direction, Key, Netns};
 use crate::event::Actor;
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
-use crate::process::{Attribution, Lineage};
+use crate::process::{Asker, Attribution, Lineage};
 use crate::ssh;
 use crate::way::{Origin, Way};
 
@@ -32,13 +32,19 @@ impl Pipeline {
                 is_ssh: ssh::is_server(&lineage.process),
                 listening: Vec::new(),
             },
-            Direction::Egress => self.way_out(proc, key, lineage, held),
+            Direction::Egress => self.way_out(proc, key.netns, lineage, held),
         })
     }
 
     /// The way of a process that makes a connection, or rides on one.
-    pub(super) fn way_out(&mut self, proc: &Proc, key: &Key, lineage: &Lineage, owner: Option<&Held>) -> Way {
-        let origin = self.origin_of(proc, key.netns, lineage, owner);
+    pub(super) fn way_out(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        lineage: &Lineage,
+        owner: Option<&Held>,
+    ) -> Way {
+        let origin = self.origin_of(proc, netns, lineage, owner);
         let (process, ancestry) = (&lineage.process, &lineage.ancestry);
         Way {
             origin,
@@ -46,6 +52,26 @@ impl Pipeline {
             ssh: ssh::meaning(process, ancestry).map(Arc::new),
             is_ssh: ssh::is_client(process) || ssh::is_server(process),
             listening: Vec::new(),
+        }
+    }
+
+    /// The way of whoever asked for a connection, as the audit log has it: of one that has gone, that of its parent.
+    pub(super) fn way_of_asker(
+        &mut self,
+        proc: &Proc,
+        netns: Netns,
+        asker: &Asker,
+        held: Option<&Held>,
+    ) -> Option<Way> {
+        match asker {
+            Asker::Living(lineage) => Some(self.way_out(proc, netns, lineage, held)),
+            Asker::Departed(departed) => Some(Way {
+                origin: self.origin_of(proc, netns, departed.parent.as_ref()?, None),
+                route: None,
+                ssh: None,
+                is_ssh: false,
+                listening: Vec::new(),
+            }),
         }
     }
 

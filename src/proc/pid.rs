@@ -174,6 +174,14 @@ impl Proc {
         parse_parent(&text).ok_or_else(|| self.bad_stat(held))
     }
 
+    /// When a process started, since boot; to a hundredth of a second.
+    #[must_use]
+    pub fn started(&self, process: &Process) -> Duration {
+        let nanos = u128::from(process.start_ticks) * 1_000_000_000;
+        let nanos = nanos / u128::from(rustix::param::clock_ticks_per_second().max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
     /// True if the process that was held has not been reaped: 1 µs.
     #[must_use]
     pub fn is_alive(&self, held: &Held) -> bool {

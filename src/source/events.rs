@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, p
 use super::Kind;
 use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
+use crate::audit::Connect;
 use crate::connection::{Netns, Tuple};
 use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
@@ -41,13 +43,20 @@ pub enum Observation {
     },
     /// A SYN left for a watched port. Whether a socket stands behind it is not known.
     Syn {
+        /// Which kind of source told it.
+        kind: Kind,
         /// Where.
         netns: Netns,
         /// Its ends.
         tuple: Tuple,
         /// Network device that it left through.
         device: u32,
+        /// Who opened the socket behind it, where that is told.
+        uid: Option<u32>,
     },
+    /// A process asked to be connected to a watched port. The log does not say in which namespace, from where and by which
+    /// protocol.
+    Connect(Box<Connect>),
     /// Something happened to a process.
     Process(ProcessNotice),
     /// Something happened to one of SSH's files.
@@ -85,10 +94,10 @@ impl Observation {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Destroyed { .. } => Kind::Destroy,
-            Self::Syn { .. } => Kind::Syn,
+            Self::Connect(_) => Kind::Audit,
             Self::Process(_) => Kind::Proc,
             Self::File(_) | Self::Unwatched { .. } => Kind::Files,
-            Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
+            Self::Syn { kind, .. } | Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
 }
@@ -118,6 +127,7 @@ pub struct Events {
     rooms: Mutex<Rooms>,
     watched: Arc<Watched>,
     wanted: Vec<Kind>,
+    audit_log: Option<PathBuf>,
 }
 
 /// Wakes who waits, from another thread.
@@ -157,7 +167,20 @@ impl Events {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, bell, rooms: Mutex::default(), watched, wanted })
+        Ok(Self { epoll, bell, rooms: Mutex::default(), watched, wanted, audit_log: None })
+    }
+
+    /// Reads audit records from this file or pipe, and not from the kernel.
+    #[must_use]
+    pub fn reading(mut self, audit_log: Option<PathBuf>) -> Self {
+        self.audit_log = audit_log;
+        self
+    }
+
+    /// True if audit records come from a file: those that the kernel gives come in the machine's first namespaces alone.
+    #[must_use]
+    pub fn reads_audit_log(&self) -> bool {
+        self.audit_log.is_some()
     }
 
     /// What wakes `wait`.
@@ -196,14 +219,14 @@ impl Events {
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
     /// bound file: 0.15 ms, 0.3 ms in another. Sources of another kind are off for a reason in plain words; notices of
-    /// processes and of files come from our own namespace alone.
+    /// processes, of files and audit records come from our own namespace alone.
     pub fn enter(&self, netns: Netns, file: Option<OwnedFd>) -> Entered {
         self.leave(netns);
-        let wanted = |kind: &&Kind| file.is_none() || !matches!(kind, Kind::Proc | Kind::Files);
+        let wanted = |kind: &&Kind| file.is_none() || !matches!(kind, Kind::Proc | Kind::Audit | Kind::Files);
         let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
         let ports = self.watched.ranges();
         let opened = match file {
-            None => Ok(open(&wanted, &ports)),
+            None => Ok(open(&wanted, &ports, self.audit_log.as_deref())),
             Some(file) => open_inside(file.as_fd(), &wanted, &ports),
         };
         let mut entered = Entered {
@@ -284,7 +307,7 @@ impl Events {
                                 )
                             }));
                         }
-                        Socket::Syn(_) | Socket::Proc(_) => {}
+                        _ => {}
                     }
                     room.sockets.push(socket);
                     entered.on.push(kind);
@@ -295,8 +318,10 @@ impl Events {
         room.sockets.sort_by_key(|socket| match socket.kind() {
             Kind::Destroy => 0,
             Kind::Syn => 1,
-            Kind::Proc => 2,
-            Kind::Files => 3,
+            Kind::Nflog(_) => 2,
+            Kind::Audit => 3,
+            Kind::Proc => 4,
+            Kind::Files => 5,
         });
         rooms.open.insert(number, room);
     }

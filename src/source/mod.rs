@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of the connections that are open (`table`) and names nobody (`attribution`).
 
+mod audit_log;
 pub mod direction;
 pub mod events;
 pub mod gate;

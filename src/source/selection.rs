@@ -98,6 +98,10 @@ pub enum Kind {
     Destroy,
     /// SYNs on their way out, by a packet socket.
     Syn,
+    /// SYNs on their way out, by a rule of the firewall that logs them to this group.
+    Nflog(u16),
+    /// Calls of `connect`, by audit records.
+    Audit,
     /// Forks, executions and exits, by the process connector.
     Proc,
     /// Changes of SSH's files, by fanotify or inotify. Chosen by an option of its own.
@@ -105,17 +109,58 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Destroy, Self::Syn, Self::Proc, Self::Files];
+    /// One of each, as they are named: the group says nothing.
+    pub const ALL: [Self; 6] =
+        [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc, Self::Files];
 
-    /// As it is typed and told.
+    /// As it is told.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Destroy => "destroy",
             Self::Syn => "syn",
+            Self::Nflog(_) => "nflog",
+            Self::Audit => "audit",
             Self::Proc => "proc",
             Self::Files => "files",
+        }
+    }
+
+    /// True if it tells of beginnings by their SYN.
+    #[must_use]
+    pub fn tells_syns(self) -> bool {
+        matches!(self, Self::Syn | Self::Nflog(_))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    /// `destroy`, `nflog:22`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let group = |group: &str| match group.parse() {
+            Ok(group) => Ok(Self::Nflog(group)),
+            Err(_) => Err(format!("`{group}` is no group of the firewall: nflog:GROUP, 0 to 65535")),
+        };
+        match text.split_once(':') {
+            Some(("nflog", number)) => group(number),
+            None if text == "nflog" => group(""),
+            _ => Self::ALL.into_iter().find(|kind| kind.name() == text && *kind != Self::Files).ok_or_else(
+                || {
+                    format!(
+                        "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc"
+                    )
+                },
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nflog(group) => write!(f, "nflog:{group}"),
+            other => f.write_str(other.name()),
         }
     }
 }
@@ -145,13 +190,7 @@ impl FromStr for EventChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let kind = |word: &str| {
-            let known = Kind::ALL.into_iter().find(|kind| kind.name() == word.trim());
-            let known = known.filter(|kind| *kind != Kind::Files);
-            known.ok_or_else(|| {
-                format!("`{}` is none of: auto, none, or a list of destroy, syn, proc", word.trim())
-            })
-        };
+        let kind = |word: &str| word.trim().parse::<Kind>();
         match text.trim() {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::These(Vec::new())),
@@ -159,6 +198,9 @@ impl FromStr for EventChoice {
                 let mut kinds = list.split(',').map(kind).collect::<Result<Vec<_>, _>>()?;
                 kinds.sort_unstable();
                 kinds.dedup();
+                if kinds.iter().filter(|kind| matches!(kind, Kind::Nflog(_))).count() > 1 {
+                    return Err("nflog listens to one group".to_owned());
+                }
                 Ok(Self::These(kinds))
             }
         }
@@ -171,7 +213,7 @@ impl fmt::Display for EventChoice {
             Self::Auto => f.write_str("auto"),
             Self::These(kinds) if kinds.is_empty() => f.write_str("none"),
             Self::These(kinds) => {
-                f.write_str(&kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(","))
+                f.write_str(&kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
             }
         }
     }
@@ -376,9 +418,15 @@ impl Selection {
     /// which bears no user, would be taken for another's.
     #[must_use]
     pub fn wants(&self, tuple: &Tuple) -> bool {
-        let port = tuple.remote.port();
+        self.wants_remote(tuple.remote)
+    }
+
+    /// The same of a remote end alone.
+    #[must_use]
+    pub fn wants_remote(&self, remote: SocketAddr) -> bool {
+        let port = remote.port();
         (self.ports.contains(port) || self.ssh_anywhere && port != 0)
-            && self.filter.admits(&Known::of(tuple.remote))
+            && self.filter.admits(&Known::of(remote))
     }
 }
 
@@ -403,13 +451,16 @@ mod tests {
 
     #[test]
     fn lists_of_notices_print_as_they_parse() {
-        for text in ["auto", "none", "destroy", "destroy,syn,proc"] {
+        for text in ["auto", "none", "destroy", "destroy,syn,proc", "destroy,nflog:22,proc"] {
             assert_eq!(text.parse::<EventChoice>().unwrap().to_string(), text);
         }
         assert_eq!("proc, destroy,proc".parse::<EventChoice>().unwrap().to_string(), "destroy,proc");
         assert!(!EventChoice::Auto.kinds().contains(&Kind::Proc));
-        for bad in ["", "all", "none,syn", "syn;destroy"] {
+        for bad in ["", "all", "none,syn", "syn;destroy", "syn:1"] {
             assert!(bad.parse::<EventChoice>().unwrap_err().contains("none of"), "{bad}");
+        }
+        for bad in ["nflog", "nflog:", "nflog:65536", "nflog:-1", "nflog:1,nflog:2"] {
+            assert!(bad.parse::<EventChoice>().unwrap_err().contains("group"), "{bad}");
         }
     }
 

@@ -4,17 +4,22 @@ use std::error::Error as _;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::thread;
 
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::Kind;
+use super::audit_log::AuditLog;
 use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
+use crate::audit::{Assembler, Connect};
 use crate::connection::Netns;
 use crate::files::{FileNotices, News};
-use crate::netlink::{DestroyNotices, Diag, NetlinkError, ProcessNotices};
+use crate::netlink::{
+    AuditRecords, DestroyNotices, Diag, Logged, LoggedPackets, NetlinkError, ProcessNotices,
+};
 use crate::packet::{Syn, SynTap};
 
 /// One source.
@@ -22,6 +27,9 @@ use crate::packet::{Syn, SynTap};
 pub(super) enum Socket {
     Destroy(DestroyNotices),
     Syn(SynTap),
+    Nflog(u16, LoggedPackets),
+    Audit(AuditRecords, Assembler),
+    AuditLog(AuditLog),
     Proc(ProcessNotices),
     Files(FileNotices),
 }
@@ -31,6 +39,8 @@ impl Socket {
         match self {
             Self::Destroy(_) => Kind::Destroy,
             Self::Syn(_) => Kind::Syn,
+            Self::Nflog(group, _) => Kind::Nflog(*group),
+            Self::Audit(..) | Self::AuditLog(_) => Kind::Audit,
             Self::Proc(_) => Kind::Proc,
             Self::Files(_) => Kind::Files,
         }
@@ -65,10 +75,34 @@ impl Socket {
             Self::Syn(tap) => {
                 let received = tap.receive(BATCH, |Syn { tuple, device }| {
                     let tell = watched.contains(tuple.remote.port());
-                    batch.extend(tell.then_some(Observation::Syn { netns, tuple, device }));
+                    batch.extend(tell.then_some(Observation::Syn { kind, netns, tuple, device, uid: None }));
                 });
                 let received = received.map_err(|error| format!("cannot receive packets: {error}"))?;
                 (received.lost > 0).then_some(Some(received.lost))
+            }
+            Self::Nflog(_, packets) => {
+                let received = packets.receive(BATCH, |Logged { tuple, device, uid }| {
+                    let tell = watched.contains(tuple.remote.port());
+                    batch.extend(tell.then_some(Observation::Syn { kind, netns, tuple, device, uid }));
+                });
+                let received = received.map_err(|error| reason(&error))?;
+                match (received.lost, received.overflowed) {
+                    (0, false) => None,
+                    (0, true) => Some(None),
+                    (lost, _) => Some(Some(lost)),
+                }
+            }
+            Self::Audit(records, assembler) => {
+                let received = records.receive(BATCH, |kind, text| {
+                    assembler.record(kind, text, |connect| tell_connect(&mut batch, connect, watched));
+                });
+                let received = received.map_err(|error| reason(&error))?;
+                let given_up = assembler.take_given_up();
+                if received.overflowed { Some(None) } else { (given_up > 0).then_some(Some(given_up)) }
+            }
+            Self::AuditLog(log) => {
+                let lost = log.take(|connect| tell_connect(&mut batch, connect, watched))?;
+                (lost > 0).then_some(Some(lost))
             }
             Self::Proc(notices) => {
                 let received = notices.receive(BATCH, |notice| batch.push(Observation::Process(notice)));
@@ -95,6 +129,9 @@ impl AsFd for Socket {
         match self {
             Self::Destroy(notices) => notices.as_fd(),
             Self::Syn(tap) => tap.as_fd(),
+            Self::Nflog(_, packets) => packets.as_fd(),
+            Self::Audit(records, _) => records.as_fd(),
+            Self::AuditLog(log) => log.as_fd(),
             Self::Proc(notices) => notices.as_fd(),
             Self::Files(notices) => notices.as_fd(),
         }
@@ -107,7 +144,15 @@ pub(super) struct Opened {
     pub(super) sockets: Vec<(Kind, Result<Socket, String>)>,
 }
 
-pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
+/// Those of watched ports are told.
+fn tell_connect(batch: &mut Vec<Observation>, connect: Connect, watched: &Watched) {
+    if watched.contains(connect.remote.port()) {
+        batch.push(Observation::Connect(Box::new(connect)));
+    }
+}
+
+/// `audit_log`: read instead of the kernel's records.
+pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>], audit_log: Option<&Path>) -> Opened {
     let diag = Diag::open().map_err(|error| reason(&error));
     let socket = |kind| match kind {
         // Without the modules that the table is asked by, the kernel takes the subscription and never tells anything.
@@ -126,6 +171,19 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
                 _ => format!("cannot open a packet socket: {error}"),
             }
         }),
+        Kind::Nflog(group) => match LoggedPackets::bind(group) {
+            Ok(packets) => Ok(Socket::Nflog(group, packets)),
+            Err(error) if error.is_denied() => Err("needs CAP_NET_ADMIN".to_owned()),
+            Err(error) if error.is_taken() => Err(format!("another program listens to group {group}")),
+            Err(error) if error.is_unsupported() => {
+                Err(format!("{error}: this kernel has no module for it (nfnetlink_log)"))
+            }
+            Err(error) => Err(reason(&error)),
+        },
+        Kind::Audit => match audit_log {
+            Some(path) => AuditLog::open(path).map(Socket::AuditLog),
+            None => open_audit(),
+        },
         Kind::Proc => {
             ProcessNotices::subscribe().map(Socket::Proc).map_err(|error| match error.is_denied() {
                 true => "needs CAP_NET_ADMIN and the machine's first namespaces".to_owned(),
@@ -136,6 +194,15 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>]) -> Opened {
     };
     let sockets = wanted.iter().map(|kind| (*kind, socket(*kind))).collect();
     Opened { diag, sockets }
+}
+
+fn open_audit() -> Result<Socket, String> {
+    match AuditRecords::subscribe() {
+        Ok(records) => Ok(Socket::Audit(records, Assembler::default())),
+        Err(error) if error.is_denied() => Err("needs CAP_AUDIT_READ".to_owned()),
+        Err(error) if error.is_unsupported() => Err(format!("{error}: this kernel has no audit")),
+        Err(error) => Err(reason(&error)),
+    }
 }
 
 fn reason(error: &NetlinkError) -> String {
@@ -157,7 +224,7 @@ pub(super) fn open_inside(
             Errno::PERM => "entering another namespace needs CAP_SYS_ADMIN".to_owned(),
             other => format!("cannot enter the namespace: {other}"),
         })?;
-        Ok(open(wanted, ports))
+        Ok(open(wanted, ports, None))
     };
     thread::scope(|scope| {
         let name = thread::Builder::new().name("enter".to_owned()).stack_size(STACK);

@@ -64,7 +64,9 @@ fn check_owner(record: &Record<'_>, found: &mut Findings<'_>) {
 /// V35.
 fn check_inode(record: &Record<'_>, found: &mut Findings<'_>) {
     let seen = record.text(f::SEEN).unwrap_or_default();
-    if !record.found.present.has(f::INODE) && !matches!(seen, b"destroy" | b"time_wait" | b"syn") {
+    if !record.found.present.has(f::INODE)
+        && !matches!(seen, b"destroy" | b"time_wait" | b"syn" | b"nflog" | b"audit")
+    {
         found.add(35, format!("it has no inode and was seen by {}", quote(seen)));
     }
 }

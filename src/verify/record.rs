@@ -49,7 +49,8 @@ pub mod f {
         TIMESTAMP = "@timestamp"; STREAM = "agent.id"; RUN = "agent.ephemeral_id"; AGENT = "agent.type";
         VERSION = "agent.version"; BOOT = "host.boot.id"; HOST = "host.name"; BOOTTIME = "portreeve.boottime_us";
         DIRECTION = "network.direction"; ROUTE = "portreeve.route"; ORIGIN = "portreeve.origin.kind";
-        EVIDENCE = "portreeve.origin.evidence"; ANYWHERE = "portreeve.watch.settings.ssh-anywhere";
+        EVIDENCE = "portreeve.origin.evidence"; OWNER_EVIDENCE = "portreeve.attribution.evidence";
+        COMMUNITY_ID = "network.community_id"; ANYWHERE = "portreeve.watch.settings.ssh-anywhere";
         SCHEMA = "portreeve.schema"; ACTION = "event.action"; KIND = "event.kind"; CATEGORY = "event.category";
         TYPE = "event.type"; OUTCOME = "event.outcome"; EVENT_ID = "event.id"; PROVIDER = "event.provider";
         DATASET = "event.dataset"; SEQUENCE = "event.sequence"; CHAIN = "chain"; EVENT_REASON = "event.reason";
@@ -82,7 +83,8 @@ pub mod f {
         COVER_ACTIVE = "portreeve.coverage.kernel.active_opens"; COVER_MISSED = "portreeve.coverage.missed_at_most";
         COMPARABLE = "portreeve.coverage.comparable"; SLOWEST = "portreeve.coverage.poll_interval_us.max";
         LOST_DESTROY = "portreeve.coverage.lost.destroy"; LOST_PROC = "portreeve.coverage.lost.proc";
-        LOST_SYN = "portreeve.coverage.lost.syn"; LOST_FILES = "portreeve.coverage.lost.files"; TOTAL_OPENS = "portreeve.watch.totals.opens";
+        LOST_SYN = "portreeve.coverage.lost.syn"; LOST_NFLOG = "portreeve.coverage.lost.nflog";
+        LOST_FILES = "portreeve.coverage.lost.files"; LOST_AUDIT = "portreeve.coverage.lost.audit"; TOTAL_OPENS = "portreeve.watch.totals.opens";
         TOTAL_CLOSES = "portreeve.watch.totals.closes"; TOTAL_LOST = "portreeve.watch.totals.lost";
         TOTAL_LIVE = "portreeve.watch.totals.live"; TOTAL_POLLS = "portreeve.watch.totals.polls";
         TOTAL_LATE = "portreeve.watch.totals.late"; TOTAL_READS = "portreeve.watch.totals.reads";
@@ -92,6 +94,10 @@ pub mod f {
         TOTAL_NOTICES = "portreeve.watch.totals.notices_lost"; TOTAL_UNKNOWN = "portreeve.watch.totals.unattributed";
     }
 }
+
+/// Lost notices of each kind.
+pub const LOST_NOTICES: [usize; 6] =
+    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN, f::LOST_NFLOG, f::LOST_AUDIT, f::LOST_FILES];
 
 /// A record's fields.
 #[derive(Clone, Copy, Debug)]

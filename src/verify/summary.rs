@@ -110,7 +110,7 @@ impl Summary {
         self.spans += 1;
         self.incomparable += u64::from(record.is(f::COMPARABLE, "false"));
         self.missed = self.missed.saturating_add(record.number(f::COVER_MISSED).unwrap_or(0));
-        for field in [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN] {
+        for field in super::record::LOST_NOTICES {
             self.notices = self.notices.saturating_add(record.number(field).unwrap_or(0));
         }
     }

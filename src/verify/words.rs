@@ -22,7 +22,7 @@ const STATES: Words = &[
     "new_syn_recv",
     "unknown",
 ];
-const SEEN: Words = &["poll", "start", "syn", "time_wait", "destroy"];
+const SEEN: Words = &["poll", "start", "syn", "nflog", "audit", "time_wait", "destroy"];
 const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
@@ -163,12 +163,22 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         (f::EVIDENCE, EVIDENCES),
         (f::NO_HASH, NO_HASH),
         (f::UNSEEN, UNSEEN),
+        (f::OWNER_EVIDENCE, &["audit"]),
     ];
     let is_strange = |(field, words): &&(usize, Words)| {
         record.text(*field).is_some_and(|text| !words.iter().any(|word| word.as_bytes() == text))
     };
     if let Some((field, _)) = where_present.iter().find(is_strange) {
         return wrong(*field);
+    }
+    // An audit record does not tell our own end.
+    let ours = [f::SOURCE_IP, f::SOURCE_PORT, f::COMMUNITY_ID];
+    let is_connection = record.action & on::CONN != 0;
+    if let Some(field) = ours.into_iter().find(|field| !record.found.present.has(*field))
+        && is_connection
+        && !record.is(f::SEEN, "audit")
+    {
+        return super::fields::FIELDS.get(field).map(|field| format!("{} is missing", field.path));
     }
     if record.action == on::CLOSE && record.text(f::EVENT_REASON) != record.text(f::CLOSE_REASON) {
         return wrong(f::EVENT_REASON);

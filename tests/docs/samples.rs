@@ -16,7 +16,8 @@ use portreeve::event::{
 };
 use portreeve::files::{Change, Witness};
 use portreeve::process::{
-    Attribution, ChainCut, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process, Reason, Tty,
+    Asker, Attribution, ChainCut, Departed, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process,
+    Reason, Tty,
 };
 use portreeve::sink::Stream;
 use portreeve::source::Kind;
@@ -53,6 +54,11 @@ pub fn messages() -> Vec<String> {
 pub fn events() -> Vec<Event> {
     let owned = || Arc::new(connection(owner(process(4242), Some(ChainCut::Vanished))));
     let unknown = || Arc::new(connection(Attribution::Unknown(Reason::Denied)));
+    let audited = |has_parent| {
+        let mut connection = connection(departed(has_parent));
+        connection.tuple.local.set_port(0);
+        Arc::new(connection)
+    };
     let mut long = process(4243);
     long.args = vec![vec![0xff; 4_096]];
     let ending = Ending {
@@ -84,6 +90,8 @@ pub fn events() -> Vec<Event> {
         What::Opened(owned()),
         What::Opened(unknown()),
         What::Opened(Arc::new(connection(owner(long, None)))),
+        What::Opened(audited(true)),
+        What::Opened(audited(false)),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
         What::ProcessStarted(actor()),
@@ -111,9 +119,13 @@ pub fn events() -> Vec<Event> {
 /// Every way to be seen first. A new one breaks the build here.
 fn sights() -> Vec<&'static str> {
     let name = |seen: Seen| match seen {
-        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Destroy => seen.name(),
+        Seen::Poll | Seen::Start | Seen::TimeWait | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Destroy => {
+            seen.name()
+        }
     };
-    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Destroy].map(name).to_vec()
+    [Seen::Poll, Seen::Start, Seen::TimeWait, Seen::Syn, Seen::Nflog, Seen::Audit, Seen::Destroy]
+        .map(name)
+        .to_vec()
 }
 
 /// Every reason to name nobody, likewise.
@@ -202,6 +214,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
         ("portreeve.connection.seen", sights()),
         ("portreeve.connection.state", states.to_vec()),
+        ("portreeve.attribution.evidence", vec!["audit"]),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
         ("network.direction", [Direction::Egress, Direction::Ingress].map(Direction::name).to_vec()),
         ("portreeve.route", Route::ALL.map(Route::name).to_vec()),
@@ -260,6 +273,8 @@ fn started() -> Started {
         "/s",
         "--seal",
         "/k",
+        "--audit-log",
+        "/a",
     ];
     let lists = [
         "--include",
@@ -423,6 +438,33 @@ fn lineage(process: Process, cut: Option<ChainCut>) -> Arc<Lineage> {
         _ => Hash::Sha256 { digest: [7; 32], is_proven: true },
     };
     Arc::new(Lineage { process: Arc::new(process), ancestry: parents, cut, hash: Some(hash) })
+}
+
+/// By an audit record, of a process that has gone.
+fn departed(has_parent: bool) -> Attribution {
+    let of = process(4_242);
+    let parent = Lineage {
+        process: Arc::new(process(4_100)),
+        ancestry: Vec::new(),
+        cut: Some(ChainCut::Vanished),
+        hash: None,
+    };
+    let departed = Departed {
+        pid: of.pid,
+        comm: of.comm,
+        executable: of.executable,
+        args: of.args,
+        args_cut: has_parent,
+        redacted: 1,
+        tty: of.tty,
+        ids: Ids { real_uid: 1_000, effective_uid: 0, real_gid: 1_000 },
+        user: of.user,
+        effective_user: of.effective_user,
+        login: of.login,
+        parent: has_parent.then(|| Arc::new(parent)),
+    };
+    let asker = Arc::new(Asker::Departed(Box::new(departed)));
+    Attribution::Audited { asker, latency: Duration::from_millis(1) }
 }
 
 /// All that can be known of a process is known of this one.

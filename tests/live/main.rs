@@ -17,6 +17,7 @@ pub const SOURCES: &[&str] = &["--source", "netlink"];
 /// How a connection that a root's watcher sees from its beginning is first seen.
 pub const FIRST_SIGHT: &str = "syn";
 
+mod audit;
 mod coverage;
 mod direction;
 mod ending;
@@ -25,6 +26,7 @@ mod files;
 mod hashes;
 mod logfile;
 mod namespaces;
+mod nflog;
 mod notices;
 mod pipe;
 mod privilege;

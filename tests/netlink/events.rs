@@ -84,7 +84,7 @@ fn a_connection_is_told_by_its_syn_and_its_end_and_the_other_side_is_counted() {
         drop(connection(23));
         drop(watched);
         let told = collect(&delivered, 2);
-        assert_eq!(told[0], Observation::Syn { netns, tuple: ends, device: 1 });
+        assert_eq!(told[0], Observation::Syn { kind: Kind::Syn, netns, tuple: ends, device: 1, uid: None });
         let Observation::Destroyed { netns: there, ended } = told[1] else { panic!("{told:?}") };
         assert_eq!((there, ended.tuple, ended.cookie), (netns, ends, sight.socket.cookie));
         assert!(ended.counts.unwrap().established);

@@ -19,6 +19,8 @@ mod diag;
 mod ends;
 /// The thread that waits for all of it.
 mod events;
+/// SYNs that the firewall logs.
+mod nflog;
 /// Forks, execs and exits.
 mod processes;
 /// Outgoing SYNs.

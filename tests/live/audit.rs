@@ -1,0 +1,357 @@
+//! What audit records add, written as auditd writes them, about connections that are really made; and once the kernel's own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::lab;
+use crate::support::lab::Lab;
+use crate::support::log::{assert_fields, with_action};
+use crate::support::watch::Watch;
+use crate::support::{find_program, not_run, output};
+
+/// Connects to 127.0.0.1:22, waits so many seconds, and is gone; prints its own port.
+const SHORT: &str = "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); \
+                     connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or exit; select(undef, undef, undef, $ARGV[0]); \
+                     print +(sockaddr_in(getsockname(S)))[0]";
+
+/// An audit log of the test's own.
+struct Log {
+    path: PathBuf,
+    serial: u64,
+}
+
+impl Log {
+    fn new(lab: &Lab) -> Self {
+        let path = lab.path("audit.log");
+        std::fs::write(&path, "type=DAEMON_START msg=audit(1.000:1): op=start\n").unwrap();
+        Self { path, serial: 100 }
+    }
+
+    /// A connect by this process to port 22 of the address, as long ago as it is said, with what it answered.
+    fn connect(&mut self, pid: u32, to: [u8; 4], ago: Duration, exit: i32) {
+        self.serial += 1;
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() - ago;
+        let stamp = format!("audit({}.{:03}:{})", since.as_secs(), since.subsec_millis(), self.serial);
+        let success = if exit == 0 { "yes" } else { "no" };
+        let (ppid, address) = (std::process::id(), to.map(|byte| format!("{byte:02X}")).concat());
+        let mut lines = String::new();
+        let _ = writeln!(
+            lines,
+            "type=SYSCALL msg={stamp}: arch=c000003e syscall=42 success={success} exit={exit} a0=3 a1=7f a2=10 a3=0 items=0 \
+             ppid={ppid} pid={pid} auid=1000 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=pts3 ses=7 \
+             comm=\"perl\" exe=\"{}\" key=\"portreeve\"\u{1d}ARCH=x86_64 SYSCALL=connect AUID=\"alice\"",
+            std::fs::canonicalize(find_program("perl").unwrap()).unwrap().display()
+        );
+        let _ = writeln!(lines, "type=SOCKADDR msg={stamp}: saddr=02000016{address}0000000000000000");
+        let _ = writeln!(lines, "type=PROCTITLE msg={stamp}: proctitle=7065726C002D2D70617373776F72643D78");
+        let _ = writeln!(lines, "type=EOE msg={stamp}: ");
+        OpenOptions::new().append(true).open(&self.path).unwrap().write_all(lines.as_bytes()).unwrap();
+    }
+}
+
+fn watch(lab: &Lab, log: &Path, events: &str, interval: &str) -> Watch {
+    lab.watch(&["--interval", interval, "--events", events, "--audit-log", log.to_str().unwrap()])
+}
+
+fn serve(lab: &Lab) {
+    let listener = lab.listen("127.0.0.1:22");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || stream.read(&mut [0]));
+        }
+    });
+}
+
+fn perl(lab: &Lab, seconds: &str) -> Child {
+    lab.command("perl").args(["-e", SHORT, seconds]).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn port_of(child: Child) -> u64 {
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().parse().unwrap()
+}
+
+fn sleep_ms(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// All that a run told, once whatever waits for a record has been told.
+fn told(watch: Watch) -> (Vec<Value>, Vec<Value>) {
+    sleep_ms(3_600);
+    let records = watch.stop().records;
+    assert_eq!(with_action(&records, "watch-started")[0]["portreeve"]["watch"]["events"]["audit"], "on");
+    (with_action(&records, "connection-opened"), with_action(&records, "connection-closed"))
+}
+
+#[test]
+fn a_connection_that_its_process_holds_is_opened_by_its_record() {
+    let lab = lab!("perl");
+    serve(&lab);
+    let mut log = Log::new(&lab);
+    // No look comes in time.
+    let mut watch = watch(&lab, &log.path, "none", "30s");
+    let child = perl(&lab, "1");
+    let pid = child.id();
+    sleep_ms(200);
+    log.connect(pid, [127, 0, 0, 1], Duration::from_millis(200), 0);
+    let open = watch.wait_opened();
+    let port = port_of(child);
+    assert_fields(
+        &open,
+        &json!({
+            "source.port": port,
+            "process.pid": pid,
+            "portreeve.connection.seen": "audit",
+            "portreeve.attribution.status": "owned",
+            "portreeve.attribution.evidence": null,
+        }),
+    );
+    assert!(open["process"]["entity_id"].is_string() && open["portreeve"]["connection"]["inode"].is_u64());
+    watch.stop();
+}
+
+#[test]
+fn what_was_over_at_once_is_told_with_who_asked_for_it_and_his_login() {
+    const COUNT: usize = 12;
+    let lab = lab!("perl");
+    serve(&lab);
+    let mut log = Log::new(&lab);
+    let watch = watch(&lab, &log.path, "destroy", "50ms");
+    let mut pids = BTreeMap::new();
+    for number in 0..COUNT {
+        let child = perl(&lab, "0");
+        let pid = child.id();
+        pids.insert(port_of(child), u64::from(pid));
+        // Behind its end, a bit or a lot.
+        sleep_ms(if number % 2 == 0 { 0 } else { 250 });
+        let ago = if number % 2 == 0 { 1 } else { 251 };
+        log.connect(pid, [127, 0, 0, 1], Duration::from_millis(ago), 0);
+        sleep_ms(300);
+    }
+    let (opens, closes) = told(watch);
+    assert_eq!((opens.len(), closes.len()), (COUNT, COUNT), "{opens:#?}");
+    let mut by_audit = 0;
+    for open in &opens {
+        let Some(pid) = open["process"]["pid"].as_u64() else { continue };
+        assert_eq!(pids.get(&open["source"]["port"].as_u64().unwrap()), Some(&pid), "{open}");
+        if open["portreeve"]["attribution"]["evidence"] == "audit" {
+            by_audit += 1;
+            assert_fields(
+                open,
+                &json!({
+                    "process.name": "perl",
+                    "process.args": ["perl", "--password=****"],
+                    "process.parent.pid": std::process::id(),
+                    "process.tty.name": "pts/3",
+                    "portreeve.login.uid": 1000,
+                    "portreeve.login.session": 7,
+                    "portreeve.connection.seen": "destroy",
+                }),
+            );
+            assert!(open["portreeve"]["ancestry"].as_array().unwrap().len() > 1, "{open}");
+        }
+    }
+    println!("{by_audit} of {COUNT} named by their record");
+    assert!(by_audit * 4 >= COUNT * 3, "{by_audit}: {opens:#?}");
+}
+
+#[test]
+fn between_two_who_asked_in_one_moment_no_guess_is_made() {
+    let lab = lab!("perl");
+    serve(&lab);
+    let mut log = Log::new(&lab);
+    let watch = watch(&lab, &log.path, "destroy", "50ms");
+    let children = [perl(&lab, "0"), perl(&lab, "0")];
+    let pids = children.each_ref().map(Child::id);
+    let _ports = children.map(port_of);
+    for pid in pids {
+        log.connect(pid, [127, 0, 0, 1], Duration::from_millis(5), 0);
+    }
+    let (opens, closes) = told(watch);
+    assert_eq!((opens.len(), closes.len()), (2, 2), "{opens:#?}");
+    assert!(opens.iter().all(|open| open["portreeve"]["attribution"]["evidence"] != "audit"), "{opens:#?}");
+}
+
+#[test]
+fn an_attempt_without_a_packet_is_told_by_its_record_alone_and_one_that_another_source_told_is_not() {
+    let lab = lab!("perl");
+    serve(&lab);
+    let mut log = Log::new(&lab);
+    let watch = watch(&lab, &log.path, "destroy", "50ms");
+    let gone = output(lab.command("perl").args(["-e", "print $$"]));
+    let pid: u32 = String::from_utf8(gone.stdout).unwrap().parse().unwrap();
+    let now = Duration::ZERO;
+    // No route, twice; one that the firewall forbids; one that is asked again how it goes; a datagram socket.
+    log.connect(pid, [192, 0, 2, 9], now, -101);
+    log.connect(pid, [192, 0, 2, 9], now, -101);
+    log.connect(pid + 1, [192, 0, 2, 8], now, -13);
+    log.connect(pid + 1, [192, 0, 2, 8], now, -114);
+    log.connect(pid + 2, [192, 0, 2, 7], now, 0);
+    // getaddrinfo's: no way to the first address, so the second is tried alone.
+    log.connect(pid + 3, [192, 0, 2, 6], now, -101);
+    log.connect(pid + 3, [127, 0, 0, 2], now, 0);
+    // The same, and no way to any: each is tried.
+    for _ in 0..2 {
+        log.connect(pid + 4, [192, 0, 2, 4], now, -101);
+        log.connect(pid + 4, [192, 0, 2, 5], now, -101);
+    }
+    let held = perl(&lab, "0.5");
+    sleep_ms(100);
+    log.connect(held.id(), [127, 0, 0, 1], Duration::from_millis(100), 0);
+    log.connect(pid + 3, [127, 0, 0, 2], now, 0);
+    port_of(held);
+    let (opens, closes) = told(watch);
+    let by_record: Vec<_> =
+        closes.iter().filter(|c| c["portreeve"]["connection"]["seen"] == "audit").collect();
+    let ends: Vec<_> = by_record
+        .iter()
+        .map(|c| {
+            (c["destination"]["ip"].as_str().unwrap(), c["portreeve"]["close"]["reason"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            ("192.0.2.9", "unreachable"),
+            ("192.0.2.9", "unreachable"),
+            ("192.0.2.8", "failed"),
+            ("192.0.2.4", "unreachable"),
+            ("192.0.2.5", "unreachable"),
+        ]
+    );
+    for close in by_record {
+        assert_fields(
+            close,
+            &json!({ "source": null, "network.community_id": null, "event.outcome": "failure", "user.id": "0" }),
+        );
+    }
+    assert_eq!((opens.len(), closes.len()), (6, 6), "{opens:#?}");
+}
+
+#[test]
+fn all_sources_together_tell_each_connection_once() {
+    const COUNT: usize = 15;
+    let lab = lab!("perl", "nft");
+    serve(&lab);
+    let rule = Command::new(env!("CARGO_BIN_EXE_portreeve")).args(["rule", "nflog"]).output().unwrap();
+    std::fs::write(lab.path("rule"), rule.stdout).unwrap();
+    lab.run(&format!("nft -f {}", lab.path("rule").display()));
+    let mut log = Log::new(&lab);
+    for seconds in ["0", "0.0002", "0.005", "0.1"] {
+        let watch = watch(&lab, &log.path, "destroy,syn,nflog:22,proc", "50ms");
+        let mut pids = BTreeMap::new();
+        for _ in 0..COUNT {
+            let child = perl(&lab, seconds);
+            let pid = child.id();
+            pids.insert(port_of(child), u64::from(pid));
+            let lasted = Duration::from_secs_f64(seconds.parse().unwrap());
+            log.connect(pid, [127, 0, 0, 1], lasted + Duration::from_millis(2), 0);
+            sleep_ms(20);
+        }
+        let (opens, closes) = told(watch);
+        assert_eq!((opens.len(), closes.len()), (COUNT, COUNT), "{seconds}: {opens:#?}");
+        let mut named = 0;
+        for open in opens {
+            if let Some(pid) = open["process"]["pid"].as_u64() {
+                assert_eq!(pids.get(&open["source"]["port"].as_u64().unwrap()), Some(&pid), "{open}");
+                named += 1;
+            }
+        }
+        println!("{seconds} s: {named} of {COUNT} named");
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_followed_and_a_namespace_without_records_are_told() {
+    let lab = lab!();
+    for (words, why) in [
+        (
+            &["--audit-log", "/nonexistent/audit.log"][..],
+            "off: cannot follow /nonexistent/audit.log: No such file",
+        ),
+        (
+            &["--events", "audit"],
+            "off: the kernel gives audit records in the machine's first network namespace alone",
+        ),
+    ] {
+        let records = lab.watch(words).stop().records;
+        let told =
+            with_action(&records, "watch-started")[0]["portreeve"]["watch"]["events"]["audit"].to_string();
+        assert!(told.trim_matches('"').starts_with(why), "{told}");
+    }
+}
+
+/// Takes the rules away and turns audit off, whatever happens.
+struct Rules;
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        for words in [&["-D", "-k", "portreeve"][..], &["-e", "0"]] {
+            drop(output(Command::new("auditctl").args(words)));
+        }
+    }
+}
+
+/// Audit is one for the whole machine: this adds its rules for less than two seconds, and only where there are none.
+#[test]
+fn the_kernel_s_own_records_name_who_connected() {
+    let name = "the_kernel_s_own_records_name_who_connected";
+    let lab = lab!("perl");
+    if find_program("auditctl").is_none() {
+        return not_run(name, "needs auditctl");
+    }
+    let said = |words: &[&str]| {
+        String::from_utf8_lossy(&output(Command::new("auditctl").args(words)).stdout).into_owned()
+    };
+    let status = said(&["-s"]);
+    let is_quiet =
+        status.contains("enabled 0\n") && status.contains("pid 0\n") && said(&["-l"]) == "No rules\n";
+    if !is_quiet {
+        return not_run(name, "the machine's audit is in use, or may not be");
+    }
+    // In the machine's own network, and of nobody's port.
+    let program = env!("CARGO_BIN_EXE_portreeve");
+    let words = ["watch", "--config", "/dev/null", "--netns", "own", "--ports", "4", "--events", "audit"];
+    let watch = Watch::start(&lab, Command::new(program).args(words).args(["--interval", "30s"]));
+    let printed = Command::new(program).args(["rule", "audit"]).output().unwrap().stdout;
+    std::fs::write(lab.path("rules"), printed).unwrap();
+    let rules = Rules;
+    let added = output(Command::new("auditctl").arg("-R").arg(lab.path("rules")));
+    assert!(added.status.success() && added.stderr.is_empty(), "{added:?}");
+    let six = said(&["-l"]);
+    assert_eq!(six.lines().filter(|line| line.ends_with("key=portreeve")).count(), 6, "{six}");
+    drop(output(Command::new("auditctl").args(["-e", "1"])));
+    // Nobody listens on port 4.
+    let connect = "use Socket qw(:all); socket(S, PF_INET, SOCK_STREAM, 0); connect(S, sockaddr_in(4, INADDR_LOOPBACK)); \
+                   socket(T, PF_INET6, SOCK_STREAM, 0); connect(T, pack_sockaddr_in6(4, inet_pton(AF_INET6, '::1'))); \
+                   print $$";
+    let perl = output(lab.command("perl").args(["-e", connect]));
+    drop(rules);
+    assert!(
+        !said(&["-l"]).contains("portreeve") && said(&["-s"]).contains("enabled 0\n"),
+        "all is as it was"
+    );
+    let pid: u64 = String::from_utf8(perl.stdout).unwrap().parse().unwrap();
+    sleep_ms(200);
+    let records = watch.stop().records;
+    let closes = with_action(&records, "connection-closed");
+    let ends: Vec<_> = closes.iter().map(|c| c["destination"]["ip"].as_str().unwrap()).collect();
+    assert_eq!(ends, ["127.0.0.1", "::1"], "{records:#?}");
+    for close in closes {
+        assert_fields(
+            &close,
+            &json!({
+                "process.pid": pid,
+                "process.name": "perl",
+                "portreeve.close.reason": "refused",
+                "portreeve.attribution.evidence": "audit",
+            }),
+        );
+    }
+}
