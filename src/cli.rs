@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use crate::config::Interval;
-use crate::source::{EventChoice, Matcher, PortSet, TransportChoice};
+use crate::source::{EventChoice, ExecutionChoice, Matcher, PortSet, TransportChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,6 +118,18 @@ pub struct Options {
     /// Leave out what matches: address or CIDR, port:LIST, user:NAME, exe:PATTERN (repeatable)
     #[arg(long, value_name = "WHAT")]
     pub exclude: Option<Vec<Matcher>>,
+    /// Tell the SHA-256 of owners' executables
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub hash: Option<bool>,
+    /// Leave out connections by executables whose SHA-256 is in this file, as sha256sum writes it (turns --hash on)
+    #[arg(long, value_name = "FILE")]
+    pub ignore_hash: Option<PathBuf>,
+    /// Tell starts and ends of programs: ssh (the clients of SSH), all, or patterns [default: none; without WHICH: ssh]
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
+    pub executions: Option<ExecutionChoice>,
+    /// Tell changes of SSH's keys, known hosts and settings, in home folders and /etc/ssh
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub ssh_files: Option<bool>,
     /// Mask the value of this option or variable too: --pin, PIN (repeatable)
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub mask: Option<Vec<String>>,

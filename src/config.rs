@@ -2,12 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module reads the configuration file")]
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -16,13 +18,19 @@ use serde_json::{Map, Value, json};
 use clap::ValueEnum;
 
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
-use crate::source::{EventChoice, Filter, Kind, Matcher, PortSet, Selection, TransportChoice};
+use crate::hash;
+use crate::source::{
+    EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection, TransportChoice,
+};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portreeve/portreeve.toml";
 
 /// Where the service logs.
 pub const DEFAULT_LOG: &str = "/var/log/portreeve/events.jsonl";
+
+/// No configuration file or list is as long.
+const LONGEST_FILE: u64 = 16 << 20;
 
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -122,7 +130,7 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Interval, PortSet, Matcher, EventChoice, TransportChoice);
+from_string!(Interval, PortSet, Matcher, EventChoice, TransportChoice, ExecutionChoice);
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +153,10 @@ impl Origin {
 }
 
 /// Settings that a reload does not change.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 15] = [
+    "ssh-files",
+    "executions",
+    "hash",
     "source",
     "events",
     "audit-log",
@@ -175,6 +186,14 @@ pub struct Settings {
     pub audit_log: Option<PathBuf>,
     /// Namespaces.
     pub netns: NetnsChoice,
+    /// True if executables are hashed.
+    pub hash: bool,
+    /// The list of those whose connections are left out.
+    pub ignore_hash: Option<PathBuf>,
+    /// Programs whose start and end is told.
+    pub executions: Option<ExecutionChoice>,
+    /// True if changes of SSH's files are told.
+    pub ssh_files: bool,
     /// More names of secrets.
     pub mask: Vec<String>,
     /// `None`: by destination.
@@ -214,7 +233,36 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
     };
     let sleep = sleep.filter(|text| !text.trim().is_empty());
     let env = sleep.map(Interval::from_sleep).transpose().map_err(ConfigError::Sleep)?;
-    Ok(merge(args.options.clone(), env, file, path))
+    let mut settings = merge(args.options.clone(), env, file, path);
+    if let Some(path) = &settings.ignore_hash {
+        settings.select.filter.ignored = Arc::new(read_hashes(path)?);
+    }
+    Ok(settings)
+}
+
+/// Reads a list of hashes.
+fn read_hashes(path: &Path) -> Result<BTreeSet<[u8; 32]>, ConfigError> {
+    let text = read_guarded(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    hash::parse_list(&text).map_err(|(line, word)| ConfigError::Parse {
+        path: path.to_owned(),
+        text: format!("line {line}: `{word:.80}` is no SHA-256"),
+    })
+}
+
+/// What is left out of the watch is for its owner to say.
+fn read_guarded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    // /dev/null is everybody's, and says nothing.
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.mode() & 0o002 != 0 {
+        return Err(io::Error::other("everybody may write to it (mend: chmod o-w)"));
+    }
+    let mut text = Vec::new();
+    file.by_ref().take(LONGEST_FILE).read_to_end(&mut text)?;
+    match text.len() as u64 {
+        LONGEST_FILE => Err(io::Error::other("it is longer than 16 MiB")),
+        _ => Ok(text),
+    }
 }
 
 /// Reads one configuration file.
@@ -223,14 +271,8 @@ pub fn load(args: &WatchArgs, sleep: Option<&str>) -> Result<Settings, ConfigErr
 /// As `load`.
 pub fn read(path: &Path) -> Result<Options, ConfigError> {
     let read = || {
-        let mut file = std::fs::File::open(path)?;
-        // What is left out of the watch is for its owner to say. /dev/null is everybody's, and says nothing.
-        let meta = file.metadata()?;
-        if meta.is_file() && meta.mode() & 0o002 != 0 {
-            return Err(io::Error::other("everybody may write to it (mend: chmod o-w)"));
-        }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map(|_| text)
+        let text = read_guarded(path)?;
+        String::from_utf8(text).map_err(|_| io::Error::other("it is no UTF-8"))
     };
     let text = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text).map_err(|text| ConfigError::Parse { path: path.to_owned(), text })
@@ -262,6 +304,7 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 #[expect(clippy::too_many_lines, reason = "three lines for each setting, and nothing else")]
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
+    let Options { hash, ignore_hash, executions, ssh_files, .. } = cli;
     let Options { inbound, ssh_anywhere, audit_log, transport, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
@@ -273,6 +316,11 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let (netns, netns_from) = pick(netns, None, file.netns);
     let (include, include_from) = pick(include, None, file.include);
     let (exclude, exclude_from) = pick(exclude, None, file.exclude);
+    let (hash, hash_from) = pick(hash, None, file.hash);
+    let (ignore_hash, ignore_hash_from) = pick(ignore_hash, None, file.ignore_hash);
+    let (executions, executions_from) = pick(executions, None, file.executions);
+    let (ssh_files, ssh_files_from) = pick(ssh_files, None, file.ssh_files);
+    let ssh_files = ssh_files.unwrap_or(false);
     let (mask, mask_from) = pick(mask, None, file.mask);
     let (inbound, inbound_from) = pick(inbound, None, file.inbound);
     let (anywhere, anywhere_from) = pick(ssh_anywhere, None, file.ssh_anywhere);
@@ -292,7 +340,10 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let source = source.unwrap_or(SourceChoice::Auto);
     let events = events.unwrap_or_default();
     let netns = netns.unwrap_or(NetnsChoice::All);
-    let filter = Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() };
+    let ignored = Arc::default();
+    let filter =
+        Filter { include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default(), ignored };
+    let hash = hash.unwrap_or(false) || ignore_hash.is_some();
     let (mask, color, utc) = (mask.unwrap_or_default(), color.unwrap_or(When::Auto), utc.unwrap_or(false));
     let sync = sync.unwrap_or(SyncChoice::Interval);
     let (inbound, ssh_anywhere) = (inbound.unwrap_or(false), anywhere.unwrap_or(false));
@@ -308,6 +359,10 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("netns", json!(word_of(&netns)), netns_from),
         ("include", texts(&filter.include), include_from),
         ("exclude", texts(&filter.exclude), exclude_from),
+        ("hash", json!(hash), hash_from),
+        ("ignore-hash", path(ignore_hash.as_ref()), ignore_hash_from),
+        ("executions", json!(executions.as_ref().map(ToString::to_string)), executions_from),
+        ("ssh-files", json!(ssh_files), ssh_files_from),
         ("mask", json!(mask), mask_from),
         ("inbound", json!(inbound), inbound_from),
         ("ssh-anywhere", json!(ssh_anywhere), anywhere_from),
@@ -329,6 +384,10 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         events,
         audit_log,
         netns,
+        hash,
+        ignore_hash,
+        executions,
+        ssh_files,
         mask,
         format,
         log_file,
@@ -350,13 +409,17 @@ fn word_of(value: &impl ValueEnum) -> String {
 }
 
 impl Settings {
-    /// Kinds of notices that are to be tried. Whoever names an audit log wants it read.
+    /// Kinds of notices that are to be tried. Whoever names an audit log wants it read, and other options need theirs.
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds = self.events.kinds();
         if self.audit_log.is_some() && !kinds.contains(&Kind::Audit) {
             kinds.push(Kind::Audit);
         }
+        kinds.extend(self.executions.as_ref().map(|_| Kind::Proc));
+        kinds.extend(self.ssh_files.then_some(Kind::Files));
+        kinds.sort_unstable();
+        kinds.dedup();
         kinds
     }
 
@@ -382,8 +445,13 @@ impl Settings {
     /// Names of the settings that are not the same.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
+        // A list of hashes is in a file of its own, which may be another under the same name.
+        let ignores_others = self.select.filter.ignored != other.select.filter.ignored;
         let pairs = self.origins.iter().zip(&other.origins);
-        pairs.filter(|(ours, theirs)| ours.1 != theirs.1).map(|((name, ..), _)| (*name).to_owned()).collect()
+        let differ = pairs
+            .filter(|(ours, theirs)| ours.1 != theirs.1 || ignores_others && ours.0 == "ignore-hash")
+            .map(|((name, ..), _)| (*name).to_owned());
+        differ.collect()
     }
 
     /// As a configuration file, each line with where it comes from.

@@ -16,6 +16,7 @@ pub mod way;
 
 // The only readers of the kernel.
 pub mod ebpf;
+pub mod files;
 pub mod netlink;
 pub mod packet;
 pub mod proc;
@@ -24,6 +25,8 @@ pub mod proc;
 pub mod source;
 
 pub mod table;
+
+pub mod hash;
 
 pub mod attribution;
 

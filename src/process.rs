@@ -189,6 +189,96 @@ pub struct Lineage {
     pub ancestry: Vec<Arc<Process>>,
     /// Why it does not reach pid 1. `None`: it does.
     pub cut: Option<ChainCut>,
+    /// Of the process's executable. `None`: hashing is off.
+    pub hash: Option<Hash>,
+}
+
+/// What is known of an executable's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    /// It was read to its end.
+    Sha256 {
+        /// The hash.
+        digest: [u8; 32],
+        /// True if nobody but the kernel answered for the content, and it had been left alone for a while: then this is what
+        /// runs.
+        is_proven: bool,
+    },
+    /// It is being read.
+    Pending(FileId),
+    /// It is not known.
+    Unknown(HashReason),
+}
+
+/// A file as it was at a time: whoever changes its content changes this, unless he serves the file system himself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Major and minor device number.
+    pub device: (u32, u32),
+    /// Inode number.
+    pub inode: u64,
+    /// Last change of the content, seconds and nanoseconds: may be set.
+    pub modified: (i64, u32),
+    /// Last change of anything: may not.
+    pub changed: (i64, u32),
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Why an executable has no hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HashReason {
+    /// It may not be read.
+    Denied,
+    /// It is larger than what is read.
+    TooLarge,
+    /// The process ended first.
+    Vanished,
+    /// It did not come within half a minute.
+    Timeout,
+    /// It was changed while it was read.
+    Changed,
+    /// Too many others are to be read first.
+    Busy,
+    /// Reading failed.
+    Failed,
+}
+
+impl Hash {
+    /// Why it is not told, as records write it. `None`: it is.
+    #[must_use]
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Sha256 { .. } => None,
+            Self::Pending(_) => Some("pending"),
+            Self::Unknown(reason) => Some(reason.name()),
+        }
+    }
+
+    /// The hash, if it is that of what runs.
+    #[must_use]
+    pub fn proven(&self) -> Option<&[u8; 32]> {
+        match self {
+            Self::Sha256 { digest, is_proven: true } => Some(digest),
+            _ => None,
+        }
+    }
+}
+
+impl HashReason {
+    /// As records write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::TooLarge => "too_large",
+            Self::Vanished => "vanished",
+            Self::Timeout => "timeout",
+            Self::Changed => "changed",
+            Self::Busy => "busy",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// Why a chain of ancestors ends early.
@@ -296,6 +386,37 @@ impl Attribution {
                 Asker::Departed(_) => None,
             },
             Self::Unknown(_) | Self::Recorded(_) => None,
+        }
+    }
+
+    /// What is known of the executable of an owner who was seen with the socket.
+    #[must_use]
+    pub fn hash(&self) -> Option<&Hash> {
+        match self {
+            Self::Owned { lineage, .. } => lineage.hash.as_ref(),
+            Self::Audited { .. } | Self::Unknown(_) | Self::Recorded(_) => None,
+        }
+    }
+
+    /// The owner with its ancestors, if this run has read it.
+    #[must_use]
+    pub fn lineage(&self) -> Option<&Arc<Lineage>> {
+        match self {
+            Self::Owned { lineage, .. } => Some(lineage),
+            Self::Audited { asker, .. } => match asker.as_ref() {
+                Asker::Living(lineage) => Some(lineage),
+                Asker::Departed(_) => None,
+            },
+            Self::Unknown(_) | Self::Recorded(_) => None,
+        }
+    }
+
+    /// The same owner, of whom more is known now.
+    pub fn renew(&mut self, new: Arc<Lineage>) {
+        match self {
+            Self::Owned { lineage, .. } => *lineage = new,
+            Self::Audited { asker, .. } => *asker = Arc::new(Asker::Living(new)),
+            Self::Unknown(_) | Self::Recorded(_) => {}
         }
     }
 

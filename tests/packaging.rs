@@ -100,6 +100,7 @@ const COMMON: [&str; 19] = [
     "/usr/share/doc/portreeve/examples/ebpf.conf",
     "/usr/share/doc/portreeve/examples/netns.conf",
     "/usr/share/doc/portreeve/examples/nflog.conf",
+    "/usr/share/doc/portreeve/examples/ssh-files.conf",
     "/usr/share/doc/portreeve/examples/syn.conf",
 ];
 

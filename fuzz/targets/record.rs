@@ -205,6 +205,7 @@ fn attribution(bytes: &mut Bytes<'_>) -> Attribution {
         process: Arc::new(process(bytes)),
         ancestry: bytes.list(32, |bytes| Arc::new(process(bytes))),
         cut: bytes.maybe(|_| ChainCut::TooLong),
+        hash: None,
     };
     let holder =
         |bytes: &mut Bytes<'_>| Holder { pid: bytes.u32(), tid: bytes.maybe(Bytes::u32), fd: bytes.u32() };

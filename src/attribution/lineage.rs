@@ -128,9 +128,12 @@ impl Attributor {
     /// parent that ended in between, whose number another process may bear by then, is not taken for it.
     fn read_lineage(&mut self, proc: &Proc, owner: &Known) -> Arc<Lineage> {
         let process = &owner.process;
-        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None };
+        // While the chain is read, another thread reads the program.
+        let hash = self.hasher.ask(proc, &owner.held);
+        let mut lineage = Lineage { process: process.clone(), ancestry: Vec::new(), cut: None, hash };
         let child = self.ancestors.owner(Rc::clone(&owner.held), Arc::clone(process));
         self.climb(proc, &mut lineage, child, process.ppid);
+        lineage.hash = hash.map(|hash| self.hasher.wait_for(proc, hash));
         share(&mut self.lineages, process.pid, lineage)
     }
 

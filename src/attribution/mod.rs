@@ -22,13 +22,16 @@ use std::time::Duration;
 
 use ancestors::Ancestors;
 use cache::Memory;
+pub use cache::{Execution, ExecutionEnd};
 pub use hold::{Holds, MOST_HELD};
 pub use search::{Found, Search, Wanted};
 
-use crate::connection::Inode;
+use crate::connection::{Inode, Moment};
+use crate::hash::Hasher;
 use crate::proc::{Depth, Held, Proc};
-use crate::process::{Attribution, Holder, Lineage, Process, Reason};
+use crate::process::{Attribution, ChainCut, FileId, Hash, Holder, Lineage, Process, Reason};
 use crate::secrets::Masker;
+use crate::way::Origin;
 
 /// Login name of a user id.
 pub type UserNames = Box<dyn FnMut(u32) -> Option<Arc<str>>>;
@@ -45,6 +48,7 @@ pub struct Attributor {
     openings: HashMap<u32, (opening::Program, Arc<Lineage>)>,
     ancestors: Ancestors,
     memory: Memory,
+    hasher: Hasher,
 }
 
 /// A process that holds a socket, as it was read in this tick.
@@ -74,7 +78,20 @@ impl Attributor {
             openings: HashMap::new(),
             ancestors: Ancestors::default(),
             memory: Memory::default(),
+            hasher: Hasher::default(),
         }
+    }
+
+    /// Owners' executables are hashed from now on, and the first hash of each waited for so long.
+    pub fn hash(&mut self, wait: Duration) {
+        self.hasher = Hasher::new(wait);
+    }
+
+    /// Hashes that have come since `Hash::Pending` was told of them.
+    pub fn hashed(&mut self, proc: &Proc, at: Duration) -> Vec<(FileId, Hash)> {
+        let came = self.hasher.take(proc, at);
+        self.memory.hashed(&came);
+        came
     }
 
     /// What was read before is old.
@@ -89,7 +106,7 @@ impl Attributor {
         self.masker = masker;
         self.openings.clear();
         self.ancestors.clear();
-        self.memory = Memory::default();
+        self.memory.clear();
     }
 
     /// A process was made: it and its maker are read at once, 35 µs each, and remembered. `at`: time since boot.
@@ -102,16 +119,75 @@ impl Attributor {
         }
     }
 
-    /// A process runs another program.
-    pub fn executed(&mut self, proc: &Proc, pid: u32, at: Duration) {
-        if let Some(process) = self.glance(proc, pid) {
-            self.memory.changed(process, at);
+    /// A process runs another program: which, unless it has ended by now.
+    pub fn executed(&mut self, proc: &Proc, pid: u32, at: Duration) -> Option<Arc<Process>> {
+        let process = self.glance(proc, pid)?;
+        self.memory.changed(process, at);
+        self.memory.get(pid).map(Arc::clone)
+    }
+
+    /// A process that was just told to run another program, with its ancestors.
+    pub fn started(&mut self, proc: &Proc, noted: &Arc<Process>) -> Arc<Lineage> {
+        // What was read of it in this tick was another program.
+        self.this_tick.remove(&noted.pid);
+        let lineage = self.lineage_of(proc, noted.pid);
+        let lineage = lineage.filter(|lineage| lineage.process.start_ticks == noted.start_ticks);
+        lineage.unwrap_or_else(|| self.remembered(noted))
+    }
+
+    /// Follows it until its end. False: too many are followed already, or it is not remembered.
+    pub fn follow(&mut self, lineage: Arc<Lineage>, origin: Option<Arc<Origin>>, at: Moment) -> bool {
+        self.memory.follow(lineage, origin, at)
+    }
+
+    /// A process by its number, with its ancestors, as they are now: 0.1 to 0.5 ms. `None`: gone.
+    pub fn lineage_of(&mut self, proc: &Proc, pid: u32) -> Option<Arc<Lineage>> {
+        self.begin_tick();
+        let known = self.know(proc, Rc::new(proc.hold(pid).ok()?))?;
+        Some(self.lineage(proc, &known))
+    }
+
+    /// One that is gone, as far as it is remembered.
+    #[must_use]
+    pub fn remembered_of(&self, pid: u32) -> Option<Arc<Lineage>> {
+        self.memory.last(pid).map(|process| self.remembered(process))
+    }
+
+    /// The program that a followed process was is over: it runs another now.
+    pub fn replaced(&mut self, pid: u32, at: Moment) -> Option<Execution> {
+        self.memory.replaced(pid, at)
+    }
+
+    /// A connection was attributed to a process.
+    pub fn connected(&mut self, process: &Process) {
+        self.memory.connected(process);
+    }
+
+    /// Followed programs that are over.
+    pub fn over(&mut self, at: Moment) -> Vec<Execution> {
+        self.memory.over(at)
+    }
+
+    /// Notices were lost: which of those that are followed are gone by now?
+    pub fn look_for_followed(&mut self, proc: &Proc, at: Moment) {
+        for pid in self.memory.followed() {
+            let now = self.glance(proc, pid);
+            if !now.is_some_and(|now| self.memory.is_followed(&now)) {
+                self.memory.vanished(pid, at);
+            }
         }
     }
 
+    /// Of one that has ended: itself, and those above it that are remembered.
+    fn remembered(&self, process: &Arc<Process>) -> Arc<Lineage> {
+        let (process, ancestry) = (Arc::clone(process), self.memory.ancestors(process));
+        let hash = self.hasher.of_the_gone();
+        Arc::new(Lineage { process, ancestry, cut: Some(ChainCut::Vanished), hash })
+    }
+
     /// A process ended. For ten seconds more it stands in where a chain of ancestors misses it.
-    pub fn exited(&mut self, pid: u32, at: Duration) {
-        self.memory.exited(pid, at);
+    pub fn exited(&mut self, pid: u32, status: Option<u32>, at: Moment) {
+        self.memory.exited(pid, status, at);
     }
 
     fn glance(&mut self, proc: &Proc, pid: u32) -> Option<Process> {

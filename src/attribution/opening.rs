@@ -123,7 +123,7 @@ impl Attributor {
 
     fn lineage_of_opening(&mut self, proc: &Proc, opening: &Opening) -> Arc<Lineage> {
         let process = self.shared(process_of(opening));
-        let mut lineage = Lineage { process, ancestry: Vec::new(), cut: None };
+        let mut lineage = Lineage { process, ancestry: Vec::new(), cut: None, hash: None };
         let mut above = opening.ancestors.iter().peekable();
         while let Some(told) = above.next() {
             let living = self.ancestor(proc, told.pid);

@@ -24,6 +24,7 @@ use crate::connection::Moment;
 use crate::enrichment::{Users, host};
 use crate::event::message::message;
 use crate::event::{Coverage, Event, Started, What};
+use crate::hash;
 use crate::ledger::{self, Beginning, Ledger, Output};
 use crate::pipeline::{Outside, Pipeline};
 use crate::proc::{Proc, ProcError};
@@ -47,9 +48,20 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 9] =
-    ["ports", "transport", "include", "exclude", "mask", "inbound", "ssh-anywhere", "interval", "count"];
-const SELECTION: [&str; 7] = ["ports", "transport", "include", "exclude", "mask", "inbound", "ssh-anywhere"];
+const RELOADED: [&str; 10] = [
+    "ports",
+    "transport",
+    "include",
+    "exclude",
+    "ignore-hash",
+    "mask",
+    "inbound",
+    "ssh-anywhere",
+    "interval",
+    "count",
+];
+const SELECTION: [&str; 8] =
+    ["ports", "transport", "include", "exclude", "ignore-hash", "mask", "inbound", "ssh-anywhere"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -186,7 +198,15 @@ fn set_up_parts(
         cputime: Box::new(|| read_clock(ClockId::ThreadCPUTime)),
     };
     let masker = Masker::new(&settings.mask);
-    let pipeline = Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
+    let mut pipeline =
+        Pipeline::new(&proc, settings.select.clone(), masker, outside, search_time, descriptors());
+    if settings.hash {
+        // Who prints once what stands has time to wait.
+        pipeline.hash(hash::WAIT.max(search_time / 100));
+    }
+    if let Some(choice) = &settings.executions {
+        pipeline.follow_executions(choice.clone());
+    }
     let (ledger, beginning) =
         Ledger::new(output, found, host(proc.boot_id()), new_id, now()).map_err(DaemonError::System)?;
     let schedule = Schedule { interval: settings.interval.0, due: Instant::now() };
@@ -243,6 +263,11 @@ impl Daemon {
             None => "off: not asked for".to_owned(),
         };
         let mut warnings = view.warnings;
+        let proc_off =
+            off.iter().find(|(of, _)| *of == Kind::Proc).filter(|_| self.settings.executions.is_some());
+        warnings.extend(
+            proc_off.map(|(_, why)| format!("no program's start and end is told: the source proc {why}")),
+        );
         warnings.extend(choice.differences);
         let unplaced = self.pipeline.unplaced();
         if unplaced > 0 && !view.all_owners {
@@ -512,6 +537,8 @@ impl Daemon {
         self.tell_failed_polls(at);
         let settled = self.pipeline.settle(&self.proc, at);
         self.push(settled);
+        let over = self.pipeline.end_executions(at);
+        self.push(over);
         let covered = self.pipeline.cover(at);
         self.push(covered);
         let mut totals = self.pipeline.totals();

@@ -4,16 +4,18 @@
 //! no name or argument can forge a column. `text::line` adds time and colour.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::ascii::unreadable;
 use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
+use super::{file, program};
 use crate::connection::{CloseReason, Connection, Direction, Seen, Transport};
-use crate::process::{Asker, Attribution, Departed, Process, Told};
+use crate::process::{Asker, Attribution, Departed, Lineage, Login, Process, Told, Tty};
 use crate::text::escape;
-use crate::way::Evidence;
+use crate::way::{Evidence, Origin};
 
 /// As many links of a chain as fit a line; the record holds all.
 const LINKS: usize = 8;
@@ -36,6 +38,9 @@ pub fn message(event: &Event) -> String {
         What::Opened(connection) => open(connection),
         What::Changed { connection, changed } => change(connection, changed),
         What::Closed { connection, ending } => close(connection, ending),
+        What::ProcessStarted(who) => program::started(who),
+        What::ProcessEnded(end) => program::ended(end),
+        What::FileChanged(changed) => file::changed(changed),
         What::Multiplexed(connection) => columns("session", connection, Some("rides on it")),
         What::Gap(gap) => lost(gap),
         What::Coverage(coverage) => covered(coverage),
@@ -129,6 +134,11 @@ fn open(connection: &Connection) -> String {
 fn change(connection: &Connection, changed: &[&'static str]) -> String {
     let note =
         if changed.contains(&"portreeve.connection.state") { "now established" } else { "owner found" };
+    let note = match changed {
+        ["process.hash.sha256"] => "executable hashed",
+        ["portreeve.hash.reason"] => "executable not hashed",
+        _ => note,
+    };
     let note = match (changed, connection.attribution.owner()) {
         (["process"], _) => "owner changed",
         ([.., "portreeve.listening"], _) => "forwards changed",
@@ -196,25 +206,30 @@ fn covered(coverage: &Coverage) -> String {
 }
 
 fn columns(verb: &str, connection: &Connection, note: Option<&str>) -> String {
-    let mut line = format!("{verb} {}{}  {}", who(connection), from(connection), ends(connection));
+    let mut line = format!("{verb} {}{}  {}", who_made(connection), from(connection), ends(connection));
     if let Some(note) = note {
         let _ = write!(line, "  {note}");
     }
     // An end names the owner alone: its open told the chain, and the record holds it again.
     let links = if verb == "close " { 1 } else { LINKS };
     let _ = write!(line, "  {}", chain(&connection.attribution, links));
-    if let Some(mut command) = command_of(&connection.attribution) {
-        if command.len() > COMMAND {
-            // ASCII, so every place is a character's.
-            command.truncate(COMMAND);
-            command.push('…');
-        }
+    if let Some(command) = command_of(&connection.attribution) {
+        let command = shorten(command);
         if !command.is_empty() {
             let _ = write!(line, "  {command}");
         }
     }
     let _ = write!(line, "  {}", connection.id);
     line
+}
+
+/// A command line or a path for a line: what is ASCII, so that every place is a character's.
+pub(super) fn shorten(mut text: String) -> String {
+    if text.len() > COMMAND {
+        text.truncate(COMMAND);
+        text.push('…');
+    }
+    text
 }
 
 fn command_of(attribution: &Attribution) -> Option<String> {
@@ -236,27 +251,36 @@ fn command_of(attribution: &Attribution) -> Option<String> {
 }
 
 /// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
-fn who(connection: &Connection) -> String {
+fn who_made(connection: &Connection) -> String {
     if let Attribution::Recorded(recorded) = &connection.attribution {
         return recorded_who(&recorded.told());
     }
-    let owner = connection.attribution.owner();
-    let named = |name: &Option<std::sync::Arc<str>>, uid: u32| match name {
-        Some(name) => word(name.as_bytes()),
-        None => format!("uid {uid}"),
-    };
-    let departed = connection.attribution.departed();
+    let (owner, departed) = (connection.attribution.owner(), connection.attribution.departed());
     let ids = owner.and_then(|o| o.ids).or(departed.map(|departed| departed.ids));
     let user = match (ids, owner, departed, connection.uid) {
-        (Some(ids), Some(owner), ..) => named(&owner.user, ids.real_uid),
-        (Some(ids), None, Some(departed), _) => named(&departed.user, ids.real_uid),
-        (.., Some(uid)) => named(&connection.user, uid),
-        _ => "user unknown".to_owned(),
+        (Some(ids), Some(owner), ..) => Some((ids.real_uid, &owner.user)),
+        (Some(ids), None, Some(departed), _) => Some((ids.real_uid, &departed.user)),
+        (.., uid) => uid.map(|uid| (uid, &connection.user)),
     };
     let login = owner.and_then(|o| o.login.as_ref()).or(departed.and_then(|d| d.login.as_ref()));
     let login = login.filter(|login| ids.map(|ids| ids.real_uid) != Some(login.uid));
+    person(user, login, owner.and_then(|o| o.tty).or(departed.and_then(|d| d.tty)))
+}
+
+/// The same of a process.
+pub(super) fn who_of(process: &Process) -> String {
+    let uid = process.ids.map(|ids| ids.real_uid);
+    let login = process.login.as_ref().filter(|login| uid != Some(login.uid));
+    person(uid.map(|uid| (uid, &process.user)), login, process.tty)
+}
+
+fn person(user: Option<(u32, &Option<Arc<str>>)>, login: Option<&Login>, tty: Option<Tty>) -> String {
+    let named = |name: &Option<Arc<str>>, uid: u32| match name {
+        Some(name) => word(name.as_bytes()),
+        None => format!("uid {uid}"),
+    };
+    let user = user.map_or_else(|| "user unknown".to_owned(), |(uid, name)| named(name, uid));
     let login = login.map(|l| format!("({})", named(&l.user, l.uid))).unwrap_or_default();
-    let tty = owner.and_then(|o| o.tty).or(departed.and_then(|d| d.tty));
     let tty = tty.map(|tty| format!("@{}", tty.name())).unwrap_or_default();
     format!("{user}{login}{tty}")
 }
@@ -266,11 +290,16 @@ fn from(connection: &Connection) -> String {
     let Some(way) = connection.way.as_ref().filter(|_| connection.direction == Direction::Egress) else {
         return String::new();
     };
-    let by = match way.origin.evidence {
+    from_of(&way.origin)
+}
+
+/// The same of a session.
+pub(super) fn from_of(origin: &Origin) -> String {
+    let by = match origin.evidence {
         None | Some(Evidence::Socket) => String::new(),
         Some(evidence) => format!(" by {}", evidence.name().replace('_', " ")),
     };
-    way.origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
+    origin.inbound.map(|tuple| format!(" from {}{by}", tuple.remote.ip())).unwrap_or_default()
 }
 
 /// Our end is unknown where an audit record alone told of it.
@@ -298,8 +327,15 @@ fn chain(attribution: &Attribution, most: usize) -> String {
             Asker::Departed(departed) => return departed_chain(departed, most),
         },
     };
+    chain_of(lineage, most)
+}
+
+/// The same of a process.
+pub(super) fn chain_of(lineage: &Lineage, most: usize) -> String {
+    let link = |process: &Process| format!("{}[{}]", word(&process.comm), process.pid);
     let ancestry = lineage.ancestry.iter().map(|process| link(process));
-    join([link(&lineage.process)].into_iter().chain(ancestry).collect(), most, lineage.cut.is_some())
+    let links = [link(&lineage.process)].into_iter().chain(ancestry).collect();
+    join(links, most.min(LINKS), lineage.cut.is_some())
 }
 
 fn link(process: &Process) -> String {
@@ -371,6 +407,8 @@ fn lost(gap: &Gap) -> String {
             "read_failed" => "failed poll",
             "events_lost" => "lost notice",
             "opens_missed" => "missed open",
+            "executions_missed" => "missed program",
+            "files_unwatched" => "folder",
             _ => "lost record",
         };
         let _ = write!(line, ": {}", counted(count, what));

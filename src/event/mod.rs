@@ -6,7 +6,9 @@
 pub mod ascii;
 mod bound;
 pub mod community;
+mod file;
 pub mod message;
+mod program;
 pub mod record;
 mod way;
 mod who;
@@ -19,6 +21,8 @@ use serde::Serialize;
 
 use crate::connection::{CloseReason, Connection, Moment};
 
+pub use file::{FileChanged, Unseen};
+pub use program::{Actor, ProcessEnd, ProcessFate};
 pub use record::{Body, Host, Renderer};
 
 /// Something to be told, and when it was observed.
@@ -86,6 +90,12 @@ pub enum What {
         /// How it ended.
         ending: Ending,
     },
+    /// A program that is followed was started.
+    ProcessStarted(Actor),
+    /// It ended.
+    ProcessEnded(Box<ProcessEnd>),
+    /// One of SSH's files was changed.
+    FileChanged(Box<FileChanged>),
     /// A new session rides on an open connection: that connection, with the session's process as its owner.
     Multiplexed(Arc<Connection>),
     /// Something was, or may have been, lost.
@@ -355,6 +365,9 @@ impl What {
             Self::Opened(_) => "connection-opened",
             Self::Changed { .. } => "connection-changed",
             Self::Closed { .. } => "connection-closed",
+            Self::ProcessStarted(_) => "process-started",
+            Self::ProcessEnded(_) => "process-ended",
+            Self::FileChanged(_) => "file-changed",
             Self::Multiplexed(_) => "session-multiplexed",
             Self::Gap(_) => "gap",
             Self::Coverage(_) => "coverage",

@@ -146,6 +146,9 @@ impl Renderer {
                 self.host.connection(record, connection, cut);
                 close(record, connection.direction, ending);
             }
+            What::ProcessStarted(who) => self.host.program(record, who, event.at, cut),
+            What::FileChanged(file) => self.host.file(record, file, event.at, cut),
+            What::ProcessEnded(end) => self.host.program_end(record, end, cut),
             What::Started(started) => {
                 let mut started = Started::clone(started);
                 if cut == Cut::Everything {
@@ -200,6 +203,9 @@ impl Renderer {
             What::Opened(_) => ("event", &["connection", "start"], "success"),
             What::Changed { .. } => ("event", &["connection", "change"], "success"),
             What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
+            What::ProcessStarted(_) => ("event", &["start"], "success"),
+            What::FileChanged(file) => ("event", file.types(), "success"),
+            What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
             What::Multiplexed(_) => ("event", &["start"], "success"),
             What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
             What::Reloaded { .. } => ("state", &["change"], "success"),
@@ -215,14 +221,17 @@ impl Renderer {
         let pending =
             connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport == Transport::Udp);
         let is_close = matches!(what, What::Closed { .. });
+        let about: (&[&str], _) = match what {
+            What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
+            What::FileChanged(_) => (&["file"], "portreeve.file"),
+            What::Multiplexed(_) => (&["session"], "portreeve.connection"),
+            _ if connection.is_some() => (&["network"], "portreeve.connection"),
+            _ => (&["host"], "portreeve.watch"),
+        };
         let mut fields = EventFields {
             action: what.action(),
             kind,
-            category: match what {
-                What::Multiplexed(_) => &["session"],
-                _ if connection.is_some() => &["network"],
-                _ => &["host"],
-            },
+            category: about.0,
             types,
             outcome: if pending && !is_close { "unknown" } else { outcome },
             reason: None,
@@ -231,10 +240,15 @@ impl Renderer {
             duration: None,
             id: id.to_string(),
             provider: "portreeve",
-            dataset: if connection.is_some() { "portreeve.connection" } else { "portreeve.watch" },
+            dataset: about.1,
         };
         if let Some(connection) = connection {
             fields.start = connection.seen.tells_start().then(|| time(connection.opened));
+        }
+        if let What::ProcessEnded(end) = what {
+            fields.start = Some(time(end.started));
+            fields.end = Some(time(end.ended));
+            fields.duration = Some(nanos(end.duration()));
         }
         if let What::Closed { connection, ending } = what {
             fields.reason = Some(ending.reason.name());
@@ -317,7 +331,7 @@ pub(super) enum Cut {
 }
 
 impl Cut {
-    fn names(self) -> &'static [&'static str] {
+    pub(super) fn names(self) -> &'static [&'static str] {
         let all = &[
             "portreeve.ancestry",
             "portreeve.ssh",
@@ -598,7 +612,7 @@ mod tests {
         let mut renderer = Renderer::new(host, "stream".into(), "run".into(), new_id);
         for byte in [b'a', b'\'', 0x01, 0xff] {
             let ancestry = (2..34).map(|pid| Arc::new(process(pid, byte))).collect();
-            let lineage = Lineage { process: Arc::new(process(99, byte)), ancestry, cut: None };
+            let lineage = Lineage { process: Arc::new(process(99, byte)), ancestry, cut: None, hash: None };
             let connection = Connection {
                 id: uuid::Uuid::nil(),
                 netns: Netns(1),

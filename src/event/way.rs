@@ -12,7 +12,7 @@ use crate::way::{Origin, Way};
 /// Places all that is known of a way.
 pub(super) fn tell(record: &mut Members, way: &Way, cut: Cut) {
     let Way { origin, route, ssh, is_ssh, listening } = way;
-    record.own("origin", origin_fields(origin));
+    tell_origin(record, origin);
     if let Some(route) = route {
         record.own("route", json!(route.name()));
     }
@@ -34,6 +34,11 @@ pub(super) fn tell(record: &mut Members, way: &Way, cut: Cut) {
         let addresses: Vec<_> = listening.iter().map(ToString::to_string).collect();
         record.own("listening", json!({ "addresses": addresses, "all_interfaces": everywhere }));
     }
+}
+
+/// The session behind a process.
+pub(super) fn tell_origin(record: &mut Members, origin: &Origin) {
+    record.own("origin", origin_fields(origin));
     if let Some(kind) = origin.kind.entry() {
         let mut meta = json!({ "type": kind });
         set(&mut meta, "source", origin.inbound.map(|tuple| json!({ "ip": tuple.remote.ip().to_string() })));

@@ -9,12 +9,15 @@ use super::message::command_line;
 use super::record::{Cut, Host, Members, set};
 use crate::cgroup;
 use crate::connection::Moment;
-use crate::process::{Asker, ChainCut, Departed, Ids, Lineage, Login, Process, Tty};
+use crate::process::{Asker, ChainCut, Departed, Hash, Ids, Lineage, Login, Process, Tty};
 
 impl Host {
     /// The owner with all that was read of it, its parent in ECS's place, and the whole chain in ours.
     pub(super) fn lineage(&self, record: &mut Members, lineage: &Lineage, opened: Moment, cut: Cut) {
         self.owner(record, &lineage.process, opened, cut);
+        if let Some(hash) = lineage.hash {
+            put_hash(record, hash);
+        }
         let chain = lineage.ancestry.iter().map(|p| self.link(p, opened, cut)).collect::<Vec<_>>();
         if let Some(parent) = lineage.ancestry.first() {
             let parent = self.parent(parent, opened, cut);
@@ -159,6 +162,18 @@ impl Host {
         let boot = self.boot_id.as_deref().unwrap_or("unknown-boot");
         let unique = process.pidfd_inode.map(|inode| format!("-{inode}")).unwrap_or_default();
         format!("{boot}-{}-{}{unique}", process.pid, process.start_ticks)
+    }
+}
+
+fn put_hash(record: &mut Members, hash: Hash) {
+    if let Hash::Sha256 { digest, .. } = hash
+        && let Some(process) = record.fields.get_mut("process")
+    {
+        let text: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        set(process, "hash", Some(json!({ "sha256": text })));
+    }
+    if let Some(reason) = hash.reason() {
+        record.own("hash", json!({ "reason": reason }));
     }
 }
 

@@ -43,6 +43,8 @@ pub enum ProcessNotice {
     Exit {
         /// Its pid.
         pid: u32,
+        /// As wait(2) would tell it. `None`: not told.
+        status: Option<u32>,
     },
 }
 
@@ -143,7 +145,7 @@ fn parse(payload: &[u8]) -> Option<ProcessNotice> {
         FORK => Some(ProcessNotice::Fork { parent: pair(16)?.1, child: process(24)? }),
         // Whichever thread calls it, the process is then that thread alone, under its own number.
         EXEC => Some(ProcessNotice::Exec { pid: pair(16)?.1 }),
-        EXIT => Some(ProcessNotice::Exit { pid: process(16)? }),
+        EXIT => Some(ProcessNotice::Exit { pid: process(16)?, status: u32_at(event, 24) }),
         _ => None,
     }
 }
@@ -168,7 +170,10 @@ mod tests {
         );
         assert_eq!(told(&[FORK, 0, 0, 0, 10, 10, 11, 10]), None, "a thread");
         assert_eq!(told(&[EXEC, 0, 0, 0, 20, 20]), Some(ProcessNotice::Exec { pid: 20 }));
-        assert_eq!(told(&[EXIT, 0, 0, 0, 20, 20, 0, 0]), Some(ProcessNotice::Exit { pid: 20 }));
+        assert_eq!(
+            told(&[EXIT, 0, 0, 0, 20, 20, 0x300, 17]),
+            Some(ProcessNotice::Exit { pid: 20, status: Some(0x300) })
+        );
         assert_eq!(told(&[EXIT, 0, 0, 0, 11, 10, 0, 0]), None, "a thread");
         assert_eq!(told(&[4, 0, 0, 0, 20, 20]), None, "a change of user");
     }

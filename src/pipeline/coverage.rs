@@ -202,7 +202,14 @@ impl Pipeline {
         self.coverage.told_loss = at.boot;
         for (kind, (from, count, uncounted)) in std::mem::take(&mut self.coverage.untold) {
             let more = if uncounted { ", and more that nobody counted" } else { "" };
-            let detail = Some(format!("{} notices{more}; the tables are read instead", kind.name()));
+            let instead = match kind {
+                Kind::Destroy | Kind::Syn | Kind::Nflog(_) | Kind::Audit | Kind::Ebpf => {
+                    "the tables are read instead"
+                }
+                Kind::Proc => "links of chains, starts and ends of programs may be missing",
+                Kind::Files => "changes of files may be missing",
+            };
+            let detail = Some(format!("{} notices{more}; {instead}", kind.name()));
             told.push(Event::lost(from, at, "events_lost", (count > 0).then_some(count), detail));
         }
     }

@@ -7,7 +7,10 @@ mod audited;
 mod coverage;
 mod descriptors;
 mod ends;
+mod executions;
+mod files;
 mod flows;
+mod hashed;
 mod look;
 mod namespace;
 mod observe;
@@ -131,6 +134,9 @@ pub struct Pipeline {
     words: Words,
     coverage: Collected,
     totals: Totals,
+    /// `None`: no program's start and end is told.
+    executions: Option<executions::Executions>,
+    files: files::Files,
     /// What a tick had to tell that failed.
     untold: Vec<Event>,
     /// More connections than are followed: since when, and how many at most at once.
@@ -199,6 +205,8 @@ impl Pipeline {
             words: Words::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
+            executions: None,
+            files: files::Files::default(),
             untold: Vec::new(),
             left_out: None,
         }
@@ -232,6 +240,9 @@ impl Pipeline {
             self.go_on_searching(proc, at, &mut told);
         }
         self.tell_waited(proc, at, &mut told);
+        self.tell_hashed(proc, at, &mut told);
+        self.tell_executions(proc, at, &mut told);
+        self.tell_repeated_changes(at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.settle_audited(proc, at, false, &mut told);
         self.tell_old_words(at, &mut told);

@@ -60,7 +60,7 @@ impl Namespace {
     pub fn new(netns: Netns, is_own: bool, entered: Option<Entered>) -> Self {
         let (diag, on, tally, destroy_inode, off) = match entered {
             None => (None, Vec::new(), None, None, Vec::new()),
-            Some(Entered { diag, on, tally, destroy_inode, off }) => {
+            Some(Entered { diag, on, tally, destroy_inode, off, notes: _ }) => {
                 (diag.ok(), on, Some(tally), destroy_inode, off)
             }
         };
@@ -156,6 +156,7 @@ impl Pipeline {
             self.leave_out_audit(proc, entered);
         }
         let off = entered.as_mut().map(|entered| std::mem::take(&mut entered.off)).unwrap_or_default();
+        let notes = entered.as_mut().map(|entered| std::mem::take(&mut entered.notes)).unwrap_or_default();
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
         own.standing = true;
@@ -172,7 +173,8 @@ impl Pipeline {
         if let Some(tally) = &own.tally {
             tally.set_ephemeral(self.ephemeral);
         }
-        let choice = self.choose_source(proc, &mut own, unavailable);
+        let mut choice = self.choose_source(proc, &mut own, unavailable);
+        choice.differences.extend(notes);
         self.spaces = vec![own];
         let mut told = Vec::new();
         self.find_namespaces(proc, at, &mut told);

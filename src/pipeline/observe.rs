@@ -72,7 +72,11 @@ impl Pipeline {
                     self.take_connect(proc, &mut spaces, *connect, at, &mut told)
                 }
                 Observation::Word(word) => self.take_word(proc, &mut spaces, word, at, &mut told),
-                Observation::Process(notice) => self.take_process(proc, notice, at.boot, &mut executed),
+                Observation::Process(notice) => self.take_process(proc, notice, at, &mut executed, &mut told),
+                Observation::File(notice) => self.take_file(proc, notice, at, &mut told),
+                Observation::Unwatched { count, detail } => {
+                    told.push(Event::lost(at, at, "files_unwatched", Some(count), Some(detail)));
+                }
                 Observation::Destroyed { netns, ended } => {
                     if let Some(space) = of(&mut spaces, netns) {
                         self.take_destroyed(proc, space, &ended, at, &mut told);
@@ -107,14 +111,21 @@ impl Pipeline {
         told
     }
 
-    fn take_process(&mut self, proc: &Proc, notice: ProcessNotice, at: Duration, executed: &mut Vec<u32>) {
+    fn take_process(
+        &mut self,
+        proc: &Proc,
+        notice: ProcessNotice,
+        at: Moment,
+        executed: &mut Vec<u32>,
+        told: &mut Vec<Event>,
+    ) {
         match notice {
-            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at),
+            ProcessNotice::Fork { parent, child } => self.attributor.forked(proc, parent, child, at.boot),
             ProcessNotice::Exec { pid } => {
                 executed.push(pid);
-                self.attributor.executed(proc, pid, at);
+                self.take_execution(proc, pid, at, told);
             }
-            ProcessNotice::Exit { pid } => self.attributor.exited(pid, at),
+            ProcessNotice::Exit { pid, status } => self.attributor.exited(pid, status, at),
         }
     }
 
@@ -128,8 +139,10 @@ impl Pipeline {
             space.balance.whole = false;
         }
         space.balance.syns_whole &= kind != Kind::Syn;
-        if !matches!(kind, Kind::Proc | Kind::Audit) {
-            space.doubt(at.boot);
+        match kind {
+            Kind::Proc => self.doubt_executions(),
+            Kind::Audit | Kind::Files => {}
+            Kind::Destroy | Kind::Syn | Kind::Nflog(_) | Kind::Ebpf => space.doubt(at.boot),
         }
         self.totals.notices_lost += count.unwrap_or(1);
         self.coverage.lost(kind, count, at);

@@ -13,7 +13,7 @@ use crate::connection::{
 };
 use crate::event::{Ending, Event, What};
 use crate::proc::{Depth, Held, Proc};
-use crate::process::{Attribution, Reason};
+use crate::process::{Attribution, Hash, Reason};
 use crate::source::selection::Known;
 use crate::ssh;
 use crate::table::Delta;
@@ -323,6 +323,9 @@ impl Pipeline {
         let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
         self.remember(proc, key, &attribution, held.clone(), at);
+        if let Some(owner) = attribution.owner().filter(|_| direction == Direction::Egress) {
+            self.attributor.connected(owner);
+        }
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
         connection.attribution = attribution;
@@ -529,6 +532,9 @@ impl Pipeline {
         if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
         }
+        if let (Attribution::Unknown(_), Attribution::Owned { lineage, .. }) = (old, &attribution) {
+            self.attributor.connected(&lineage.process);
+        }
         let was_sought = *old == Attribution::Unknown(Reason::Budget);
         let (direction, old) = (entry.connection.direction, entry.connection.way.clone());
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
@@ -587,6 +593,7 @@ pub(super) fn known(connection: &Connection) -> Known<'_> {
             uid: Some(departed.ids.real_uid),
             user: departed.user.as_deref(),
             executable: departed.executable.as_deref(),
+            sha256: None,
         };
     }
     Known {
@@ -594,6 +601,7 @@ pub(super) fn known(connection: &Connection) -> Known<'_> {
         uid: owner.and_then(|owner| owner.ids).map(|ids| ids.real_uid).or(connection.uid),
         user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
         executable: owner.and_then(|owner| owner.executable.as_deref()),
+        sha256: connection.attribution.hash().and_then(Hash::proven),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use crate::connection::{Connection, Direction, Key, Netns, TcpState, Transport};
+use crate::event::Actor;
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
 use crate::process::{Asker, Attribution, Lineage, Process};
@@ -104,7 +105,8 @@ impl Pipeline {
         }
     }
 
-    fn origin_of(
+    /// The session that a process belongs to.
+    pub(super) fn origin_of(
         &mut self,
         proc: &Proc,
         netns: Netns,
@@ -123,6 +125,13 @@ impl Pipeline {
             }
         }
         origin
+    }
+
+    /// The same of one that did something, by its number: still the one that was read, or its ancestors tell alone.
+    pub(super) fn actor(&mut self, proc: &Proc, lineage: Arc<Lineage>) -> Actor {
+        let owner = proc.hold(lineage.process.pid).ok();
+        let origin = self.origin_of(proc, self.own, &lineage, owner.as_ref());
+        Actor { lineage, origin: Some(origin) }
     }
 
     /// True if a connection is told: it goes to a port that was chosen, or an SSH client or server owns it.

@@ -4,6 +4,7 @@
 //! is an answer here and not a failure. Truth: proc(5) and Documentation/filesystems/proc.rst.
 
 mod counters;
+mod executable;
 mod fd;
 mod mounts;
 mod net;
@@ -26,6 +27,7 @@ use rustix::io::{Errno, pread};
 use rustix::process::{Pid, getpriority_process};
 
 pub use counters::{Counters, UdpCounters, parse_counters, parse_sent, parse_sockets};
+pub use executable::{Content, Executable, Reading, Unread};
 pub use fd::{Descriptor, Shows, Sight, Table, parse_fdinfo, parse_in_flight, parse_ring, parse_socket_link};
 pub use mounts::parse_hiding_options;
 pub use net::{Net, TableRead, parse_row};

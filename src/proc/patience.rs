@@ -57,6 +57,8 @@ pub(super) struct Patience {
 pub(super) enum Part {
     Arguments,
     Descriptors,
+    /// Of its executable, the content.
+    Executable,
 }
 
 /// Who is left alone: a process, and its user when several of his do not answer.
@@ -150,6 +152,32 @@ impl Patience {
         self.spent += PATIENCE * waits;
         self.silences += 1;
         Err(Errno::TIMEDOUT)
+    }
+
+    /// What was read, if it comes in this time, and how long that took. That it is still on its way is no silence.
+    ///
+    /// # Errors
+    /// What is on its way still.
+    pub fn look<T>(
+        &mut self,
+        awaited: Awaited<T>,
+        wait: Duration,
+    ) -> Result<(Result<T, Errno>, Duration), Awaited<T>> {
+        match awaited.answer.recv_timeout(wait) {
+            Ok(answer) => {
+                self.idle = Some(awaited.reader);
+                Ok(answer)
+            }
+            Err(RecvTimeoutError::Timeout) => Err(awaited),
+            Err(RecvTimeoutError::Disconnected) => Ok((Err(Errno::AGAIN), Duration::ZERO)),
+        }
+    }
+
+    /// Waits no more for what does not come.
+    pub fn give_up<T>(&mut self, awaited: Awaited<T>, whose: Whose) {
+        let _ended = awaited.reader.ask.send(Box::new(|| std::thread::sleep(REST)));
+        self.stuck.push((whose, awaited.part, awaited.reader.thread));
+        self.silences += 1;
     }
 
     /// What the readers spent: their time on a processor, and all of it where they had to wait.

@@ -295,7 +295,7 @@ impl Proc {
     }
 
     /// Who is to blame if a process does not answer: who logged in, as long as that is known, for he may be several users.
-    fn whose(&self, held: &Held) -> Whose {
+    pub(super) fn whose(&self, held: &Held) -> Whose {
         let status = parse_status(&held.read("status", 4096).unwrap_or_default());
         let real_uid = status.ids.map_or(0, |ids| ids.real_uid);
         let uid = read_login(held).map_or(real_uid, |login| login.uid);

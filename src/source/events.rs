@@ -23,6 +23,7 @@ use crate::audit::Connect;
 use crate::connection::{Netns, Tuple};
 use crate::ebpf::Ebpf;
 use crate::ebpf::event::Word;
+use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
 /// At most so many notices in one delivery.
@@ -65,6 +66,15 @@ pub enum Observation {
     Process(ProcessNotice),
     /// A word of the kernel's own, of any namespace.
     Word(Word),
+    /// Something happened to one of SSH's files.
+    File(FileNotice),
+    /// Some of the folders that hold them are not watched.
+    Unwatched {
+        /// How many.
+        count: u64,
+        /// The first of them, and why.
+        detail: String,
+    },
     /// Notices were dropped.
     Lost {
         /// Which.
@@ -99,6 +109,7 @@ impl Observation {
             Self::Connect(_) => Kind::Audit,
             Self::Process(_) => Kind::Proc,
             Self::Word(_) | Self::Missed { .. } => Kind::Ebpf,
+            Self::File(_) | Self::Unwatched { .. } => Kind::Files,
             Self::Syn { kind, .. } | Self::Lost { kind, .. } | Self::Failed { kind, .. } => *kind,
         }
     }
@@ -113,6 +124,8 @@ pub struct Entered {
     pub on: Vec<Kind>,
     /// Those that were wanted and are not, and why.
     pub off: Vec<(Kind, String)>,
+    /// What of that is worth to be known.
+    pub notes: Vec<String>,
     /// What ends there, on any port.
     pub tally: Arc<Tally>,
     /// Inode of the socket that receives the ends, by which `Proc::read_netlink_drops` tells its losses.
@@ -251,14 +264,14 @@ impl Events {
 
     /// Opens the wanted sources, and a `Diag`, in our own network namespace or in that behind a `/proc/PID/ns/net` or
     /// bound file: 0.15 ms, 0.3 ms in another. Sources of another kind are off for a reason in plain words; notices of
-    /// processes and audit records come from our own namespace alone.
+    /// processes, of files and audit records come from our own namespace alone.
     pub fn enter(&self, netns: Netns, file: Option<OwnedFd>) -> Entered {
         self.leave(netns);
         let ports = self.watched.ranges();
         let words = self.open_words(netns, file.is_none(), &ports);
         let has_words = self.is_ladder && self.words().source.is_some();
         let wanted = |kind: &&Kind| match kind {
-            Kind::Proc => file.is_none(),
+            Kind::Proc | Kind::Audit | Kind::Files => file.is_none(),
             Kind::Syn => !has_words,
             _ => true,
         };
@@ -272,6 +285,7 @@ impl Events {
             diag: Err(String::new()),
             on: Vec::new(),
             off: Vec::new(),
+            notes: Vec::new(),
             tally: Arc::new(Tally::new()),
             destroy_inode: None,
         };
@@ -396,8 +410,17 @@ impl Events {
             });
             match added {
                 Ok(socket) => {
-                    if let Socket::Destroy(notices) = &socket {
-                        entered.destroy_inode = Some(notices.inode());
+                    match &socket {
+                        Socket::Destroy(notices) => entered.destroy_inode = Some(notices.inode()),
+                        Socket::Files(notices) => {
+                            let why = notices.without_process();
+                            entered.notes.extend(why.map(|why| {
+                                format!(
+                                    "changes of SSH's files are told without their process: fanotify {why}"
+                                )
+                            }));
+                        }
+                        _ => {}
                     }
                     room.sockets.push(socket);
                     entered.on.push(kind);
@@ -411,6 +434,7 @@ impl Events {
             Kind::Nflog(_) => 2,
             Kind::Audit => 3,
             Kind::Proc | Kind::Ebpf => 4,
+            Kind::Files => 5,
         });
         rooms.open.insert(number, room);
     }

@@ -2,10 +2,12 @@
 //!
 //! Pure. A filter drops only what it can prove: a connection whose user or owner is not known is kept.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::cidr::Cidr;
 use crate::connection::{Connection, Direction, Transport, Tuple};
@@ -104,12 +106,14 @@ pub enum Kind {
     Proc,
     /// Connections with their owners, and their ends, by a program in the kernel.
     Ebpf,
+    /// Changes of SSH's files, by fanotify or inotify. Chosen by an option of its own.
+    Files,
 }
 
 impl Kind {
     /// One of each, as they are named: the group says nothing.
-    pub const ALL: [Self; 6] =
-        [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc, Self::Ebpf];
+    pub const ALL: [Self; 7] =
+        [Self::Destroy, Self::Syn, Self::Nflog(0), Self::Audit, Self::Proc, Self::Ebpf, Self::Files];
 
     /// As it is told.
     #[must_use]
@@ -121,6 +125,7 @@ impl Kind {
             Self::Audit => "audit",
             Self::Proc => "proc",
             Self::Ebpf => "ebpf",
+            Self::Files => "files",
         }
     }
 
@@ -143,11 +148,13 @@ impl FromStr for Kind {
         match text.split_once(':') {
             Some(("nflog", number)) => group(number),
             None if text == "nflog" => group(""),
-            _ => Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-                format!(
-                    "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc"
-                )
-            }),
+            _ => Self::ALL.into_iter().find(|kind| kind.name() == text && *kind != Self::Files).ok_or_else(
+                || {
+                    format!(
+                        "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc"
+                    )
+                },
+            ),
         }
     }
 }
@@ -222,6 +229,60 @@ impl fmt::Display for EventChoice {
     }
 }
 
+/// `--executions`: which programs' starts and ends are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutionChoice {
+    /// Clients of SSH.
+    Ssh,
+    /// All.
+    All,
+    /// Those that match one of these: as typed, and parsed.
+    These(Vec<(String, Glob)>),
+}
+
+impl ExecutionChoice {
+    /// True if a program's file is chosen by its path. Clients of SSH are known by more than that.
+    #[must_use]
+    pub fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Ssh => false,
+            Self::All => true,
+            Self::These(patterns) => patterns.iter().any(|(_, glob)| glob.matches_path(path)),
+        }
+    }
+}
+
+impl FromStr for ExecutionChoice {
+    type Err = String;
+
+    /// `ssh`, `all`, or patterns: `ssh*,/opt/*/bin/git`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "ssh" => Ok(Self::Ssh),
+            "all" => Ok(Self::All),
+            list => {
+                let parse = |pattern: &str| {
+                    let pattern = pattern.trim();
+                    pattern.parse().map(|glob| (pattern.to_owned(), glob))
+                };
+                list.split(',').map(parse).collect::<Result<_, _>>().map(Self::These)
+            }
+        }
+    }
+}
+
+impl fmt::Display for ExecutionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ssh => f.write_str("ssh"),
+            Self::All => f.write_str("all"),
+            Self::These(patterns) => {
+                f.write_str(&patterns.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
 /// One `--include` or `--exclude`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matcher {
@@ -280,15 +341,27 @@ pub struct Known<'a> {
     pub user: Option<&'a str>,
     /// Owner's executable. `None`: unknown.
     pub executable: Option<&'a [u8]>,
+    /// SHA-256 of it, if that is sure.
+    pub sha256: Option<&'a [u8; 32]>,
 }
 
-/// All `--include` and `--exclude` together.
+impl Known<'_> {
+    /// Only the other end.
+    #[must_use]
+    pub fn of(remote: SocketAddr) -> Self {
+        Self { remote, uid: None, user: None, executable: None, sha256: None }
+    }
+}
+
+/// All `--include` and `--exclude` together, and `--ignore-hash`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// Where there are any, one of them must match.
     pub include: Vec<Matcher>,
     /// None of these may match.
     pub exclude: Vec<Matcher>,
+    /// SHA-256 of executables whose connections are left out.
+    pub ignored: Arc<BTreeSet<[u8; 32]>>,
 }
 
 impl Filter {
@@ -297,7 +370,8 @@ impl Filter {
     pub fn admits(&self, known: &Known<'_>) -> bool {
         let excluded = self.exclude.iter().any(|m| m.judge(known) == Some(true));
         let included = self.include.is_empty() || self.include.iter().any(|m| m.judge(known) != Some(false));
-        included && !excluded
+        let ignored = known.sha256.is_some_and(|sha256| self.ignored.contains(sha256));
+        included && !excluded && !ignored
     }
 }
 
@@ -356,9 +430,7 @@ impl Selection {
     /// client or server speaks UDP but to ask for names.
     #[must_use]
     pub fn wants_flow(&self, tuple: &Tuple) -> bool {
-        self.udp
-            && self.ports.contains(tuple.remote.port())
-            && self.filter.admits(&Known { remote: tuple.remote, uid: None, user: None, executable: None })
+        self.udp && self.ports.contains(tuple.remote.port()) && self.filter.admits(&Known::of(tuple.remote))
     }
 
     /// Judges by the remote end alone: what a row tells in all of its states. Users and executables are judged when
@@ -374,7 +446,7 @@ impl Selection {
     pub fn wants_remote(&self, remote: SocketAddr) -> bool {
         let port = remote.port();
         (self.ports.contains(port) || self.ssh_anywhere && port != 0)
-            && self.filter.admits(&Known { remote, uid: None, user: None, executable: None })
+            && self.filter.admits(&Known::of(remote))
     }
 }
 
@@ -413,13 +485,26 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_chosen_by_patterns_and_lists_print_as_they_parse() {
+        for text in ["ssh", "all", "scp,/opt/*/git"] {
+            assert_eq!(text.parse::<ExecutionChoice>().unwrap().to_string(), text);
+        }
+        let matches =
+            |choice: &str, path: &str| choice.parse::<ExecutionChoice>().unwrap().matches(path.as_bytes());
+        assert!(matches("all", "") && matches("scp,/opt/*/git", "/opt/x/git"));
+        assert!(!matches("/opt/*", "/usr/bin/git"));
+        assert!("ssh,[".parse::<ExecutionChoice>().is_err() && "".parse::<ExecutionChoice>().is_err());
+    }
+
+    #[test]
     fn a_filter_drops_only_what_it_can_prove() {
         let filter = |include: &[&str], exclude: &[&str]| Filter {
             include: include.iter().map(|m| m.parse().unwrap()).collect(),
             exclude: exclude.iter().map(|m| m.parse().unwrap()).collect(),
+            ignored: Arc::new(BTreeSet::from([[7; 32]])),
         };
         let remote = "10.1.2.3:22".parse().unwrap();
-        let unknown = Known { remote, uid: None, user: None, executable: None };
+        let unknown = Known::of(remote);
         let alice =
             Known { uid: Some(1000), user: Some("alice"), executable: Some(b"/usr/bin/git"), ..unknown };
         for (include, exclude, of_alice, of_unknown) in [
@@ -440,6 +525,8 @@ mod tests {
                 "{filter:?}"
             );
         }
+        assert!(filter(&[], &[]).admits(&Known { sha256: Some(&[8; 32]), ..alice }));
+        assert!(!filter(&["user:alice"], &[]).admits(&Known { sha256: Some(&[7; 32]), ..alice }));
         for bad in ["user:", "exe:", "port:x", "10.0.0.0/33", "x"] {
             assert!(bad.parse::<Matcher>().is_err(), "{bad}");
         }

@@ -16,6 +16,7 @@ use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
 use crate::audit::{Assembler, Connect};
 use crate::connection::Netns;
+use crate::files::{FileNotices, News};
 use crate::netlink::{
     AuditRecords, DestroyNotices, Diag, Logged, LoggedPackets, NetlinkError, ProcessNotices,
 };
@@ -30,6 +31,7 @@ pub(super) enum Socket {
     Audit(AuditRecords, Assembler),
     AuditLog(AuditLog),
     Proc(ProcessNotices),
+    Files(FileNotices),
 }
 
 impl Socket {
@@ -40,6 +42,7 @@ impl Socket {
             Self::Nflog(group, _) => Kind::Nflog(*group),
             Self::Audit(..) | Self::AuditLog(_) => Kind::Audit,
             Self::Proc(_) => Kind::Proc,
+            Self::Files(_) => Kind::Files,
         }
     }
 
@@ -106,6 +109,15 @@ impl Socket {
                 let received = received.map_err(|error| reason(&error))?;
                 received.overflowed.then_some(None)
             }
+            Self::Files(notices) => {
+                let received = notices.receive(BATCH, |news| {
+                    batch.push(match news {
+                        News::File(notice) => Observation::File(notice),
+                        News::Unwatched { count, detail } => Observation::Unwatched { count, detail },
+                    });
+                });
+                received.map_err(|error| format!("cannot receive changes of files: {error}"))?.then_some(None)
+            }
         };
         batch.extend(lost.map(|count| Observation::Lost { kind, netns, count }));
         Ok(batch)
@@ -121,6 +133,7 @@ impl AsFd for Socket {
             Self::Audit(records, _) => records.as_fd(),
             Self::AuditLog(log) => log.as_fd(),
             Self::Proc(notices) => notices.as_fd(),
+            Self::Files(notices) => notices.as_fd(),
         }
     }
 }
@@ -178,6 +191,7 @@ pub(super) fn open(wanted: &[Kind], ports: &[RangeInclusive<u16>], audit_log: Op
             })
         }
         Kind::Ebpf => Err(String::new()),
+        Kind::Files => FileNotices::open().map(Socket::Files).map_err(|error| error.to_string()),
     };
     // Those that `Socket` knows; the kernel's own words come of all namespaces at once.
     let here = wanted.iter().filter(|kind| **kind != Kind::Ebpf);

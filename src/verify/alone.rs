@@ -105,7 +105,7 @@ fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
 }
 
 /// V37.
-fn check_ancestry(record: &Record<'_>, found: &mut Findings<'_>) {
+pub fn check_ancestry(record: &Record<'_>, found: &mut Findings<'_>) {
     let ancestry = &record.found.ancestry;
     let text = |ancestor: &Ancestor| ancestor.pid.as_ref().map(|span| record.at(span));
     let parent = ancestry.first().and_then(text);

@@ -47,7 +47,7 @@ impl Clock {
         match record.action {
             on::GAP => self.take_gap(record, found),
             on::COVER => self.interval(record, [f::COVER_FROM, f::COVER_TO], found),
-            on::CLOSE => self.interval(record, [f::START, f::END], found),
+            on::CLOSE | on::ENDED => self.interval(record, [f::START, f::END], found),
             _ => {}
         }
         self.check_ids(record, is_of_file, found);

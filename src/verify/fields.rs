@@ -4,40 +4,51 @@
 /// Kinds of records, as bits of a set.
 pub mod on {
     /// `watch-started`
-    pub const START: u16 = 1;
+    pub const START: u32 = 1;
     /// `watch-stopped`
-    pub const STOP: u16 = 1 << 1;
+    pub const STOP: u32 = 1 << 1;
     /// `watch-reloaded`
-    pub const RELOAD: u16 = 1 << 2;
+    pub const RELOAD: u32 = 1 << 2;
     /// `connection-opened`
-    pub const OPEN: u16 = 1 << 3;
+    pub const OPEN: u32 = 1 << 3;
     /// `connection-changed`
-    pub const CHANGE: u16 = 1 << 4;
+    pub const CHANGE: u32 = 1 << 4;
     /// `connection-closed`
-    pub const CLOSE: u16 = 1 << 5;
+    pub const CLOSE: u32 = 1 << 5;
     /// `gap`
-    pub const GAP: u16 = 1 << 6;
+    pub const GAP: u32 = 1 << 6;
     /// `coverage`
-    pub const COVER: u16 = 1 << 7;
+    pub const COVER: u32 = 1 << 7;
     /// `log-opened`
-    pub const FILE: u16 = 1 << 8;
+    pub const FILE: u32 = 1 << 8;
     /// `log-repaired`
-    pub const REPAIR: u16 = 1 << 9;
+    pub const REPAIR: u32 = 1 << 9;
     /// `clock-stepped`
-    pub const STEP: u16 = 1 << 10;
+    pub const STEP: u32 = 1 << 10;
     /// `seal`
-    pub const SEAL: u16 = 1 << 11;
+    pub const SEAL: u32 = 1 << 11;
     /// `session-multiplexed`
-    pub const SESSION: u16 = 1 << 12;
+    pub const SESSION: u32 = 1 << 12;
+    /// `process-started`
+    pub const BEGAN: u32 = 1 << 13;
+    /// `process-ended`
+    pub const ENDED: u32 = 1 << 14;
+    /// `file-changed`
+    pub const TOUCHED: u32 = 1 << 15;
     /// What tells of a connection.
-    pub const CONN: u16 = OPEN | CHANGE | CLOSE | SESSION;
+    pub const CONN: u32 = OPEN | CHANGE | CLOSE | SESSION;
+    /// What tells of a process.
+    pub const WHO: u32 = CONN | BEGAN | ENDED | TOUCHED;
     /// All of them.
-    pub const ALL: u16 = (1 << 13) - 1;
+    pub const ALL: u32 = (1 << 16) - 1;
     /// None of them.
-    pub const NO: u16 = 0;
+    pub const NO: u32 = 0;
 }
 
-use on::{ALL, CHANGE, CLOSE, CONN, COVER, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP};
+use on::{
+    ALL, BEGAN, CHANGE, CLOSE, CONN, COVER, ENDED, FILE, GAP, NO, RELOAD, REPAIR, SEAL, START, STEP, STOP,
+    TOUCHED, WHO,
+};
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +81,12 @@ pub struct Field {
     /// What it holds.
     pub kind: Type,
     /// The records that may have it.
-    pub may: u16,
+    pub may: u32,
     /// The records that must have it.
-    pub must: u16,
+    pub must: u32,
 }
 
-const fn field(path: &'static str, kind: Type, may: u16, must: u16) -> Field {
+const fn field(path: &'static str, kind: Type, may: u32, must: u32) -> Field {
     Field { path, kind, may, must }
 }
 
@@ -99,58 +110,63 @@ pub const FIELDS: &[Field] = &[
     field("host.os.full", Text, START, NO),
     field("host.os.kernel", Text, START, NO),
     field("host.os.type", Text, START, START),
-    field("container.id", Text, CONN, NO),
-    field("container.name", Text, CONN, NO),
-    field("container.runtime", Text, CONN, NO),
+    field("container.id", Text, WHO, NO),
+    field("container.name", Text, WHO, NO),
+    field("container.runtime", Text, WHO, NO),
     field("destination.bytes", Integer, CLOSE, NO),
     field("destination.domain", Text, CONN, NO),
     field("destination.ip", Ip, CONN, CONN),
     field("destination.port", Integer, CONN, CONN),
-    field("group.id", Text, CONN, NO),
+    field("file.directory", Text, TOUCHED, TOUCHED),
+    field("file.name", Text, TOUCHED, TOUCHED),
+    field("file.path", Text, TOUCHED, TOUCHED),
+    field("group.id", Text, WHO, NO),
     field("network.bytes", Integer, CLOSE, NO),
     field("network.community_id", Text, CONN, NO),
     field("network.direction", Text, CONN, CONN),
     field("network.protocol", Text, CONN, NO),
     field("network.transport", Text, CONN, CONN),
     field("network.type", Text, CONN, CONN),
-    field("process.args", Texts, CONN, NO),
-    field("process.args_count", Integer, CONN, NO),
-    field("process.cgroup", Text, CONN, NO),
-    field("process.command_line", Text, CONN, NO),
-    field("process.entity_id", Text, CONN, NO),
-    field("process.entry_leader.entry_meta.source.ip", Ip, CONN, NO),
-    field("process.entry_leader.entry_meta.type", Text, CONN, NO),
-    field("process.executable", Text, CONN, NO),
-    field("process.name", Text, CONN, NO),
-    field("process.parent.args", Texts, CONN, NO),
-    field("process.parent.command_line", Text, CONN, NO),
-    field("process.parent.executable", Text, CONN, NO),
-    field("process.parent.name", Text, CONN, NO),
-    field("process.parent.pid", Integer, CONN, NO),
-    field("process.parent.start", Time, CONN, NO),
-    field("process.pid", Integer, CONN, NO),
-    field("process.start", Time, CONN, NO),
-    field("process.tty.char_device.major", Integer, CONN, NO),
-    field("process.tty.char_device.minor", Integer, CONN, NO),
-    field("process.tty.name", Text, CONN, NO),
-    field("process.working_directory", Text, CONN, NO),
-    field("service.name", Text, CONN, NO),
+    field("process.args", Texts, WHO, NO),
+    field("process.args_count", Integer, WHO, NO),
+    field("process.cgroup", Text, WHO, NO),
+    field("process.command_line", Text, WHO, NO),
+    field("process.entity_id", Text, WHO, BEGAN | ENDED),
+    field("process.entry_leader.entry_meta.source.ip", Ip, WHO, NO),
+    field("process.entry_leader.entry_meta.type", Text, WHO, NO),
+    field("process.executable", Text, WHO, NO),
+    field("process.exit_code", Integer, ENDED, NO),
+    field("process.hash.sha256", Text, WHO, NO),
+    field("process.name", Text, WHO, BEGAN | ENDED),
+    field("process.parent.args", Texts, WHO, NO),
+    field("process.parent.command_line", Text, WHO, NO),
+    field("process.parent.executable", Text, WHO, NO),
+    field("process.parent.name", Text, WHO, NO),
+    field("process.parent.pid", Integer, WHO, NO),
+    field("process.parent.start", Time, WHO, NO),
+    field("process.pid", Integer, WHO, BEGAN | ENDED),
+    field("process.start", Time, WHO, NO),
+    field("process.tty.char_device.major", Integer, WHO, NO),
+    field("process.tty.char_device.minor", Integer, WHO, NO),
+    field("process.tty.name", Text, WHO, NO),
+    field("process.working_directory", Text, WHO, NO),
+    field("service.name", Text, WHO, NO),
     field("source.bytes", Integer, CLOSE, NO),
     field("source.ip", Ip, CONN, NO),
     field("source.port", Integer, CONN, NO),
-    field("user.effective.id", Text, CONN, NO),
-    field("user.effective.name", Text, CONN, NO),
-    field("user.id", Text, CONN, NO),
-    field("user.name", Text, CONN, NO),
-    field("portreeve.ancestry.command_line", Text, CONN, NO),
-    field("portreeve.ancestry.executable", Text, CONN, NO),
-    field("portreeve.ancestry.name", Text, CONN, NO),
-    field("portreeve.ancestry.pid", Integer, CONN, NO),
-    field("portreeve.ancestry.remembered", Boolean, CONN, NO),
-    field("portreeve.ancestry.start", Time, CONN, NO),
-    field("portreeve.ancestry.user", Text, CONN, NO),
-    field("portreeve.ancestry_cut", Text, CONN, NO),
-    field("portreeve.args_cut.bytes", Integer, CONN, NO),
+    field("user.effective.id", Text, WHO, NO),
+    field("user.effective.name", Text, WHO, NO),
+    field("user.id", Text, WHO, NO),
+    field("user.name", Text, WHO, NO),
+    field("portreeve.ancestry.command_line", Text, WHO, NO),
+    field("portreeve.ancestry.executable", Text, WHO, NO),
+    field("portreeve.ancestry.name", Text, WHO, NO),
+    field("portreeve.ancestry.pid", Integer, WHO, NO),
+    field("portreeve.ancestry.remembered", Boolean, WHO, NO),
+    field("portreeve.ancestry.start", Time, WHO, NO),
+    field("portreeve.ancestry.user", Text, WHO, NO),
+    field("portreeve.ancestry_cut", Text, WHO, NO),
+    field("portreeve.args_cut.bytes", Integer, WHO, NO),
     field("portreeve.attribution.evidence", Text, CONN, NO),
     field("portreeve.attribution.holders", Integers, CONN, NO),
     field("portreeve.attribution.latency_us", Integer, CONN, NO),
@@ -187,6 +203,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.lookups", Integer, COVER, COVER),
     field("portreeve.coverage.lost.audit", Integer, COVER, NO),
     field("portreeve.coverage.lost.destroy", Integer, COVER, NO),
+    field("portreeve.coverage.lost.files", Integer, COVER, NO),
     field("portreeve.coverage.lost.nflog", Integer, COVER, NO),
     field("portreeve.coverage.lost.ebpf", Integer, COVER, NO),
     field("portreeve.coverage.lost.proc", Integer, COVER, NO),
@@ -218,15 +235,20 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.coverage.unattributed.time_wait", Integer, COVER, NO),
     field("portreeve.coverage.unattributed.timeout", Integer, COVER, NO),
     field("portreeve.coverage.unmatched", Integer, COVER, COVER),
-    field("portreeve.denied", Texts, CONN, NO),
+    field("portreeve.denied", Texts, WHO, NO),
     field("portreeve.destination_name.source", Text, CONN, NO),
-    field("portreeve.executable_deleted", Boolean, CONN, NO),
+    field("portreeve.executable_deleted", Boolean, WHO, NO),
+    field("portreeve.file.change", Texts, TOUCHED, TOUCHED),
+    field("portreeve.file.reason", Text, TOUCHED, NO),
+    field("portreeve.file.repeated", Integer, TOUCHED, NO),
+    field("portreeve.file.source", Text, TOUCHED, TOUCHED),
     field("portreeve.gap.cause", Text, GAP, GAP),
     field("portreeve.gap.count", Integer, GAP, NO),
     field("portreeve.gap.detail", Text, GAP, NO),
     field("portreeve.gap.from", Time, GAP, GAP),
     field("portreeve.gap.lost", Counts, GAP, NO),
     field("portreeve.gap.to", Time, GAP, GAP),
+    field("portreeve.hash.reason", Text, WHO, NO),
     field("portreeve.listening.addresses", Texts, CONN, NO),
     field("portreeve.listening.all_interfaces", Boolean, CONN, NO),
     field("portreeve.log.bytes", Integer, REPAIR, REPAIR),
@@ -235,22 +257,25 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.log.offset", Integer, REPAIR, REPAIR),
     field("portreeve.log.path", Text, FILE | REPAIR, FILE | REPAIR),
     field("portreeve.log.previous", Text, FILE, NO),
-    field("portreeve.login.name", Text, CONN, NO),
-    field("portreeve.login.session", Integer, CONN, NO),
-    field("portreeve.login.uid", Integer, CONN, NO),
-    field("portreeve.origin.community_id", Text, CONN, NO),
-    field("portreeve.origin.connection_id", Text, CONN, NO),
-    field("portreeve.origin.evidence", Text, CONN, NO),
-    field("portreeve.origin.ip", Ip, CONN, NO),
-    field("portreeve.origin.kind", Text, CONN, NO),
-    field("portreeve.origin.local_ip", Ip, CONN, NO),
-    field("portreeve.origin.local_port", Integer, CONN, NO),
-    field("portreeve.origin.port", Integer, CONN, NO),
-    field("portreeve.origin.session", Text, CONN, NO),
-    field("portreeve.origin.sshd_pid", Integer, CONN, NO),
-    field("portreeve.origin.tty", Text, CONN, NO),
-    field("portreeve.origin.user", Text, CONN, NO),
-    field("portreeve.redacted", Integer, CONN, NO),
+    field("portreeve.login.name", Text, WHO, NO),
+    field("portreeve.login.session", Integer, WHO, NO),
+    field("portreeve.login.uid", Integer, WHO, NO),
+    field("portreeve.origin.community_id", Text, WHO, NO),
+    field("portreeve.origin.connection_id", Text, WHO, NO),
+    field("portreeve.origin.evidence", Text, WHO, NO),
+    field("portreeve.origin.ip", Ip, WHO, NO),
+    field("portreeve.origin.kind", Text, WHO, NO),
+    field("portreeve.origin.local_ip", Ip, WHO, NO),
+    field("portreeve.origin.local_port", Integer, WHO, NO),
+    field("portreeve.origin.port", Integer, WHO, NO),
+    field("portreeve.origin.session", Text, WHO, NO),
+    field("portreeve.origin.sshd_pid", Integer, WHO, NO),
+    field("portreeve.origin.tty", Text, WHO, NO),
+    field("portreeve.origin.user", Text, WHO, NO),
+    field("portreeve.process.connections", Integer, ENDED, ENDED),
+    field("portreeve.process.end", Text, ENDED, ENDED),
+    field("portreeve.process.signal", Integer, ENDED, NO),
+    field("portreeve.redacted", Integer, WHO, NO),
     field("portreeve.remembered", Boolean, CONN, NO),
     field("portreeve.route", Text, CONN, NO),
     field("portreeve.schema", Integer, ALL, ALL),
@@ -279,6 +304,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.error", Text, RELOAD, NO),
     field("portreeve.watch.events.audit", Text, START, NO),
     field("portreeve.watch.events.destroy", Text, START, NO),
+    field("portreeve.watch.events.files", Text, START, NO),
     field("portreeve.watch.events.nflog", Text, START, NO),
     field("portreeve.watch.events.ebpf", Text, START, NO),
     field("portreeve.watch.events.proc", Text, START, NO),
@@ -296,8 +322,11 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.count", Integer, START | RELOAD, NO),
     field("portreeve.watch.settings.duration", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.events", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.executions", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.exclude", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.format", Text, START | RELOAD, NO),
+    field("portreeve.watch.settings.hash", Boolean, START | RELOAD, NO),
+    field("portreeve.watch.settings.ignore-hash", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.inbound", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.include", Texts, START | RELOAD, NO),
     field("portreeve.watch.settings.interval", Text, START | RELOAD, NO),
@@ -308,6 +337,7 @@ pub const FIELDS: &[Field] = &[
     field("portreeve.watch.settings.seal", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.source", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.ssh-anywhere", Boolean, START | RELOAD, NO),
+    field("portreeve.watch.settings.ssh-files", Boolean, START | RELOAD, NO),
     field("portreeve.watch.settings.state-dir", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.sync", Text, START | RELOAD, NO),
     field("portreeve.watch.settings.transport", Text, START | RELOAD, NO),
@@ -344,9 +374,9 @@ pub const FIELDS: &[Field] = &[
     field("event.type", Texts, ALL, ALL),
     field("event.outcome", Text, ALL, ALL),
     field("event.reason", Text, CLOSE, CLOSE),
-    field("event.start", Time, CONN, NO),
-    field("event.end", Time, CLOSE, CLOSE),
-    field("event.duration", Integer, CLOSE, NO),
+    field("event.start", Time, CONN | ENDED, ENDED),
+    field("event.end", Time, CLOSE | ENDED, CLOSE | ENDED),
+    field("event.duration", Integer, CLOSE | ENDED, ENDED),
     field("event.id", Text, ALL, ALL),
     field("event.provider", Text, ALL, ALL),
     field("event.dataset", Text, ALL, ALL),

@@ -16,7 +16,7 @@ use crate::text::escape;
 pub const LONGEST: usize = 16 * 1024;
 
 /// `event.action`, in the order of the bits in `fields::on`.
-pub const ACTIONS: [&str; 13] = [
+pub const ACTIONS: [&str; 16] = [
     "watch-started",
     "watch-stopped",
     "watch-reloaded",
@@ -30,6 +30,9 @@ pub const ACTIONS: [&str; 13] = [
     "clock-stepped",
     "seal",
     "session-multiplexed",
+    "process-started",
+    "process-ended",
+    "file-changed",
 ];
 
 macro_rules! names {
@@ -56,6 +59,7 @@ pub mod f {
         CONNECTION = "portreeve.connection.id"; STATE = "portreeve.connection.state";
         SEEN = "portreeve.connection.seen"; INODE = "portreeve.connection.inode";
         NETNS = "portreeve.connection.netns"; STATUS = "portreeve.attribution.status";
+        WITNESS = "portreeve.file.source"; UNSEEN = "portreeve.file.reason"; FATE = "portreeve.process.end"; NO_HASH = "portreeve.hash.reason";
         WHY_UNKNOWN = "portreeve.attribution.reason"; PID = "process.pid"; PROCESS_START = "process.start";
         PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason";
         LAST_SEEN = "portreeve.close.last_seen"; GONE_BY = "portreeve.close.gone_by";
@@ -80,7 +84,7 @@ pub mod f {
         COMPARABLE = "portreeve.coverage.comparable"; SLOWEST = "portreeve.coverage.poll_interval_us.max";
         LOST_DESTROY = "portreeve.coverage.lost.destroy"; LOST_PROC = "portreeve.coverage.lost.proc";
         LOST_SYN = "portreeve.coverage.lost.syn"; LOST_NFLOG = "portreeve.coverage.lost.nflog";
-        LOST_AUDIT = "portreeve.coverage.lost.audit"; TOTAL_OPENS = "portreeve.watch.totals.opens";
+        LOST_FILES = "portreeve.coverage.lost.files"; LOST_AUDIT = "portreeve.coverage.lost.audit"; TOTAL_OPENS = "portreeve.watch.totals.opens";
         TOTAL_CLOSES = "portreeve.watch.totals.closes"; TOTAL_LOST = "portreeve.watch.totals.lost";
         TOTAL_LIVE = "portreeve.watch.totals.live"; TOTAL_POLLS = "portreeve.watch.totals.polls";
         TOTAL_LATE = "portreeve.watch.totals.late"; TOTAL_READS = "portreeve.watch.totals.reads";
@@ -92,8 +96,8 @@ pub mod f {
 }
 
 /// Lost notices of each kind.
-pub const LOST_NOTICES: [usize; 5] =
-    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN, f::LOST_NFLOG, f::LOST_AUDIT];
+pub const LOST_NOTICES: [usize; 6] =
+    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN, f::LOST_NFLOG, f::LOST_AUDIT, f::LOST_FILES];
 
 /// A record's fields.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +107,7 @@ pub struct Record<'a> {
     /// Where what stands.
     pub found: &'a Found,
     /// Its kind, as a bit; 0 for one that this version does not know.
-    pub action: u16,
+    pub action: u32,
     /// `event.sequence`
     pub n: u64,
     /// `@timestamp`, microseconds since 1970.
@@ -178,7 +182,7 @@ pub type Wrong = (u8, String);
 impl Reader {
     /// With the fields of this version.
     pub fn new() -> Self {
-        let sets = |of: fn(&super::fields::Field) -> u16| {
+        let sets = |of: fn(&super::fields::Field) -> u32| {
             let bits = (0..ACTIONS.len()).map(|index| 1 << index).chain([on::ALL]);
             bits.map(|bit| {
                 FIELDS

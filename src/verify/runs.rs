@@ -140,7 +140,7 @@ impl Runs {
         };
     }
 
-    fn after(&mut self, action: u16, phase: Phase) -> Phase {
+    fn after(&mut self, action: u32, phase: Phase) -> Phase {
         if action != on::STOP {
             return phase;
         }

@@ -108,6 +108,7 @@ impl Stream {
                     _ => {}
                 }
             }
+            on::BEGAN | on::ENDED | on::TOUCHED => alone::check_ancestry(record, found),
             on::SEAL => seals.take(record, &self.order, found),
             _ => {}
         }

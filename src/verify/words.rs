@@ -27,6 +27,8 @@ const STATUSES: Words = &["owned", "shared", "unknown"];
 const WHY_UNKNOWN: Words =
     &["no_holder", "in_flight", "holder_vanished", "denied", "timeout", "time_wait", "budget"];
 const TRANSPORTS: Words = &["tcp", "udp"];
+const NO_HASH: Words =
+    &["pending", "denied", "too_large", "vanished", "timeout", "changed", "busy", "failed"];
 const DIRECTIONS: Words = &["egress", "ingress"];
 const ROUTES: Words = &["direct", "jump", "proxy_command", "forwarded", "mux_master", "other"];
 const ORIGINS: Words = &["ssh", "local_tty", "cron", "service", "container", "unknown"];
@@ -43,6 +45,18 @@ const REASONS: Words = &[
     "while_down",
     "reboot",
 ];
+const WITNESSES: Words = &["fanotify", "inotify", "listing"];
+const UNSEEN: Words = &["not_told", "vanished"];
+const FILE_TYPES: Words = &[
+    "[\"creation\"]",
+    "[\"change\"]",
+    "[\"deletion\"]",
+    "[\"creation\",\"change\"]",
+    "[\"creation\",\"deletion\"]",
+    "[\"change\",\"deletion\"]",
+    "[\"creation\",\"change\",\"deletion\"]",
+];
+const FATES: Words = &["exited", "killed", "executed", "unknown"];
 /// Causes of gaps.
 pub const CAUSES: Words = &[
     "backlog_full",
@@ -52,6 +66,8 @@ pub const CAUSES: Words = &[
     "events_failed",
     "source_failed",
     "opens_missed",
+    "executions_missed",
+    "files_unwatched",
     "events_off",
     "netns_unreadable",
     "stalled",
@@ -64,13 +80,15 @@ pub const CAUSES: Words = &[
 ];
 
 /// Fields that need not be there, and what they may hold where they are.
-const WHERE_PRESENT: [(usize, Words); 7] = [
+const WHERE_PRESENT: [(usize, Words); 9] = [
     (f::WHY_UNKNOWN, WHY_UNKNOWN),
     (f::TRANSPORT, TRANSPORTS),
     (f::DIRECTION, DIRECTIONS),
     (f::ROUTE, ROUTES),
     (f::ORIGIN, ORIGINS),
     (f::EVIDENCE, EVIDENCES),
+    (f::NO_HASH, NO_HASH),
+    (f::UNSEEN, UNSEEN),
     (f::OWNER_EVIDENCE, &["audit"]),
 ];
 
@@ -83,18 +101,31 @@ fn labels(action: usize) -> [&'static str; 4] {
         "connection-opened" => ["event", "[\"connection\",\"start\"]"],
         "connection-changed" => ["event", "[\"connection\",\"change\"]"],
         "connection-closed" => ["event", "[\"connection\",\"end\"]"],
+        "process-started" => ["event", "[\"start\"]"],
+        "process-ended" => ["event", "[\"end\"]"],
         "session-multiplexed" => ["event", "[\"start\"]"],
         "gap" => ["state", "[\"error\"]"],
         "coverage" => ["metric", "[\"info\"]"],
         _ => ["state", "[\"info\"]"],
     };
     let [kind, types] = kinds;
-    if types == "[\"start\"]" && kind == "event" {
+    if ACTIONS.get(action) == Some(&"file-changed") {
+        ["event", "[\"file\"]", "", "portreeve.file"]
+    } else if ACTIONS.get(action).is_some_and(|action| action.starts_with("process-")) {
+        [kind, "[\"process\"]", types, "portreeve.process"]
+    } else if types == "[\"start\"]" && kind == "event" {
         [kind, "[\"session\"]", types, "portreeve.connection"]
     } else if kind == "event" {
         [kind, "[\"network\"]", types, "portreeve.connection"]
     } else {
         [kind, "[\"host\"]", types, "portreeve.watch"]
+    }
+}
+
+fn is_type(record: &Record<'_>, types: &str) -> bool {
+    match types {
+        "" => record.text(f::TYPE).is_some_and(|types| FILE_TYPES.iter().any(|one| one.as_bytes() == types)),
+        types => record.is(f::TYPE, types),
     }
 }
 
@@ -111,11 +142,13 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         (f::SCHEMA, "1"),
         (f::KIND, kind),
         (f::CATEGORY, category),
-        (f::TYPE, types),
         (f::DATASET, dataset),
     ];
     if let Some((field, _)) = fixed.into_iter().find(|(field, word)| !record.is(*field, word)) {
         return wrong(field);
+    }
+    if !is_type(record, types) {
+        return wrong(f::TYPE);
     }
     let mut open: [(usize, Words); 5] = [(f::OUTCOME, &["success", "failure", "unknown"]); 5];
     let rest: &[(usize, Words)] = match record.action {
@@ -123,6 +156,8 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
         on::CLOSE => {
             &[(f::STATE, STATES), (f::SEEN, SEEN), (f::STATUS, STATUSES), (f::CLOSE_REASON, REASONS)]
         }
+        on::TOUCHED => &[(f::WITNESS, WITNESSES)],
+        on::ENDED => &[(f::FATE, FATES)],
         on::GAP => &[(f::CAUSE, CAUSES)],
         _ => &[],
     };

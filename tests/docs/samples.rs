@@ -11,10 +11,13 @@ use portreeve::connection::{
     CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Transport, Tuple,
 };
 use portreeve::event::{
-    Bytes, Coverage, Ending, Event, Gap, Host, KernelCounts, Percentiles, Renderer, Seal, Started, What,
+    Actor, Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
+    ProcessFate, Renderer, Seal, Started, Unseen, What,
 };
+use portreeve::files::{Change, Witness};
 use portreeve::process::{
-    Asker, Attribution, ChainCut, Departed, Holder, Ids, Lineage, Login, Process, Reason, Tty,
+    Asker, Attribution, ChainCut, Departed, FileId, Hash, HashReason, Holder, Ids, Lineage, Login, Process,
+    Reason, Tty,
 };
 use portreeve::sink::Stream;
 use portreeve::source::Kind;
@@ -91,6 +94,12 @@ pub fn events() -> Vec<Event> {
         What::Opened(audited(false)),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
+        What::ProcessStarted(actor()),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
+        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(actor())))),
+        What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
         What::Multiplexed(owned()),
         What::Opened(Arc::new(Connection {
             direction: Direction::Ingress,
@@ -159,6 +168,30 @@ fn unknowns() -> Vec<&'static str> {
     all.map(name).to_vec()
 }
 
+/// Every reason for which there is no hash, likewise.
+fn unhashed() -> Vec<&'static str> {
+    let name = |reason: HashReason| match reason {
+        HashReason::Denied
+        | HashReason::TooLarge
+        | HashReason::Vanished
+        | HashReason::Timeout
+        | HashReason::Changed
+        | HashReason::Busy
+        | HashReason::Failed => reason.name(),
+    };
+    let none = FileId { device: (0, 0), inode: 1, modified: (0, 0), changed: (0, 0), size: 0 };
+    let all = [
+        HashReason::Denied,
+        HashReason::TooLarge,
+        HashReason::Vanished,
+        HashReason::Timeout,
+        HashReason::Changed,
+        HashReason::Busy,
+        HashReason::Failed,
+    ];
+    Hash::Pending(none).reason().into_iter().chain(all.map(name)).collect()
+}
+
 /// Fields that hold one of a few values, and all of these. A new value breaks the build here.
 pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     let why = |reason| match reason {
@@ -190,9 +223,11 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
     ];
     // A connection that we opened and that has a row is in none of the others.
     let states = [1, 2, 4, 5, 6, 7, 8, 9, 11, 99].map(|number| TcpState::from_number(number).name());
-    vec![
+    let mut sets = vec![
         ("portreeve.close.reason", reasons.map(why).to_vec()),
         ("portreeve.attribution.reason", unknowns()),
+        ("portreeve.process.end", fates()),
+        ("portreeve.hash.reason", unhashed()),
         ("portreeve.ancestry_cut", [ChainCut::Vanished, ChainCut::TooLong].map(cut).to_vec()),
         ("portreeve.connection.seen", sights()),
         ("portreeve.connection.state", states.to_vec()),
@@ -205,7 +240,9 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.origin.evidence", Evidence::ALL.map(Evidence::name).to_vec()),
         ("portreeve.ssh.tool", TOOLS.to_vec()),
         ("event.outcome", vec!["success", "failure", "unknown"]),
-    ]
+    ];
+    sets.extend(of_files());
+    sets
 }
 
 /// A minute in which everything happened that is counted.
@@ -257,7 +294,18 @@ fn started() -> Started {
         "--audit-log",
         "/a",
     ];
-    let lists = ["--include", "10.0.0.0/8", "--exclude", "user:git", "--mask", "--pin"];
+    let lists = [
+        "--include",
+        "10.0.0.0/8",
+        "--exclude",
+        "user:git",
+        "--mask",
+        "--pin",
+        "--ignore-hash",
+        "/dev/null",
+        "--executions",
+        "--ssh-files",
+    ];
     let args = Cli::try_parse_from(typed.iter().chain(&lists)).unwrap().watch;
     Started {
         settings: portreeve::config::load(&args, None).unwrap().by_name(),
@@ -311,6 +359,45 @@ fn connection(attribution: Attribution) -> Connection {
     }
 }
 
+fn ended(fate: ProcessFate) -> ProcessEnd {
+    ProcessEnd { who: actor(), started: moment(1), ended: moment(2), fate, connections: 1 }
+}
+
+fn actor() -> Actor {
+    Actor { lineage: lineage(process(4242), None), origin: Some(way().origin) }
+}
+
+fn touched(changes: Vec<Change>, who: Result<Actor, Unseen>) -> FileChanged {
+    let path = b"/home/alice/.ssh/authorized_keys".to_vec();
+    FileChanged { path, changes, by: Witness::Fanotify, repeated: 3, who }
+}
+
+/// What can be told of a file, by whom, and why nobody is named, likewise.
+fn of_files() -> Vec<(&'static str, Vec<&'static str>)> {
+    let by = |by: Witness| match by {
+        Witness::Fanotify | Witness::Inotify | Witness::Listing => by.name(),
+    };
+    let why = |why: Unseen| match why {
+        Unseen::NotTold | Unseen::Vanished => why.name(),
+    };
+    vec![
+        ("portreeve.file.change", Change::ALL.map(Change::name).to_vec()),
+        ("portreeve.file.source", [Witness::Fanotify, Witness::Inotify, Witness::Listing].map(by).to_vec()),
+        ("portreeve.file.reason", [Unseen::NotTold, Unseen::Vanished].map(why).to_vec()),
+    ]
+}
+
+/// Every way in which a program can end, likewise.
+fn fates() -> Vec<&'static str> {
+    let name = |fate: ProcessFate| match fate {
+        ProcessFate::Exited(_) | ProcessFate::Killed(_) | ProcessFate::Executed | ProcessFate::Unknown => {
+            fate.name()
+        }
+    };
+    let all = [ProcessFate::Exited(0), ProcessFate::Killed(9), ProcessFate::Executed, ProcessFate::Unknown];
+    all.map(name).to_vec()
+}
+
 /// All that can be known of a way.
 fn way() -> Way {
     let text = |text: &str| Some(text.as_bytes().to_vec());
@@ -355,23 +442,32 @@ fn way() -> Way {
 }
 
 fn owner(process: Process, cut: Option<ChainCut>) -> Attribution {
+    let holders = vec![Holder { pid: process.pid, tid: None, fd: 3 }];
+    let lineage = lineage(process, cut);
+    Attribution::Owned { lineage, holders: holders.into(), latency: Duration::from_millis(1) }
+}
+
+fn lineage(process: Process, cut: Option<ChainCut>) -> Arc<Lineage> {
     let pid = process.pid;
     let parent = Process { remembered: true, ..self::process(4_100) };
     let parents = vec![Arc::new(parent), Arc::new(self::process(1))];
-    let lineage = Lineage { process: Arc::new(process), ancestry: parents, cut };
-    let holders = vec![Holder { pid, tid: None, fd: 3 }];
-    Attribution::Owned {
-        lineage: Arc::new(lineage),
-        holders: holders.into(),
-        latency: Duration::from_millis(1),
-    }
+    // Pid 4243 is that of the sample whose program may not be read.
+    let hash = match pid {
+        4243 => Hash::Unknown(HashReason::Denied),
+        _ => Hash::Sha256 { digest: [7; 32], is_proven: true },
+    };
+    Arc::new(Lineage { process: Arc::new(process), ancestry: parents, cut, hash: Some(hash) })
 }
 
 /// By an audit record, of a process that has gone.
 fn departed(has_parent: bool) -> Attribution {
     let of = process(4_242);
-    let parent =
-        Lineage { process: Arc::new(process(4_100)), ancestry: Vec::new(), cut: Some(ChainCut::Vanished) };
+    let parent = Lineage {
+        process: Arc::new(process(4_100)),
+        ancestry: Vec::new(),
+        cut: Some(ChainCut::Vanished),
+        hash: None,
+    };
     let departed = Departed {
         pid: of.pid,
         comm: of.comm,

@@ -11,7 +11,7 @@ fn a_child_is_made_becomes_another_program_and_ends() {
             return not_run("netlink::processes", "needs CAP_NET_ADMIN and the machine's first namespaces");
         }
     };
-    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
     let (parent, pid) = (std::process::id(), child.id());
     child.wait().unwrap();
     let mut about_it = Vec::new();
@@ -19,7 +19,7 @@ fn a_child_is_made_becomes_another_program_and_ends() {
         let received = notices.receive(64, |notice| {
             let (ProcessNotice::Fork { child: about, .. }
             | ProcessNotice::Exec { pid: about }
-            | ProcessNotice::Exit { pid: about }) = notice;
+            | ProcessNotice::Exit { pid: about, .. }) = notice;
             about_it.extend((about == pid).then_some(notice));
         });
         if received.unwrap().drained {
@@ -29,7 +29,7 @@ fn a_child_is_made_becomes_another_program_and_ends() {
     let wanted = [
         ProcessNotice::Fork { parent, child: pid },
         ProcessNotice::Exec { pid },
-        ProcessNotice::Exit { pid },
+        ProcessNotice::Exit { pid, status: Some(0x700) },
     ];
     assert_eq!(about_it, wanted);
 }

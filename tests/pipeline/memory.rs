@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use portreeve::attribution::{Attributor, Found};
-use portreeve::connection::Inode;
+use portreeve::connection::{Inode, Moment};
 use portreeve::process::{Attribution, ChainCut, Holder};
 use portreeve::secrets::Masker;
 
 use super::kernel::Kernel;
 
 const AT: Duration = Duration::from_secs(3_600);
+
+fn moment_at(boot: Duration) -> Moment {
+    Moment { boot, ..Moment::default() }
+}
 
 fn attributor() -> Attributor {
     Attributor::new(Masker::new(&[]), Box::new(|_| None))
@@ -65,7 +69,7 @@ fn a_script_that_ended_stands_in_its_place_and_is_marked() {
     assert_eq!(chain(&mut attributor, &kernel), alive);
 
     script_ends(&mut kernel);
-    attributor.exited(200, AT);
+    attributor.exited(200, None, moment_at(AT));
     let ended = told(&[(200, "sh", true), (100, "bash", false), (1, "systemd", false)]);
     assert_eq!(chain(&mut attributor, &kernel), ended);
 }
@@ -76,8 +80,8 @@ fn a_whole_line_that_ended_is_told_up_to_who_lives() {
     started(&mut attributor, &mut kernel);
     script_ends(&mut kernel);
     kernel.exit(100);
-    attributor.exited(200, AT);
-    attributor.exited(100, AT);
+    attributor.exited(200, None, moment_at(AT));
+    attributor.exited(100, None, moment_at(AT));
     let ended = told(&[(200, "sh", true), (100, "bash", true), (1, "systemd", false)]);
     assert_eq!(chain(&mut attributor, &kernel), ended);
 }
@@ -97,8 +101,8 @@ fn who_ended_long_ago_is_forgotten() {
     let (mut attributor, mut kernel) = (attributor(), Kernel::new());
     started(&mut attributor, &mut kernel);
     script_ends(&mut kernel);
-    attributor.exited(200, AT);
-    attributor.exited(9_999, AT + Duration::from_secs(11));
+    attributor.exited(200, None, moment_at(AT));
+    attributor.exited(9_999, None, moment_at(AT + Duration::from_secs(11)));
     assert_eq!(chain(&mut attributor, &kernel), told(&[(1, "systemd", false)]));
 }
 
@@ -107,7 +111,7 @@ fn another_process_with_the_same_number_is_nobodys_parent() {
     let (mut attributor, mut kernel) = (attributor(), Kernel::new());
     started(&mut attributor, &mut kernel);
     script_ends(&mut kernel);
-    attributor.exited(200, AT);
+    attributor.exited(200, None, moment_at(AT));
     kernel.spawn(200, 1, "cron", &["cron"]);
     attributor.forked(&kernel.proc(), 1, 200, AT);
     assert_eq!(chain(&mut attributor, &kernel), told(&[(1, "systemd", false)]));

@@ -261,7 +261,7 @@ fn filters_by_user_and_executable_hide_a_connection_with_its_end() {
         kernel.spawn(200, 100, "git", &["git", "fetch"]);
         let list = vec![filter.parse().unwrap()];
         let (include, exclude) = if is_exclude { (vec![], list) } else { (list, vec![]) };
-        let mut watch = Watch::over(kernel, "22", Filter { include, exclude });
+        let mut watch = Watch::over(kernel, "22", Filter { include, exclude, ..Filter::default() });
         watch.tick();
         watch.connect(200, 1);
         watch.kernel.establish(1);
