@@ -78,6 +78,18 @@ pub const CAUSES: Words = &[
     "state_failed",
 ];
 
+/// Words of fields that a record may have.
+const WHERE_PRESENT: [(usize, Words); 8] = [
+    (f::WHY_UNKNOWN, WHY_UNKNOWN),
+    (f::DIRECTION, DIRECTIONS),
+    (f::ROUTE, ROUTES),
+    (f::ORIGIN, ORIGINS),
+    (f::EVIDENCE, EVIDENCES),
+    (f::NO_HASH, NO_HASH),
+    (f::UNSEEN, UNSEEN),
+    (f::OWNER_EVIDENCE, &["audit"]),
+];
+
 /// What an action's `event.kind`, `.category`, `.type` and `.dataset` are.
 fn labels(action: usize) -> [&'static str; 4] {
     let kinds = match ACTIONS.get(action).copied().unwrap_or_default() {
@@ -155,20 +167,10 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if let Some((field, _)) = open.iter().find(|pair| !is_known(pair)) {
         return wrong(*field);
     }
-    let where_present = [
-        (f::WHY_UNKNOWN, WHY_UNKNOWN),
-        (f::DIRECTION, DIRECTIONS),
-        (f::ROUTE, ROUTES),
-        (f::ORIGIN, ORIGINS),
-        (f::EVIDENCE, EVIDENCES),
-        (f::NO_HASH, NO_HASH),
-        (f::UNSEEN, UNSEEN),
-        (f::OWNER_EVIDENCE, &["audit"]),
-    ];
     let is_strange = |(field, words): &&(usize, Words)| {
         record.text(*field).is_some_and(|text| !words.iter().any(|word| word.as_bytes() == text))
     };
-    if let Some((field, _)) = where_present.iter().find(is_strange) {
+    if let Some((field, _)) = WHERE_PRESENT.iter().find(is_strange) {
         return wrong(*field);
     }
     // An audit record does not tell our own end.
