@@ -99,7 +99,7 @@ pub fn two_jumps() -> Outcome {
 
 /// Something behind the target's port 80 that says `hello` to everybody.
 fn hello(host: &Host) {
-    host.service("web", "socat TCP-LISTEN:80,fork,reuseaddr 'EXEC:echo hello'");
+    host.service("web", "socat TCP-LISTEN:80,fork,reuseaddr 'SYSTEM:echo hello; sleep 0.5'");
     wait_for("port 80", PATIENCE, || host.run("ss -Htln sport = 80").contains(":80").then_some(()));
 }
 

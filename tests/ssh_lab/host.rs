@@ -383,7 +383,7 @@ fn remove_cgroup(group: &Path) {
         }
     }
     // Its last process may be on its way out still.
-    for _ in 0..50 {
+    for _ in 0..500 {
         if fs::remove_dir(group).is_ok() || !group.exists() {
             return;
         }
