@@ -81,7 +81,7 @@ fn lintian_finds_no_error_in_the_deb() {
 }
 
 /// Where a file stands on every system.
-const COMMON: [&str; 19] = [
+const COMMON: [&str; 20] = [
     "/usr/bin/portreeve",
     "/usr/lib/systemd/system/portreeve.service",
     "/usr/lib/sysusers.d/portreeve.conf",

@@ -15,7 +15,7 @@ use super::audit_log::AuditLog;
 use super::events::{BATCH, Observation, STACK};
 use super::tally::{Side, Tally, Watched};
 use crate::audit::{Assembler, Connect};
-use crate::connection::Netns;
+use crate::connection::{Netns, Tuple};
 use crate::files::{FileNotices, News};
 use crate::netlink::{
     AuditRecords, DestroyNotices, Diag, Logged, LoggedPackets, NetlinkError, ProcessNotices,
@@ -58,12 +58,7 @@ impl Socket {
         let lost = match self {
             Self::Destroy(notices) => {
                 let received = notices.receive(BATCH, |ended| {
-                    let tell = match tally.count(&ended) {
-                        Side::Ours => watched.contains(ended.tuple.remote.port()),
-                        Side::Disconnected => true,
-                        Side::Theirs => watched.accepts(ended.tuple.local.port()),
-                        Side::Neither => false,
-                    };
+                    let tell = is_told(tally.count(&ended), &ended.tuple, watched);
                     batch.extend(tell.then_some(Observation::Destroyed { netns, ended }));
                 });
                 let received = received.map_err(|error| reason(&error))?;
@@ -110,17 +105,29 @@ impl Socket {
                 received.overflowed.then_some(None)
             }
             Self::Files(notices) => {
-                let received = notices.receive(BATCH, |news| {
-                    batch.push(match news {
-                        News::File(notice) => Observation::File(notice),
-                        News::Unwatched { count, detail } => Observation::Unwatched { count, detail },
-                    });
-                });
+                let received = notices.receive(BATCH, |news| batch.push(observed(news)));
                 received.map_err(|error| format!("cannot receive changes of files: {error}"))?.then_some(None)
             }
         };
         batch.extend(lost.map(|count| Observation::Lost { kind, netns, count }));
         Ok(batch)
+    }
+}
+
+/// Whether an end is told, by whose it was.
+fn is_told(side: Side, tuple: &Tuple, watched: &Watched) -> bool {
+    match side {
+        Side::Ours => watched.contains(tuple.remote.port()),
+        Side::Disconnected => true,
+        Side::Theirs => watched.accepts(tuple.local.port()),
+        Side::Neither => false,
+    }
+}
+
+fn observed(news: News) -> Observation {
+    match news {
+        News::File(notice) => Observation::File(notice),
+        News::Unwatched { count, detail } => Observation::Unwatched { count, detail },
     }
 }
 

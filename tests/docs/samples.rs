@@ -94,12 +94,6 @@ pub fn events() -> Vec<Event> {
         What::Opened(audited(false)),
         What::Changed { connection: owned(), changed: vec!["process", "portreeve.attribution"] },
         What::Closed { connection: owned(), ending },
-        What::ProcessStarted(actor()),
-        What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
-        What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
-        What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
-        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(actor())))),
-        What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
         What::Multiplexed(owned()),
         What::Opened(Arc::new(Connection {
             direction: Direction::Ingress,
@@ -117,7 +111,7 @@ pub fn events() -> Vec<Event> {
         What::Sealed(Box::new(seal())),
         What::Stopped { reason: "SIGTERM".to_owned(), totals: Box::default() },
     ];
-    all.into_iter().map(|what| Event { at: moment(3), what }).collect()
+    all.into_iter().chain(of_processes()).map(|what| Event { at: moment(3), what }).collect()
 }
 
 /// Every way to be seen first. A new one breaks the build here.
@@ -357,6 +351,18 @@ fn connection(attribution: Attribution) -> Connection {
         way: attribution.owner().map(|_| Arc::new(way())),
         attribution,
     }
+}
+
+/// Of processes that are not a connection's.
+fn of_processes() -> Vec<What> {
+    vec![
+        What::ProcessStarted(actor()),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Exited(255)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Killed(15)))),
+        What::ProcessEnded(Box::new(ended(ProcessFate::Unknown))),
+        What::FileChanged(Box::new(touched(Change::ALL.to_vec(), Ok(actor())))),
+        What::FileChanged(Box::new(touched(vec![Change::Modified], Err(Unseen::NotTold)))),
+    ]
 }
 
 fn ended(fate: ProcessFate) -> ProcessEnd {
