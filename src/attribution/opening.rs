@@ -114,6 +114,10 @@ impl Attributor {
         if is_another || lacks_args {
             completed.process = self.shared(with_program(Process::clone(process), opening));
         }
+        if is_another {
+            // What was hashed is the program that it runs now.
+            completed.hash = self.hasher.of_the_gone();
+        }
         if lacks_chain {
             let told = self.lineage_of_opening(proc, opening);
             (completed.ancestry, completed.cut) = (told.ancestry.clone(), told.cut);
@@ -123,7 +127,8 @@ impl Attributor {
 
     fn lineage_of_opening(&mut self, proc: &Proc, opening: &Opening) -> Arc<Lineage> {
         let process = self.shared(process_of(opening));
-        let mut lineage = Lineage { process, ancestry: Vec::new(), cut: None, hash: None };
+        let mut lineage =
+            Lineage { process, ancestry: Vec::new(), cut: None, hash: self.hasher.of_the_gone() };
         let mut above = opening.ancestors.iter().peekable();
         while let Some(told) = above.next() {
             let living = self.ancestor(proc, told.pid);

@@ -441,6 +441,9 @@ impl Pipeline {
 
     fn connection_of(&mut self, pending: Pending, cookie: Cookie, state: TcpState, at: Moment) -> Connection {
         let Pending { sight, opened, uid, attribution, way, .. } = pending;
+        if let Some(owner) = attribution.owner() {
+            self.attributor.connected(owner);
+        }
         Connection {
             id: (self.new_id)(at),
             netns: sight.netns,
