@@ -102,8 +102,8 @@ pub struct Options {
     /// Where the kernel's TCP table is read from: procfs, netlink or auto [default: auto, the cheaper one]
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceChoice>,
-    /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,audit,proc, none or auto
-    /// [default: auto, destroy and where permitted syn]
+    /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,audit,proc,ebpf, none or
+    /// auto [default: auto, destroy and where permitted ebpf, else syn]
     #[arg(long, value_name = "LIST")]
     pub events: Option<EventChoice>,
     /// Read audit records from this file or pipe of auditd, not from the kernel; turns audit on

@@ -151,7 +151,7 @@ impl FromStr for Kind {
             _ => Self::ALL.into_iter().find(|kind| kind.name() == text && *kind != Self::Files).ok_or_else(
                 || {
                     format!(
-                        "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc"
+                        "`{text}` is none of: auto, none, or a list of destroy, syn, nflog:GROUP, audit, proc, ebpf"
                     )
                 },
             ),
