@@ -274,7 +274,9 @@ impl Counters {
 }
 
 fn notices_of(record: &Record<'_>) -> impl Iterator<Item = u64> {
-    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN].into_iter().filter_map(|field| record.number(field))
+    [f::LOST_DESTROY, f::LOST_EBPF, f::LOST_PROC, f::LOST_SYN]
+        .into_iter()
+        .filter_map(|field| record.number(field))
 }
 
 /// `50ms`, `1s`, `250us`: as portreeve writes them.

@@ -78,7 +78,7 @@ pub mod f {
         COVER_ACTIVE = "portreeve.coverage.kernel.active_opens"; COVER_MISSED = "portreeve.coverage.missed_at_most";
         COMPARABLE = "portreeve.coverage.comparable"; SLOWEST = "portreeve.coverage.poll_interval_us.max";
         LOST_DESTROY = "portreeve.coverage.lost.destroy"; LOST_PROC = "portreeve.coverage.lost.proc";
-        LOST_SYN = "portreeve.coverage.lost.syn"; TOTAL_OPENS = "portreeve.watch.totals.opens";
+        LOST_EBPF = "portreeve.coverage.lost.ebpf"; LOST_SYN = "portreeve.coverage.lost.syn"; TOTAL_OPENS = "portreeve.watch.totals.opens";
         TOTAL_CLOSES = "portreeve.watch.totals.closes"; TOTAL_LOST = "portreeve.watch.totals.lost";
         TOTAL_LIVE = "portreeve.watch.totals.live"; TOTAL_POLLS = "portreeve.watch.totals.polls";
         TOTAL_LATE = "portreeve.watch.totals.late"; TOTAL_READS = "portreeve.watch.totals.reads";
