@@ -257,6 +257,7 @@ impl Pipeline {
             asked: None,
         };
         if self.words.pending.len() >= MOST_PENDING {
+            self.totals.notices_lost += 1;
             self.coverage.lost(Kind::Ebpf, Some(1), at);
             return;
         }
@@ -384,8 +385,14 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        // Without an inode, or without room, it waits for its end.
-        let waits = |pending: &Pending| pending.sight.inode.is_none() || self.table.len() >= MOST_FOLLOWED;
+        // Without an inode, or without room, it waits for its end; so does one whose place another has by now.
+        let later = self.table.between(space.netns, tuple).and_then(|key| self.table.get(&key));
+        let later = later.map(|entry| (Some(entry.inode()), entry.connection.opened.boot));
+        let waits = |pending: &Pending| {
+            let is_over =
+                later.is_some_and(|(inode, at)| inode != pending.sight.inode && at > pending.opened.boot);
+            pending.sight.inode.is_none() || is_over || self.table.len() >= MOST_FOLLOWED
+        };
         if self.words.pending.get(&cookie).is_none_or(waits) {
             return;
         }
@@ -539,7 +546,26 @@ impl Pipeline {
         let (reason, success) = why(ended);
         let last_seen = Some(connection.opened);
         let ending = Ending { reason, success, last_seen, gone_by: over, exact: true, bytes: bytes(ended) };
-        self.tell_pair(connection, ending, at, told);
+        self.tell_over(connection, ending, at, told);
+    }
+
+    /// Tells a connection that is over, as far as its ends are free by now.
+    fn tell_over(&mut self, connection: Connection, ending: Ending, at: Moment, told: &mut Vec<Event>) {
+        let standing = self.table.between(connection.netns, connection.tuple);
+        let standing = standing.and_then(|key| Some((key, self.table.get(&key)?.connection.opened.boot)));
+        match standing {
+            // In a flood the words of a connection may come when those of the next on its ports are lost and a table has
+            // shown that one: two cannot be open between the same ends.
+            Some((_, opened)) if opened > connection.opened.boot => {
+                self.totals.notices_lost += 1;
+                self.coverage.lost(Kind::Ebpf, Some(1), at);
+            }
+            Some((key, _)) => {
+                self.close(&key, Evidence::Gone, Default::default(), at, at, told);
+                self.tell_pair(connection, ending, at, told);
+            }
+            None => self.tell_pair(connection, ending, at, told),
+        }
     }
 
     fn close_told(&mut self, key: &Key, ended: &Ended, at: Moment, told: &mut Vec<Event>) {
@@ -566,7 +592,7 @@ impl Pipeline {
         };
         let last_seen = Some(connection.opened);
         let ending = Ending { reason, success, last_seen, gone_by: at, exact: true, bytes: None };
-        self.tell_pair(connection, ending, at, told);
+        self.tell_over(connection, ending, at, told);
         true
     }
 

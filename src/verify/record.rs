@@ -83,8 +83,9 @@ pub mod f {
         COVER_ACTIVE = "portreeve.coverage.kernel.active_opens"; COVER_MISSED = "portreeve.coverage.missed_at_most";
         COMPARABLE = "portreeve.coverage.comparable"; SLOWEST = "portreeve.coverage.poll_interval_us.max";
         LOST_DESTROY = "portreeve.coverage.lost.destroy"; LOST_PROC = "portreeve.coverage.lost.proc";
-        LOST_SYN = "portreeve.coverage.lost.syn"; LOST_NFLOG = "portreeve.coverage.lost.nflog";
-        LOST_FILES = "portreeve.coverage.lost.files"; LOST_AUDIT = "portreeve.coverage.lost.audit"; TOTAL_OPENS = "portreeve.watch.totals.opens";
+        LOST_EBPF = "portreeve.coverage.lost.ebpf"; LOST_SYN = "portreeve.coverage.lost.syn";
+        LOST_NFLOG = "portreeve.coverage.lost.nflog"; LOST_FILES = "portreeve.coverage.lost.files";
+        LOST_AUDIT = "portreeve.coverage.lost.audit"; TOTAL_OPENS = "portreeve.watch.totals.opens";
         TOTAL_CLOSES = "portreeve.watch.totals.closes"; TOTAL_LOST = "portreeve.watch.totals.lost";
         TOTAL_LIVE = "portreeve.watch.totals.live"; TOTAL_POLLS = "portreeve.watch.totals.polls";
         TOTAL_LATE = "portreeve.watch.totals.late"; TOTAL_READS = "portreeve.watch.totals.reads";
@@ -96,8 +97,8 @@ pub mod f {
 }
 
 /// Lost notices of each kind.
-pub const LOST_NOTICES: [usize; 6] =
-    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN, f::LOST_NFLOG, f::LOST_AUDIT, f::LOST_FILES];
+pub const LOST_NOTICES: [usize; 7] =
+    [f::LOST_DESTROY, f::LOST_PROC, f::LOST_SYN, f::LOST_NFLOG, f::LOST_AUDIT, f::LOST_EBPF, f::LOST_FILES];
 
 /// A record's fields.
 #[derive(Clone, Copy, Debug)]

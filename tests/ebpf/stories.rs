@@ -159,3 +159,97 @@ fn an_attempt_that_nobody_answers_is_opened_while_it_waits_and_ends_once() {
         watch.stop();
     }
 }
+
+#[test]
+fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
+    use std::net::TcpStream;
+    const MADE: usize = 20_000;
+    let test = "of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost";
+    for events in ["ebpf", "auto"] {
+        let lab = lab!();
+        let log = lab.path("flood.jsonl");
+        let mut command = lab.portreeve();
+        command.args(["--format", "json", "--events", events, "--log-file"]).arg(&log);
+        let mut watch = Watch::start_into(&lab, &mut command, log.clone());
+        let started = with_action(&watch.records(), "watch-started").remove(0);
+        let state = &started["portreeve"]["watch"]["events"]["ebpf"];
+        if state != "on" {
+            return not_run(test, &state.to_string());
+        }
+        lab.inside(|| {
+            let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+            for _ in 0..MADE {
+                let client = TcpStream::connect("127.0.0.1:22").unwrap();
+                // A reset, or TIME_WAIT would use up the ports.
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                drop((client, listener.accept().unwrap()));
+            }
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        // An end whose word was lost is found by the table.
+        watch.wait_for("all ends", |records| {
+            let count = |action| with_action(records, action).len();
+            (count("connection-opened") == count("connection-closed")).then_some(())
+        });
+        let records = watch.stop().records;
+        let opens = with_action(&records, "connection-opened");
+        let ids: std::collections::BTreeSet<_> =
+            opens.iter().map(|open| open["portreeve"]["connection"]["id"].to_string()).collect();
+        assert_eq!(ids.len(), opens.len());
+        assert_eq!(with_action(&records, "connection-closed").len(), opens.len());
+        let coverages = with_action(&records, "coverage");
+        let lost: u64 =
+            coverages.iter().map(|one| one["portreeve"]["coverage"]["lost"]["ebpf"].as_u64().unwrap()).sum();
+        println!("{events}: {} of {MADE} told, {lost} words lost", opens.len());
+        assert!(opens.len() as u64 + lost >= MADE as u64, "{} told, {lost} words lost", opens.len());
+        assert!(opens.len() <= MADE);
+        let wrong = opens.iter().filter(|open| {
+            open["process"]["pid"].as_u64().is_some_and(|pid| pid != u64::from(std::process::id()))
+        });
+        assert_eq!(wrong.count(), 0, "no owner is wrong");
+        let judged = lab.command(crate::support::watch::PORTREEVE).arg("verify").arg(&log).output().unwrap();
+        assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
+    }
+}
+
+#[test]
+fn real_ssh_is_told_once_through_all_sources_with_its_way() {
+    let test = "real_ssh_is_told_once_through_all_sources_with_its_way";
+    for events in ["ebpf", "auto", "destroy,syn,proc,ebpf"] {
+        let mut lab = lab!();
+        lab.sshd(&["127.0.0.1:22", "[::1]:22", "127.0.0.1:2222"]);
+        let Some(watch) = watch(&lab, test, events, &[]) else { return };
+        let mut pids = Vec::new();
+        for words in
+            [&["127.0.0.1", "true"][..], &["-6", "::1", "true"], &["-p", "2222", "127.0.0.1", "exit 3"]]
+        {
+            for _ in 0..4 {
+                let mut ssh =
+                    lab.ssh().args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                pids.push(ssh.id());
+                ssh.wait().unwrap();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1_500));
+        let records = watch.stop().records;
+        let opens = with_action(&records, "connection-opened");
+        let closes = with_action(&records, "connection-closed");
+        let owners: Vec<_> = opens.iter().map(|open| open["process"]["pid"].as_u64().unwrap_or(0)).collect();
+        assert_eq!(owners, pids.iter().map(|pid| u64::from(*pid)).collect::<Vec<_>>(), "{events}");
+        assert_eq!(closes.len(), opens.len(), "{events}");
+        for open in &opens {
+            assert_eq!(
+                (&open["process"]["name"], &open["portreeve"]["route"]),
+                (&"ssh".into(), &"direct".into()),
+                "{events}: {open:#}"
+            );
+        }
+        for close in &closes {
+            assert_eq!(close["portreeve"]["close"]["exact"], true, "{events}: {close:#}");
+            assert!(
+                close["source"]["bytes"].as_u64().is_some_and(|bytes| bytes > 1_000),
+                "{events}: {close:#}"
+            );
+        }
+    }
+}
