@@ -55,9 +55,9 @@ pub struct Process {
     pub remembered: bool,
 }
 
-#[cfg(test)]
 impl Process {
-    /// One of which nothing is known but its number, for tests.
+    /// One of which nothing is known but its number; whoever makes it says what else is.
+    #[must_use]
     pub fn of_pid(pid: u32) -> Self {
         Self {
             pid,

@@ -43,26 +43,6 @@ fn process(text: &[u8]) -> Process {
     let args: Vec<_> =
         text.strip_suffix(b"\0").unwrap_or(text).split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
     let name = args[0].split(|byte| *byte == b':').next().unwrap_or_default();
-    Process {
-        pid: 7,
-        ppid: 1,
-        start_ticks: 1,
-        pidfd_inode: None,
-        comm: name.to_vec(),
-        executable: Some(name.to_vec()).filter(|name| name.contains(&b'/')),
-        executable_deleted: false,
-        args,
-        args_bytes: 0,
-        args_cut: false,
-        redacted: 0,
-        working_directory: None,
-        tty: None,
-        ids: None,
-        user: None,
-        effective_user: None,
-        login: None,
-        cgroup: None,
-        denied: Vec::new(),
-        remembered: false,
-    }
+    let executable = Some(name.to_vec()).filter(|name| name.contains(&b'/'));
+    Process { comm: name.to_vec(), executable, args, ..Process::of_pid(7) }
 }

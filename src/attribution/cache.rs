@@ -360,28 +360,8 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, args: &[&str]) -> Process {
-        Process {
-            pid,
-            ppid: 1,
-            start_ticks: u64::from(pid),
-            pidfd_inode: None,
-            comm: b"x".to_vec(),
-            executable: None,
-            executable_deleted: false,
-            args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
-            args_bytes: 0,
-            args_cut: false,
-            redacted: 0,
-            working_directory: None,
-            tty: None,
-            ids: None,
-            user: None,
-            effective_user: None,
-            login: None,
-            cgroup: None,
-            denied: Vec::new(),
-            remembered: false,
-        }
+        let args = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+        Process { comm: b"x".to_vec(), args, ..Process::of_pid(pid) }
     }
 
     #[test]

@@ -188,26 +188,5 @@ fn process_above(told: &Ancestor, ppid: u32) -> Process {
 }
 
 fn remembered(pid: u32, start_ticks: u64, comm: &[u8]) -> Process {
-    Process {
-        pid,
-        ppid: 0,
-        start_ticks,
-        pidfd_inode: None,
-        comm: comm.to_vec(),
-        executable: None,
-        executable_deleted: false,
-        args: Vec::new(),
-        args_bytes: 0,
-        args_cut: false,
-        redacted: 0,
-        working_directory: None,
-        tty: None,
-        ids: None,
-        user: None,
-        effective_user: None,
-        login: None,
-        cgroup: None,
-        denied: Vec::new(),
-        remembered: true,
-    }
+    Process { ppid: 0, start_ticks, comm: comm.to_vec(), remembered: true, ..Process::of_pid(pid) }
 }

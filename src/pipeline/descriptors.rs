@@ -100,6 +100,11 @@ impl Counted {
         self.by_key.insert(key, process);
     }
 
+    /// Connections of SSH processes that are told.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.by_key.keys()
+    }
+
     pub(super) fn remove(&mut self, key: &Key) {
         if self.by_key.remove(key).is_some() {
             self.sought.retain(|_, of| of != key);

@@ -54,15 +54,16 @@ impl Pipeline {
 
     /// True if a client has its connection already: what it opens now, it opens for its server (`-R`).
     fn is_connected(&self, but: &Key, client: &Process) -> bool {
-        self.table.iter().any(|(key, entry)| {
-            let Connection { direction, attribution, state, .. } = entry.connection.as_ref();
+        let others = self.counted.keys().filter(|key| *key != but).filter_map(|key| self.table.get(key));
+        others.map(|entry| entry.connection.as_ref()).any(|connection| {
+            let Connection { direction, attribution, state, .. } = connection;
             let is_its = match attribution {
                 Attribution::Owned { lineage, .. } => {
                     (lineage.process.pid, lineage.process.start_ticks) == (client.pid, client.start_ticks)
                 }
                 _ => false,
             };
-            is_its && key != *but && *direction == Direction::Egress && *state == TcpState::Established
+            is_its && *direction == Direction::Egress && *state == TcpState::Established
         })
     }
 

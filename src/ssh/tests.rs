@@ -411,28 +411,7 @@ fn process(line: &str) -> Process {
 }
 
 fn nobody() -> Process {
-    Process {
-        pid: 7,
-        ppid: 1,
-        start_ticks: 1,
-        pidfd_inode: None,
-        comm: b"nobody".to_vec(),
-        executable: None,
-        executable_deleted: false,
-        args: Vec::new(),
-        args_bytes: 0,
-        args_cut: false,
-        redacted: 0,
-        working_directory: None,
-        tty: None,
-        ids: None,
-        user: None,
-        effective_user: None,
-        login: None,
-        cgroup: None,
-        denied: Vec::new(),
-        remembered: false,
-    }
+    Process { comm: b"nobody".to_vec(), ..Process::of_pid(7) }
 }
 
 fn lineage(line: &str) -> (Process, Vec<Arc<Process>>) {
