@@ -66,7 +66,7 @@ impl Pipeline {
     ) -> Result<(), ProcError> {
         let before = (self.cputime)();
         let Some(net) = self.net_of(space) else { return Ok(()) };
-        let (flows, rows) = read_flows(&mut space.tables, proc, net, space.netns, &self.select)?;
+        let (flows, rows) = read_flows(&mut space.tables, proc, net, space.netns, &self.select, self.prefer)?;
         // What a process that has moved shows is another namespace's.
         if !space.is_own && !self.namespaces.stands(proc, space.netns) {
             space.flows.gate.want_read();
