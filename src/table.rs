@@ -53,14 +53,6 @@ pub struct Entry {
     read: u64,
 }
 
-impl Entry {
-    /// The socket.
-    #[must_use]
-    pub fn inode(&self) -> Inode {
-        self.inode
-    }
-}
-
 /// What one snapshot changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delta {

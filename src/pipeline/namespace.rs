@@ -133,6 +133,7 @@ impl Namespace {
     /// A notice was lost: for a minute the table must tell what it would have told.
     pub fn doubt(&mut self, at: Duration) {
         self.doubtful_until = at + AFTER_LOSS;
+        self.gate.want_look();
         self.gate.want_read();
     }
 }

@@ -229,6 +229,10 @@ impl Pipeline {
         if let (Some(space), false) = (space.as_mut(), opening.is_attempt) {
             space.gate.note_open();
         }
+        if self.missed_cookies.get(&cookie).is_some_and(|ended| ended.boot >= sight.at) {
+            // In a flood, what began here has been told to its end by a table.
+            return;
+        }
         let before = (self.cputime)();
         let (mut attribution, held) =
             self.attributor.attribute_opening(proc, opening, !self.search_left.is_zero());
@@ -385,36 +389,62 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        // Without an inode, or without room, it waits for its end; so does one whose place another has by now.
-        let later = self.table.between(space.netns, tuple).and_then(|key| self.table.get(&key));
-        let later = later.map(|entry| (Some(entry.inode()), entry.connection.opened.boot));
-        let waits = |pending: &Pending| {
-            let is_over =
-                later.is_some_and(|(inode, at)| inode != pending.sight.inode && at > pending.opened.boot);
-            pending.sight.inode.is_none() || is_over || self.table.len() >= MOST_FOLLOWED
-        };
-        if self.words.pending.get(&cookie).is_none_or(waits) {
+        if self.must_wait(space.netns, cookie, tuple) {
             return;
         }
         let Some(mut pending) = self.words.remove(cookie) else { return };
         pending.sight.tuple = tuple;
+        if self.words.lost_at.is_some_and(|lost| lost >= pending.opened.boot) {
+            // The word of its end may be among what was lost since.
+            space.gate.want_look();
+        }
+        let ended = self.missed_notices.get(&(space.netns, tuple));
+        if ended.is_some_and(|ended| ended.boot >= pending.opened.boot) {
+            // In a flood, its TIME_WAIT has been told before.
+            return;
+        }
         let Some(inode) = pending.sight.inode else { return };
         let key = Key { netns: space.netns, tuple, inode };
-        if let Some(old) = self.table.between(space.netns, tuple) {
-            if old == key {
-                // A table was quicker, and told no cookie.
-                let socket = Socket { state, ..socket_of(&pending.sight, pending.uid) };
-                if self.table.look(&key, &socket, None, at) {
-                    self.tell_established(&[key], at, told);
-                }
-                self.learn_owner(proc, key, pending.attribution, pending.held, at, told);
-                return;
+        if self.table.get(&key).is_some() {
+            // A table was quicker, and told no cookie.
+            let socket = Socket { state, ..socket_of(&pending.sight, pending.uid) };
+            if self.table.look(&key, &socket, None, at) {
+                self.tell_established(&[key], at, told);
             }
+            self.learn_owner(proc, key, pending.attribution, pending.held, at, told);
+            return;
+        }
+        if let Some(old) = self.table.between(space.netns, tuple) {
             let failures = self.new_failures(proc, space);
             self.close(&old, Evidence::Gone, failures, at, at, told);
         }
-        let (attribution, held, device) =
-            (pending.attribution.clone(), pending.held.take(), pending.sight.device);
+        self.open_told(proc, space, key, cookie, pending, state, at, told);
+    }
+
+    /// True for an opening without an inode, or without room, which waits for its end; and for one whose place another has
+    /// taken by now.
+    fn must_wait(&self, netns: Netns, cookie: Cookie, tuple: Tuple) -> bool {
+        let Some(pending) = self.words.pending.get(&cookie) else { return true };
+        let standing = self.table.between(netns, tuple).filter(|key| Some(key.inode) != pending.sight.inode);
+        let standing = standing.and_then(|key| self.table.get(&key));
+        let is_over = standing.is_some_and(|entry| entry.connection.opened.boot > pending.opened.boot);
+        pending.sight.inode.is_none() || is_over || self.table.len() >= MOST_FOLLOWED
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an opening, and what has been learned of it since")]
+    fn open_told(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        key: Key,
+        cookie: Cookie,
+        mut pending: Pending,
+        state: TcpState,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let (attribution, held) = (pending.attribution.clone(), pending.held.take());
+        let device = pending.sight.device;
         let connection = self.connection_of(pending, cookie, state, at);
         self.table.open(key, connection, device, true);
         if self.syns.remove(&(key.netns, key.tuple)).is_none() {
@@ -501,7 +531,8 @@ impl Pipeline {
             return;
         }
         if hears_ends {
-            self.expect_end(cookie, at);
+            // As of the end itself: the same socket may have begun anew since.
+            self.expect_end(cookie, moment(at, sight.at));
         }
     }
 
@@ -512,13 +543,16 @@ impl Pipeline {
         cookie: Cookie,
         place: (Netns, Tuple),
     ) -> bool {
-        let opened = pending.map_or(Duration::MAX, |pending| pending.opened.boot);
-        let by_place =
-            self.missed_notices.get(&place).is_some_and(|ended| ended.boot >= opened || pending.is_none());
+        let begun = |ended: &Moment| pending.is_none_or(|pending| ended.boot >= pending.opened.boot);
+        let by_place = self.missed_notices.get(&place).is_some_and(begun);
+        let by_cookie = self.missed_cookies.get(&cookie).is_some_and(begun);
         if by_place {
             self.missed_notices.remove(&place);
         }
-        by_place || pending.is_none() && self.missed_cookies.remove(&cookie).is_some()
+        if by_cookie {
+            self.missed_cookies.remove(&cookie);
+        }
+        by_place || by_cookie
     }
 
     /// A connection that is over when it is told, with who made it; or, where its opening was lost, without.

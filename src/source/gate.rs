@@ -158,6 +158,11 @@ impl Gate {
         self.strange
     }
 
+    /// The next tick must look at what is followed: an end may have been lost that no counter will tell again.
+    pub fn want_look(&mut self) {
+        self.unexplained = true;
+    }
+
     /// The next tick must read.
     pub fn want_read(&mut self) {
         self.read_wanted = true;

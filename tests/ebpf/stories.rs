@@ -56,6 +56,9 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) -> usize {
 fn check(records: &[Value], pids: &[u32], events: &str) {
     let opens = with_action(records, "connection-opened");
     let closes = with_action(records, "connection-closed");
+    if opens.len() != pids.len() {
+        records.iter().for_each(|record| println!("{}", crate::support::log::summary(record)));
+    }
     assert_eq!((opens.len(), closes.len()), (pids.len(), pids.len()), "{events}");
     let mut owners: BTreeMap<u32, usize> = BTreeMap::new();
     for open in &opens {
@@ -169,7 +172,8 @@ fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
         let lab = lab!();
         let log = lab.path("flood.jsonl");
         let mut command = lab.portreeve();
-        command.args(["--format", "json", "--events", events, "--log-file"]).arg(&log);
+        // A port of its own: other tests' watchers hear of every namespace, too.
+        command.args(["--ports", "2299", "--format", "json", "--events", events, "--log-file"]).arg(&log);
         let mut watch = Watch::start_into(&lab, &mut command, log.clone());
         let started = with_action(&watch.records(), "watch-started").remove(0);
         let state = &started["portreeve"]["watch"]["events"]["ebpf"];
@@ -177,9 +181,9 @@ fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
             return not_run(test, &state.to_string());
         }
         lab.inside(|| {
-            let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+            let listener = TcpListener::bind("127.0.0.1:2299").unwrap();
             for _ in 0..MADE {
-                let client = TcpStream::connect("127.0.0.1:22").unwrap();
+                let client = TcpStream::connect("127.0.0.1:2299").unwrap();
                 // A reset, or TIME_WAIT would use up the ports.
                 socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                 drop((client, listener.accept().unwrap()));
