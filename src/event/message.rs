@@ -125,6 +125,7 @@ fn open(connection: &Connection) -> String {
     let note = match (connection.seen, connection.state.name()) {
         (Seen::Start, _) => Some("stood before the watch"),
         (Seen::TimeWait | Seen::Destroy, _) => Some("only its end was seen"),
+        _ if connection.direction == Direction::Ingress => Some("inbound"),
         (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Ebpf, "syn_sent") => Some("connecting"),
         (Seen::Poll | Seen::Syn | Seen::Nflog | Seen::Audit | Seen::Ebpf, _) => None,
     };
@@ -143,7 +144,7 @@ fn change(connection: &Connection, changed: &[&'static str]) -> String {
         (["process"], _) => "owner changed",
         ([.., "portreeve.listening"], _) => "forwards changed",
         (["portreeve.route" | "portreeve.ssh", ..], _) => "shared by sessions",
-        (["portreeve.origin"], _) => "login learned",
+        (["portreeve.origin"], _) => "logged in",
         (["portreeve.attribution"], None) => "owner not found",
         _ => note,
     };
@@ -252,6 +253,9 @@ fn command_of(attribution: &Attribution) -> Option<String> {
 
 /// `alice@pts/3`; `root(alice)@pts/3` where alice logged in and runs it as root.
 fn who_made(connection: &Connection) -> String {
+    if connection.direction == Direction::Ingress {
+        return who_came(connection);
+    }
     if let Attribution::Recorded(recorded) = &connection.attribution {
         return recorded_who(&recorded.told());
     }
@@ -265,6 +269,15 @@ fn who_made(connection: &Connection) -> String {
     let login = owner.and_then(|o| o.login.as_ref()).or(departed.and_then(|d| d.login.as_ref()));
     let login = login.filter(|login| ids.map(|ids| ids.real_uid) != Some(login.uid));
     person(user, login, owner.and_then(|o| o.tty).or(departed.and_then(|d| d.tty)))
+}
+
+/// Who logs in, of an inbound session: its owner is the SSH server, root's until then.
+fn who_came(connection: &Connection) -> String {
+    let origin = connection.way.as_ref().map(|way| &way.origin);
+    let user = origin.and_then(|origin| origin.user.as_ref());
+    let tty = origin.and_then(|origin| origin.tty.as_ref());
+    let tty = tty.map(|tty| format!("@{}", word(tty))).unwrap_or_default();
+    user.map_or_else(|| "nobody yet".to_owned(), |user| format!("{}{tty}", word(user)))
 }
 
 /// The same of a process.
