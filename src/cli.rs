@@ -224,8 +224,12 @@ pub struct PathsArgs {
     /// User by name or number, of any hop: who ran it, or who logged in (repeatable)
     #[arg(long, value_name = "USER")]
     pub user: Vec<String>,
-    /// Either end of any hop: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)
-    #[arg(long, value_name = "ADDRESS")]
+    /// Either end of any hop.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Either end of any hop: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)"
+    )]
     pub address: Vec<crate::report::AddressMatch>,
     /// Any hop by the id of its connection or its beginning (repeatable)
     #[arg(long, value_name = "ID")]
