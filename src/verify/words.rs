@@ -175,12 +175,13 @@ pub fn check(record: &Record<'_>, action: usize) -> Option<String> {
     if let Some((field, _)) = WHERE_PRESENT.iter().find(is_strange) {
         return wrong(*field);
     }
-    // An audit record does not tell our own end.
+    // An audit record does not tell our own end, and a socket that was never sent anywhere has none.
     let ours = [f::SOURCE_IP, f::SOURCE_PORT, f::COMMUNITY_ID];
     let is_connection = record.action & on::CONN != 0;
     if let Some(field) = ours.into_iter().find(|field| !record.found.present.has(*field))
         && is_connection
         && !record.is(f::SEEN, "audit")
+        && !record.is(f::SEEN, "ebpf")
     {
         return super::fields::FIELDS.get(field).map(|field| format!("{} is missing", field.path));
     }
