@@ -73,9 +73,12 @@ fn check(records: &[Value], pids: &[u32], events: &str) {
         assert_eq!((arguments.len(), &arguments[0], &arguments[1]), (3, &"bash".into(), &"-c".into()));
         assert_eq!(open["portreeve"]["ancestry"][0]["pid"], std::process::id(), "{open:#}");
     }
-    for close in &closes {
-        assert_eq!(close["portreeve"]["close"]["exact"], true, "{events}: {close:#}");
-    }
+    // The kernel leaves a run of the program out now and then, and counts that.
+    let lost = |one: &Value| one["portreeve"]["coverage"]["lost"]["ebpf"].as_u64().unwrap();
+    let lost: u64 = with_action(records, "coverage").iter().map(lost).sum();
+    let inexact = closes.iter().filter(|close| close["portreeve"]["close"]["exact"] == false).count();
+    println!("{events}: {inexact} of {} ends without their word, {lost} lost", closes.len());
+    assert!(inexact as u64 <= lost, "{events}: {inexact} ends without their word, {lost} lost");
 }
 
 #[test]
