@@ -220,19 +220,22 @@ fn nobody_hears_of_ends_and_not_of_syns() {
 
 /// In the machine's own network: only there the kernel tells of processes.
 #[test]
-fn with_proc_a_chain_whose_middle_ended_at_once_is_whole() {
+fn with_proc_a_chain_whose_middle_ended_before_it_connects_is_whole() {
     let lab = lab!("bash");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    // What is between it and us is gone before it connects.
-    let last = format!("sleep 0.1; exec 3<>/dev/tcp/127.0.0.1/{port}; read -t 5 -u 3");
-    let script = format!("sh -c \"bash -c '{last}' & exit\"; exit");
+    // What is between it and us is gone before it connects, and lives long enough to be read on a busy machine.
+    let last = format!("sleep 1; exec 3<>/dev/tcp/127.0.0.1/{port}; read -t 5 -u 3");
+    let script = format!("sh -c \"bash -c '{last}' & sleep 0.3\"; exit");
     for (events, whole) in [("destroy,syn", false), ("destroy,syn,proc", true)] {
         let mut command = bare(&lab, Command::new(env!("CARGO_BIN_EXE_portreeve")));
         let mut watch = Watch::start(&lab, command.args(["--ports", &port, "--events", events]));
         let state = &started(&watch)["events"]["proc"];
         if whole && state != "on" {
-            return not_run("with_proc_a_chain_whose_middle_ended_at_once_is_whole", &state.to_string());
+            return not_run(
+                "with_proc_a_chain_whose_middle_ended_before_it_connects_is_whole",
+                &state.to_string(),
+            );
         }
         let mut shell = Command::new("sh").args(["-c", &script]).spawn().unwrap();
         let first = shell.id();
