@@ -28,6 +28,8 @@ use super::{LOADER, Received};
 
 /// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+/// Of readings that bring nothing, each so many asks what was lost: 3 µs.
+const ASK_EVERY: u32 = 8;
 /// Descriptors that it may hand over.
 const MOST_FDS: usize = 16;
 /// Words of the bitmap of ports.
@@ -51,6 +53,8 @@ pub struct Ebpf {
     bitmap: Vec<u64>,
     lost: u64,
     missed: u64,
+    /// Readings since the last that brought something.
+    empty: u32,
 }
 
 impl fmt::Debug for Ebpf {
@@ -106,7 +110,7 @@ impl Ebpf {
         Some(self.without_attempts.as_str()).filter(|reason| !reason.is_empty())
     }
 
-    /// Gives up to `most` words to `visit`, without waiting. Costs no system call where there are none.
+    /// Gives up to `most` words to `visit`, without waiting. Mostly costs no system call where there are none.
     pub fn receive(&mut self, most: usize, mut visit: impl FnMut(Word)) -> Received {
         let mut taken = 0;
         while taken < most
@@ -117,7 +121,9 @@ impl Ebpf {
                 visit(word);
             }
         }
-        if taken == 0 {
+        // What was lost last no word tells: it is asked for now and then.
+        self.empty = if taken == 0 { self.empty.wrapping_add(1) } else { 0 };
+        if taken == 0 && !self.empty.is_multiple_of(ASK_EVERY) {
             return Received::default();
         }
         let (lost, missed) = self.count_lost();
@@ -205,6 +211,7 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         bitmap: vec![0; BITMAP],
         lost: 0,
         missed: 0,
+        empty: 0,
     };
     (ebpf.lost, ebpf.missed) = ebpf.count_lost();
     ebpf.set_ports(ports)?;

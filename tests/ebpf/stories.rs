@@ -1,6 +1,7 @@
 //! The whole program with the kernel's words among its sources: one story a connection, whoever tells it first.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,17 +40,21 @@ fn watch(lab: &Lab, test: &str, events: &str, more: &[&str]) -> Option<Watch> {
     None
 }
 
-/// Accepts until told to stop; a connection is held as long as the other end holds it.
+/// Accepts until told to stop; a connection is held as long as the other end holds it. Longer, and that end might stay in
+/// FIN_WAIT2, where the kernel has not let go of it yet.
 fn serve(listener: &TcpListener, stop: &AtomicBool) -> usize {
     listener.set_nonblocking(true).unwrap();
-    let mut held = Vec::new();
+    let (mut held, mut count) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, _)) => held.push(stream),
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true).unwrap();
+            held.push(stream);
+            count += 1;
         }
+        held.retain_mut(|stream| !matches!(stream.read(&mut [0; 16]), Ok(0)));
+        std::thread::sleep(Duration::from_micros(500));
     }
-    held.len()
+    count
 }
 
 /// Each of these processes made one connection: it has exactly one open and one close, and its owner is no other.
@@ -105,7 +110,7 @@ fn every_connection_of_any_length_is_one_story_with_its_owner_whatever_else_tell
                 assert_eq!(server.join().unwrap(), pids.len());
                 pids
             });
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(1_200));
             check(&watch.stop().records, &pids, &format!("{events} {source}"));
         }
     }
@@ -210,7 +215,9 @@ fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
         println!("{events}: {} of {MADE} told, {lost} words lost", opens.len());
         assert!(opens.len() as u64 + lost >= MADE as u64, "{} told, {lost} words lost", opens.len());
         assert!(opens.len() <= MADE);
-        let wrong = opens.iter().filter(|open| {
+        // Whom a table shows to hold one may be a child on its way to its program.
+        let told = opens.iter().filter(|open| open["portreeve"]["connection"]["seen"] == "ebpf");
+        let wrong = told.filter(|open| {
             open["process"]["pid"].as_u64().is_some_and(|pid| pid != u64::from(std::process::id()))
         });
         assert_eq!(wrong.count(), 0, "no owner is wrong");

@@ -279,3 +279,49 @@ fn a_loader_of_its_own_hands_the_program_over() {
     rustix::net::recv(&ours, &mut said, rustix::net::RecvFlags::empty()).unwrap();
     assert!(said == *b"+" || said == *b"-");
 }
+
+#[test]
+fn no_word_of_a_busy_machine_is_missing_without_being_counted() {
+    let lab = lab!();
+    let mut ebpf = ebpf!(&[2212..=2213], Some(16 << 20));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut opened, mut over, mut lost) = (0u64, 0u64, 0u64);
+    std::thread::scope(|scope| {
+        for port in [2212, 2213] {
+            let (lab, stop) = (&lab, &stop);
+            scope.spawn(move || {
+                lab.inside(|| {
+                    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+                    for round in 0..20_000 {
+                        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                        let server = listener.accept().unwrap().0;
+                        if round % 2 == 0 {
+                            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                            drop((client, server));
+                        } else {
+                            drop((server, client));
+                        }
+                    }
+                });
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut idle = 0;
+        while idle < 200 && Instant::now() < until {
+            let before = opened + over;
+            let received = ebpf.receive(10_000, |word| match word {
+                Word::Open(_) => opened += 1,
+                Word::Closed(ended) => over += u64::from(ended.sight.is_known),
+                _ => {}
+            });
+            lost += received.lost + received.missed;
+            if opened + over == before {
+                std::thread::sleep(Duration::from_millis(2));
+                idle += usize::from(stop.load(std::sync::atomic::Ordering::Relaxed));
+            }
+        }
+    });
+    println!("{opened} openings, {over} ends, {lost} lost");
+    assert!(40_000 - opened + (40_000 - over) <= lost, "{opened} openings, {over} ends, {lost} lost");
+}
