@@ -31,6 +31,8 @@ const UNSENT: Duration = Duration::from_millis(250);
 const UNANSWERED: Duration = Duration::from_millis(30);
 /// One that no table shows, and whose end may have been lost, is over after this.
 const LOST: Duration = Duration::from_secs(5);
+/// A table is read in less.
+const READING: Duration = Duration::from_millis(100);
 /// As many openings wait; an end of one beyond is told without its owner.
 const MOST_PENDING: usize = 16_384;
 
@@ -242,7 +244,7 @@ impl Pipeline {
         let way = self.way_of_opening(proc, &sight, &attribution, held.as_ref());
         self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
         if let Some(key) = self.table.by_cookie(cookie) {
-            if self.table.get(&key).is_some_and(|entry| entry.connection.opened.boot >= sight.at) {
+            if self.table.get(&key).is_some_and(|entry| self.is_of(&entry.connection, &sight)) {
                 // A table was quicker.
                 self.learn_owner(proc, key, attribution, held, at, told);
                 return;
@@ -269,6 +271,20 @@ impl Pipeline {
             self.tell_unsent(cookie, before, at, told);
         }
         self.open_if_complete(proc, space, cookie, at, told);
+    }
+
+    /// True if a table, or a SYN, has told of what begins here. A tick has the moment at which it began: what it read may be
+    /// younger by as long as the reading took.
+    fn is_of(&self, connection: &Connection, opening: &Sight) -> bool {
+        let opened = connection.opened.boot;
+        if opened >= opening.at {
+            return true;
+        }
+        let (tuple, port) = (&connection.tuple, opening.tuple.local.port());
+        let is_between = tuple.remote == opening.tuple.remote && (port == 0 || port == tuple.local.port());
+        // Of a socket that connects again the end would have been told before.
+        let is_end_lost = self.words.lost_at.is_some_and(|lost| lost >= opened);
+        connection.seen != Seen::Ebpf && is_between && (!is_end_lost || opening.at < opened + READING)
     }
 
     /// Of the next opening of a process that was not read it is what it was of the last.
