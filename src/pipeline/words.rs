@@ -154,8 +154,8 @@ impl Pipeline {
             };
             // The last one: a socket may have tried before.
             let Some(place) = self.words.unheard.iter().rposition(is_its) else { continue };
-            let others = self.words.unheard.iter().take(place);
-            if others.filter_map(cookie_of).any(|cookie| socket.cookie.is_none_or(|its| its == cookie)) {
+            let its = self.words.unheard.get(place).and_then(cookie_of);
+            if self.words.unheard.iter().take(place).any(|other| cookie_of(other) == its) {
                 // What became of it before would be taken for what becomes of it now.
                 continue;
             }
