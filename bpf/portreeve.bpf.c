@@ -532,8 +532,7 @@ int BPF_PROG(changed, struct sock *sk, int old, int new)
 }
 
 /* connect(2) before it looks for a way: the only sight of an attempt to which there is none (ENETUNREACH). */
-SEC("cgroup/connect4")
-int attempt4(struct bpf_sock_addr *ctx)
+static __always_inline int attempt(struct bpf_sock_addr *ctx, int family)
 {
     __u16 port = __builtin_bswap16(ctx->user_port);
     if (ctx->protocol != IPPROTO_TCP || !is_watched(port) || !ctx->sk)
@@ -545,32 +544,30 @@ int attempt4(struct bpf_sock_addr *ctx)
     if (!e)
         return 1;
     e->head.rport = port;
-    /* A socket for IPv6 may connect to an address of IPv4: then its own is a mapped one, and so is this. */
-    e->head.family = AF_INET;
-    *(__be32 *)e->head.raddr = ctx->user_ip4;
+    if (family == AF_INET) {
+        /* A socket for IPv6 may connect to an address of IPv4: then its own is a mapped one, and so is this. */
+        e->head.family = AF_INET;
+        *(__be32 *)e->head.raddr = ctx->user_ip4;
+    } else {
+        ((__be32 *)e->head.raddr)[0] = ctx->user_ip6[0];
+        ((__be32 *)e->head.raddr)[1] = ctx->user_ip6[1];
+        ((__be32 *)e->head.raddr)[2] = ctx->user_ip6[2];
+        ((__be32 *)e->head.raddr)[3] = ctx->user_ip6[3];
+    }
     tell_open(e, tp);
     return 1;
+}
+
+SEC("cgroup/connect4")
+int attempt4(struct bpf_sock_addr *ctx)
+{
+    return attempt(ctx, AF_INET);
 }
 
 SEC("cgroup/connect6")
 int attempt6(struct bpf_sock_addr *ctx)
 {
-    __u16 port = __builtin_bswap16(ctx->user_port);
-    if (ctx->protocol != IPPROTO_TCP || !is_watched(port) || !ctx->sk)
-        return 1;
-    struct tcp_sock *tp = bpf_skc_to_tcp_sock(ctx->sk);
-    if (!tp)
-        return 1;
-    struct open *e = begin_open(tp, bpf_get_socket_cookie(ctx), KNOWN | ATTEMPT);
-    if (!e)
-        return 1;
-    e->head.rport = port;
-    ((__be32 *)e->head.raddr)[0] = ctx->user_ip6[0];
-    ((__be32 *)e->head.raddr)[1] = ctx->user_ip6[1];
-    ((__be32 *)e->head.raddr)[2] = ctx->user_ip6[2];
-    ((__be32 *)e->head.raddr)[3] = ctx->user_ip6[3];
-    tell_open(e, tp);
-    return 1;
+    return attempt(ctx, AF_INET6);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
