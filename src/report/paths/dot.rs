@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use super::join::Forest;
 use super::phrase::Fate;
 use super::{Edge, graph};
-use crate::report::words::moment;
 use crate::text::Style;
 
 /// # Errors
@@ -36,9 +35,7 @@ pub(crate) fn write(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let graph = graph(forest, root, style);
-    let at = forest.entries.get(root).map_or(0, |entry| entry.earliest);
-    let (date, clock) = moment(at, style);
-    writeln!(out, "  subgraph cluster_{number} {{\n    label={};", label(&[format!("{date} {clock}")]))?;
+    writeln!(out, "  subgraph cluster_{number} {{\n    label={};", label(&[graph.title]))?;
     for (place, node) in graph.nodes.iter().enumerate() {
         let look = if node.is_host { "" } else { ", style=dashed" };
         writeln!(out, "    w{number}_{place} [label={}{look}];", label(&node.lines))?;

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use super::join::Forest;
 use super::phrase::Fate;
 use super::{Edge, graph};
-use crate::report::words::moment;
 use crate::text::Style;
 
 /// # Errors
@@ -28,9 +27,7 @@ pub(crate) fn write(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let graph = graph(forest, root, style);
-    let at = forest.entries.get(root).map_or(0, |entry| entry.earliest);
-    let (date, clock) = moment(at, style);
-    writeln!(out, "  subgraph w{number}[{}]", label(&[format!("{date} {clock}")]))?;
+    writeln!(out, "  subgraph w{number}[{}]", label(&[graph.title]))?;
     for (place, node) in graph.nodes.iter().enumerate() {
         let (open, close) = if node.is_host { ('[', ']') } else { ('(', ')') };
         writeln!(out, "    w{number}n{place}{open}{}{close}", label(&node.lines))?;

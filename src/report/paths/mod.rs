@@ -18,7 +18,7 @@ use std::io::{self, BufWriter, Write};
 use crate::report::filter::Filter;
 use crate::report::notice::Notice;
 use crate::report::show::{Logs, ShowError, Summary};
-use crate::report::words::word;
+use crate::report::words::{moment, word};
 use crate::text::Style;
 
 use join::{Entry, Forest};
@@ -149,6 +149,8 @@ fn is_user(model: &Model, party: &Party, wanted: &str) -> bool {
 
 /// What a graph shows of a way: where things are, and what leads from one to the other.
 struct Graph {
+    /// When it began.
+    title: String,
     nodes: Vec<Node>,
     edges: Vec<Edge>,
 }
@@ -168,9 +170,11 @@ struct Edge {
 
 /// The graph of one way. A host that is reached twice stands there twice: a way is a tree.
 fn graph(forest: &Forest<'_>, root: usize, style: &Style) -> Graph {
-    let mut graph = Graph { nodes: Vec::new(), edges: Vec::new() };
+    let first = forest.entries.get(root);
+    let (date, clock) = moment(first.map_or(0, |entry| entry.earliest), style);
+    let mut graph = Graph { title: format!("{date} {clock}"), nodes: Vec::new(), edges: Vec::new() };
     let mut places = HashMap::new();
-    let Some(first) = forest.entries.get(root) else { return graph };
+    let Some(first) = first else { return graph };
     let top = graph.add_entry(forest, first);
     if let Some(ip) = first.remote_ip() {
         let outside = first.remote().map_or_else(|| ip.to_string(), |end| end.to_string());
