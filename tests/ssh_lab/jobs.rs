@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::check::{Check, Outcome};
 use crate::host::{Host, Logins, PATIENCE, need};
 use crate::net::{Net, opened};
-use crate::shells::{check_laptop, plain};
+use crate::shells::{check_bastion, check_laptop};
 use crate::support::wait_for;
 use crate::talk::{LOGIN, Login, Talk};
 
@@ -26,10 +26,7 @@ fn inner(host: &Host) -> Login {
 
 fn check_inner(check: &mut Check, net: &Net, origin: &Value) -> Value {
     let inner = inner(&net.bastion);
-    let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
-    let ssh = json!({ "target": "bob@target", "login": "bob" });
-    check.connection(&net.bastion, open, origin, plain("alice", &inner, "target", ssh));
-    open.clone()
+    check_bastion(check, &net.bastion, &inner, origin)
 }
 
 fn scopes(net: &Net, logins: Logins) -> Result<(), String> {

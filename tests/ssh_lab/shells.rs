@@ -45,6 +45,14 @@ pub fn check_laptop(check: &mut Check, laptop: &Host, login: &Login, ssh: Value)
     check.connection(laptop, open, &unknown(), plain("alice", login, "bastion", ssh));
 }
 
+/// The bastion's only connection, by an `ssh bob@target` of alice's that led to `inner`.
+pub fn check_bastion(check: &mut Check, bastion: &Host, inner: &Login, origin: &Value) -> Value {
+    let [open] = &opened(bastion, 1)[..] else { panic!("not one") };
+    let ssh = json!({ "target": "bob@target", "login": "bob" });
+    check.connection(bastion, open, origin, plain("alice", inner, "target", ssh));
+    open.clone()
+}
+
 pub fn then_ssh(logins: Logins) -> Outcome {
     shell_on(&Net::new(logins)?)
 }
@@ -61,14 +69,12 @@ pub fn shell_on(net: &Net) -> Outcome {
     shell.enter("ssh bob@target");
     let inner = shell.login();
     assert_eq!((inner.user.as_str(), inner.ip.as_str()), ("bob", "198.51.100.1"));
-    let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
-    let ssh = json!({ "target": "bob@target", "login": "bob" });
-    check.connection(&net.bastion, open, &login.origin("socket"), plain("alice", &inner, "target", ssh));
+    let open = check_bastion(&mut check, &net.bastion, &inner, &login.origin("socket"));
     let entry = json!({
         "process.entry_leader.entry_meta.type": "sshd",
         "process.entry_leader.entry_meta.source.ip": "192.0.2.2",
     });
-    check.fields(&net.bastion, open, entry);
+    check.fields(&net.bastion, &open, entry);
     shell.leave();
     assert!(shell.end().success());
     check.finish(net)
@@ -150,9 +156,7 @@ pub fn ipv6() -> Outcome {
     check.connection(&net.laptop, open, &unknown(), expected);
     shell.enter("ssh bob@target");
     let inner = shell.login();
-    let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
-    let ssh = json!({ "target": "bob@target", "login": "bob" });
-    check.connection(&net.bastion, open, &login.origin("socket"), plain("alice", &inner, "target", ssh));
+    check_bastion(&mut check, &net.bastion, &inner, &login.origin("socket"));
     shell.leave();
     assert!(shell.end().success());
     check.finish(&net)

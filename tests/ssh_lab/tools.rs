@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::check::{Check, Outcome};
 use crate::host::{Logins, PATIENCE, need};
 use crate::net::{Net, opened};
-use crate::shells::{check_laptop, plain, unknown};
+use crate::shells::{check_bastion, check_laptop, plain, unknown};
 use crate::support::log::with;
 use crate::support::wait_for;
 use crate::talk::{Login, Talk};
@@ -129,9 +129,7 @@ pub fn dropbear() -> Outcome {
     check.connection(&net.laptop, open, &unknown(), plain("alice", &login, "bastion", ssh));
     shell.enter("ssh bob@target");
     let inner = shell.login();
-    let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
-    let ssh = json!({ "target": "bob@target", "login": "bob" });
-    check.connection(&net.bastion, open, &login.origin("socket"), plain("alice", &inner, "target", ssh));
+    check_bastion(&mut check, &net.bastion, &inner, &login.origin("socket"));
     shell.leave();
     assert!(shell.end().success());
     check.finish(&net)
