@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 //
-// Tells of TCP connections to watched ports, in the words of the kernel, for the source `ebpf` of portreeve.
+// Tells of TCP connections and UDP flows to watched ports, in the words of the kernel, for the source `ebpf` of portreeve.
 //
 // The licence: helpers that read another's memory are given only to programs that declare themselves compatible with the
 // GPL. This file and the object that is made of it are therefore under "Dual MIT/GPL"; the program portreeve, which loads
@@ -14,6 +14,8 @@
 //  - A program that is interrupted by its own event on the same processor is not run for that one, which the kernel counts
 //    (`recursion_misses`): an end may go untold then, an opening never, because nothing that opens interrupts. Two programs,
 //    one for openings, would be interrupted less, and cost each connection of the machine 0.4 us more.
+//  - Of UDP, a process is told when it connects a socket or sends by one that is not connected. Where from, the kernel decides
+//    next: the first packet tells it. Packets are counted here, and who reads asks for the counts.
 //
 // Compile-once: the layouts below name the members that are read and no others; the loader finds out where they are. They
 // are those of Linux 5.15 to 6.18; members that may be missing are asked for.
@@ -26,12 +28,18 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define UDP_HEADER 8
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
 /* enum sock_flags: the other end's FIN has come. */
 #define SOCK_DONE 1
+/* Of `sk_userlocks`: its process chose its port. */
+#define SOCK_BINDPORT_LOCK 8
 
 #define ANCESTORS 8
 #define ARGS 512
@@ -67,6 +75,7 @@ struct sock_common {
     __be16 skc_dport;
     __u16 skc_num;
     unsigned short skc_family;
+    unsigned char skc_state;
     int skc_bound_dev_if;
     unsigned long skc_flags;
     possible_net_t skc_net;
@@ -86,6 +95,7 @@ struct socket_alloc {
 struct sock {
     struct sock_common __sk_common;
     int sk_err;
+    __u8 sk_userlocks : 4;
     __u16 sk_protocol;
     struct socket *sk_socket;
     kuid_t sk_uid;
@@ -169,6 +179,9 @@ enum kind {
     SYN = 2,         /* struct head: what `attempt` told of goes on */
     ESTABLISHED = 3, /* struct head */
     CLOSED = 4,      /* struct closed */
+    FLOW = 5,        /* struct open: a process is about to send to an end; the state is ESTABLISHED if it connects to it */
+    SENT = 6,        /* struct head: the first packet of a flow leaves; inode and namespace are not told again */
+    LET_GO = 7,      /* struct head: a UDP socket of which a flow was told is closed; only its cookie is told */
 };
 #define KNOWN 1   /* its opening was seen, whether or not it could be told */
 #define ATTEMPT 2 /* told before its SYN: whether one is sent is not known */
@@ -261,13 +274,52 @@ struct {
     __type(value, __u64);
 } lost SEC(".maps");
 
-/* Sockets whose opening was seen, by cookie: what was told of it, an OPEN or an ATTEMPT. */
+/* Sockets whose opening was seen, by cookie: what was told of it, an OPEN, an ATTEMPT or a FLOW. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 32768);
     __type(key, __u64);
     __type(value, __u32);
 } seen SEC(".maps");
+
+/* True if flows of UDP are told. */
+const volatile __u8 with_udp = 0;
+
+/* A UDP socket, or a port, and another end. */
+struct between {
+    __u64 socket;   /* 0: its cookie; with PORT the namespace and the port */
+    __u8 raddr[16]; /* 8: IPv4 in the first four bytes */
+    __u16 rport;    /* 24 */
+    __u8 family;    /* 26 */
+    __u8 pad[5];
+};
+#define PORT (1ULL << 63)
+
+struct flow {
+    __u64 first;    /* 0: CLOCK_BOOTTIME, ns, as its word told it */
+    __u64 last;     /* 8: of its last packet, either way */
+    __u64 sent;     /* 16: bytes of payload */
+    __u64 received; /* 24 */
+    __u64 packets_sent;     /* 32 */
+    __u64 packets_received; /* 40 */
+    __u64 is_told;  /* 48: that its first packet left */
+};
+
+/* Flows that were told. Those that are quiet longest make room for others. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 16384);
+    __type(key, struct between);
+    __type(value, struct flow);
+} flows SEC(".maps");
+
+/* Who spoke to a port that its process chose, before it was spoken to: what is sent there answers, by whichever socket. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 16384);
+    __type(key, struct between);
+    __type(value, __u8);
+} callers SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -407,13 +459,14 @@ static __always_inline void fill_process(struct open *e, struct task_struct *tas
     }
 }
 
-static __always_inline void tell_open(struct open *e, struct tcp_sock *tp)
+/* True if there was room for it. */
+static __always_inline int tell_open(struct open *e, __u32 socket_uid)
 {
     struct task_struct *task = bpf_get_current_task_btf();
     struct mm_struct *mm = task->mm;
     __u64 args = 0;
 
-    e->socket_uid = ((struct sock *)tp)->sk_uid.val;
+    e->socket_uid = socket_uid;
     fill_process(e, task);
     e->args_bytes = 0;
     e->path_len = 0;
@@ -436,10 +489,12 @@ static __always_inline void tell_open(struct open *e, struct tcp_sock *tp)
     /* Or the compiler compares a copy, and the verifier learns nothing of this one. */
     barrier_var(size);
     if (size > ARGS + PATH + NAME)
-        return;
+        return 0;
     /* At once: while it waits for its answer, what else there is to know of the process can be read. */
-    if (bpf_ringbuf_output(&ring, e, OPEN_FIXED + size, BPF_RB_FORCE_WAKEUP))
-        count(OPENINGS);
+    if (!bpf_ringbuf_output(&ring, e, OPEN_FIXED + size, BPF_RB_FORCE_WAKEUP))
+        return 1;
+    count(OPENINGS);
+    return 0;
 }
 
 static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 kind, __u8 state, __u64 wakeup)
@@ -484,7 +539,7 @@ static __always_inline int opening(struct sock *sk)
     }
     struct open *e = begin_open(tp, cookie, KNOWN);
     if (e)
-        tell_open(e, tp);
+        tell_open(e, ((struct sock *)tp)->sk_uid.val);
     return 0;
 }
 
@@ -531,11 +586,91 @@ int BPF_PROG(changed, struct sock *sk, int old, int new)
     return opens ? opening(sk) : ending(sk, old, new);
 }
 
+/* A port instead of a socket. */
+static __always_inline struct between by_port(struct sock *sk, struct between at, __u16 port)
+{
+    at.socket = PORT | (__u64)BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) << 16 | port;
+    return at;
+}
+
+/* The kernel's own pointer, of which the verifier knows nothing any more: what it points to is read with care. */
+static __always_inline struct sock *bare(const void *sk)
+{
+    struct sock *bare = 0;
+    bpf_probe_read_kernel(&bare, sizeof(bare), &sk);
+    return bare;
+}
+
+static __always_inline void fill_flow(struct head *e, struct sock *sk, struct between *at, __u8 state)
+{
+    void *socket = BPF_CORE_READ(sk, sk_socket);
+
+    e->at = bpf_ktime_get_boot_ns();
+    e->cookie = at->socket;
+    e->kind = FLOW;
+    e->family = at->family;
+    e->state = state;
+    e->flags = KNOWN;
+    e->lport = BPF_CORE_READ(sk, __sk_common.skc_num);
+    e->rport = at->rport;
+    __builtin_memset(e->laddr, 0, 16);
+    __builtin_memcpy(e->raddr, at->raddr, 16);
+    e->inode = 0;
+    if (socket) {
+        void *alloc = socket - bpf_core_field_offset(struct socket_alloc, socket);
+        bpf_core_read(&e->inode, sizeof(e->inode), &((struct socket_alloc *)alloc)->vfs_inode.i_ino);
+    }
+    e->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+    e->device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+}
+
+/* A process connects a UDP socket, or sends by one that is not connected. */
+static __always_inline void begin_flow(struct bpf_sock_addr *ctx, __u16 port, int family, __u8 state)
+{
+    struct sock *sk = bare(ctx->sk);
+    struct between at = {.rport = port, .family = family};
+
+    if (family == AF_INET) {
+        *(__be32 *)at.raddr = ctx->user_ip4;
+    } else {
+        __be32 addr[4] = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]};
+        if (!addr[0] && !addr[1] && addr[2] == __builtin_bswap32(0xffff)) {
+            at.family = AF_INET;
+            *(__be32 *)at.raddr = addr[3];
+        } else {
+            __builtin_memcpy(at.raddr, addr, 16);
+        }
+    }
+    at.socket = bpf_get_socket_cookie(ctx);
+    if (bpf_map_lookup_elem(&flows, &at))
+        return;
+    struct between caller = by_port(sk, at, BPF_CORE_READ(sk, __sk_common.skc_num));
+    if (bpf_map_lookup_elem(&callers, &caller))
+        return;
+    __u32 zero = 0, told = FLOW;
+    struct open *e = bpf_map_lookup_elem(&scratch, &zero);
+    if (!e)
+        return;
+    fill_flow(&e->head, sk, &at, state);
+    struct flow flow = {.first = e->head.at, .last = e->head.at};
+    /* Where another thread was quicker, that has told. */
+    if (bpf_map_update_elem(&flows, &at, &flow, BPF_NOEXIST))
+        return;
+    bpf_map_update_elem(&seen, &at.socket, &told, BPF_ANY);
+    if (!tell_open(e, BPF_CORE_READ(sk, sk_uid.val)))
+        /* With its next datagram it is tried again. */
+        bpf_map_delete_elem(&flows, &at);
+}
+
 /* connect(2) before it looks for a way: the only sight of an attempt to which there is none (ENETUNREACH). */
 static __always_inline int attempt(struct bpf_sock_addr *ctx, int family)
 {
     __u16 port = __builtin_bswap16(ctx->user_port);
-    if (ctx->protocol != IPPROTO_TCP || !is_watched(port) || !ctx->sk)
+    if (!is_watched(port) || !ctx->sk)
+        return 1;
+    if (ctx->protocol == IPPROTO_UDP && with_udp)
+        begin_flow(ctx, port, family, TCP_ESTABLISHED);
+    if (ctx->protocol != IPPROTO_TCP)
         return 1;
     struct tcp_sock *tp = bpf_skc_to_tcp_sock(ctx->sk);
     if (!tp)
@@ -554,7 +689,7 @@ static __always_inline int attempt(struct bpf_sock_addr *ctx, int family)
         ((__be32 *)e->head.raddr)[2] = ctx->user_ip6[2];
         ((__be32 *)e->head.raddr)[3] = ctx->user_ip6[3];
     }
-    tell_open(e, tp);
+    tell_open(e, ((struct sock *)tp)->sk_uid.val);
     return 1;
 }
 
@@ -568,6 +703,156 @@ SEC("cgroup/connect6")
 int attempt6(struct bpf_sock_addr *ctx)
 {
     return attempt(ctx, AF_INET6);
+}
+
+static __always_inline int sending(struct bpf_sock_addr *ctx, int family)
+{
+    __u16 port = __builtin_bswap16(ctx->user_port);
+    if (ctx->protocol == IPPROTO_UDP && is_watched(port) && ctx->sk)
+        begin_flow(ctx, port, family, TCP_CLOSE);
+    return 1;
+}
+
+SEC("cgroup/sendmsg4")
+int sending4(struct bpf_sock_addr *ctx)
+{
+    return sending(ctx, AF_INET);
+}
+
+SEC("cgroup/sendmsg6")
+int sending6(struct bpf_sock_addr *ctx)
+{
+    return sending(ctx, AF_INET6);
+}
+
+/* Both ends of a packet of UDP, and where its payload begins. */
+struct packet {
+    struct between at;
+    __u8 laddr[16];
+    __u16 lport;
+    __u32 payload;
+};
+
+/* False if it is none to or from a watched port. The headers are there in one piece. */
+static __always_inline int is_ours(struct __sk_buff *skb, struct packet *packet, int is_out)
+{
+    __u8 *at = (void *)(long)skb->data, *end = (void *)(long)skb->data_end, *udp;
+    __u32 header;
+
+    if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
+        if (at + 20 > end || at[9] != IPPROTO_UDP)
+            return 0;
+        header = (at[0] & 15) * 4;
+        packet->at.family = AF_INET;
+        __builtin_memcpy(packet->at.raddr, is_out ? at + 16 : at + 12, 4);
+        __builtin_memcpy(packet->laddr, is_out ? at + 12 : at + 16, 4);
+    } else {
+        /* Headers between these two are rare: such a packet is not counted. */
+        if (skb->protocol != __builtin_bswap16(ETH_P_IPV6) || at + 40 > end || at[6] != IPPROTO_UDP)
+            return 0;
+        header = 40;
+        packet->at.family = AF_INET6;
+        __builtin_memcpy(packet->at.raddr, is_out ? at + 24 : at + 8, 16);
+        __builtin_memcpy(packet->laddr, is_out ? at + 8 : at + 24, 16);
+    }
+    udp = at + header;
+    if (udp + UDP_HEADER > end)
+        return 0;
+    __u16 from = __builtin_bswap16(*(__be16 *)udp), to = __builtin_bswap16(*(__be16 *)(udp + 2));
+    packet->at.rport = is_out ? to : from;
+    packet->lport = is_out ? from : to;
+    packet->payload = skb->len - header - UDP_HEADER;
+    return is_watched(packet->at.rport);
+}
+
+static __always_inline int tell_sent(struct packet *packet, __u64 now)
+{
+    struct head *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    if (!e) {
+        count(OPENINGS);
+        return 0;
+    }
+    __builtin_memset(e, 0, sizeof(*e));
+    e->at = now;
+    e->cookie = packet->at.socket;
+    e->kind = SENT;
+    e->family = packet->at.family;
+    e->flags = KNOWN;
+    e->lport = packet->lport;
+    e->rport = packet->at.rport;
+    __builtin_memcpy(e->laddr, packet->laddr, 16);
+    __builtin_memcpy(e->raddr, packet->at.raddr, 16);
+    bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+    return 1;
+}
+
+SEC("cgroup_skb/egress")
+int leaving(struct __sk_buff *skb)
+{
+    struct packet packet = {};
+
+    if (!is_ours(skb, &packet, 1))
+        return 1;
+    packet.at.socket = bpf_get_socket_cookie(skb);
+    struct flow *flow = bpf_map_lookup_elem(&flows, &packet.at);
+    if (!flow)
+        return 1;
+    __u64 now = bpf_ktime_get_boot_ns();
+    __u32 packets = skb->gso_segs ?: 1;
+    flow->last = now;
+    __sync_fetch_and_add(&flow->sent, packet.payload);
+    __sync_fetch_and_add(&flow->packets_sent, packets);
+    /* One that finds no room leaves it to the next. */
+    if (!flow->is_told)
+        flow->is_told = tell_sent(&packet, now);
+    return 1;
+}
+
+SEC("cgroup_skb/ingress")
+int coming(struct __sk_buff *skb)
+{
+    struct packet packet = {};
+
+    if (!is_ours(skb, &packet, 0) || !skb->sk)
+        return 1;
+    struct sock *sk = bare(skb->sk);
+    packet.at.socket = bpf_get_socket_cookie(skb);
+    struct flow *flow = bpf_map_lookup_elem(&flows, &packet.at);
+    if (flow) {
+        flow->last = bpf_ktime_get_boot_ns();
+        __u32 packets = skb->gso_segs ?: 1;
+        __sync_fetch_and_add(&flow->received, packet.payload);
+        __sync_fetch_and_add(&flow->packets_received, packets);
+    } else if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) {
+        /* A port that the kernel chose nobody could have known: what comes there answers what was sent before. */
+        struct between caller = by_port(sk, packet.at, packet.lport);
+        __u8 one = 1;
+        bpf_map_update_elem(&callers, &caller, &one, BPF_ANY);
+    }
+    return 1;
+}
+
+SEC("cgroup/sock_release")
+int let_go(struct bpf_sock *ctx)
+{
+    if (ctx->protocol != IPPROTO_UDP)
+        return 1;
+    __u64 cookie = bpf_get_socket_cookie(ctx);
+    if (bpf_map_delete_elem(&seen, &cookie))
+        return 1;
+    struct head *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    if (!e) {
+        count(OTHERS);
+        return 1;
+    }
+    __builtin_memset(e, 0, sizeof(*e));
+    e->at = bpf_ktime_get_boot_ns();
+    e->cookie = cookie;
+    e->kind = LET_GO;
+    e->family = AF_INET;
+    e->flags = KNOWN;
+    bpf_ringbuf_submit(e, unhurried());
+    return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

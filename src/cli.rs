@@ -96,6 +96,9 @@ pub struct Options {
     /// What is watched on these ports: tcp, or tcp,udp for UDP flows too [default: tcp]
     #[arg(long, value_name = "LIST")]
     pub transport: Option<TransportChoice>,
+    /// End a UDP flow of an unconnected socket when nothing passed for so long [default: 120s]
+    #[arg(long, value_name = "TIME")]
+    pub udp_idle: Option<Interval>,
     /// Time between two looks: 50ms, 1s, ... [env: SLEEP in milliseconds] [default: 50ms]
     #[arg(short, long, value_name = "TIME")]
     pub interval: Option<Interval>,

@@ -20,7 +20,7 @@ use clap::ValueEnum;
 use crate::cli::{NetnsChoice, Options, OutputFormat, SourceChoice, SyncChoice, WatchArgs, When};
 use crate::hash;
 use crate::source::{
-    EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection, TransportChoice,
+    EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection, TransportChoice, UDP_IDLE,
 };
 
 /// Where the configuration is looked for.
@@ -305,10 +305,11 @@ fn pick<T>(cli: Option<T>, env: Option<T>, file: Option<T>) -> (Option<T>, Origi
 fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<PathBuf>) -> Settings {
     let Options { ports, interval, source, events, netns, include, exclude, mask, .. } = cli;
     let Options { hash, ignore_hash, executions, ssh_files, .. } = cli;
-    let Options { inbound, ssh_anywhere, audit_log, transport, .. } = cli;
+    let Options { inbound, ssh_anywhere, audit_log, transport, udp_idle, .. } = cli;
     let Options { format, log_file, state_dir, sync, seal, color, utc, count, duration, .. } = cli;
     let (ports, ports_from) = pick(ports, None, file.ports);
     let (transport, transport_from) = pick(transport, None, file.transport);
+    let (udp_idle, udp_idle_from) = pick(udp_idle, None, file.udp_idle);
     let (interval, interval_from) = pick(interval, env, file.interval);
     let (source, source_from) = pick(source, None, file.source);
     let (events, events_from) = pick(events, None, file.events);
@@ -336,6 +337,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
 
     let ports = ports.unwrap_or_else(PortSet::ssh);
     let transport = transport.unwrap_or_default();
+    let udp_idle = udp_idle.unwrap_or(Interval(UDP_IDLE));
     let interval = interval.unwrap_or(Interval(Duration::from_millis(50)));
     let source = source.unwrap_or(SourceChoice::Auto);
     let events = events.unwrap_or_default();
@@ -352,6 +354,7 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
     let origins = vec![
         ("ports", json!(ports.to_string()), ports_from),
         ("transport", json!(transport.to_string()), transport_from),
+        ("udp-idle", json!(udp_idle.to_string()), udp_idle_from),
         ("interval", json!(interval.to_string()), interval_from),
         ("source", json!(word_of(&source)), source_from),
         ("events", json!(events.to_string()), events_from),
@@ -376,7 +379,8 @@ fn merge(cli: Options, env: Option<Interval>, file: Options, file_path: Option<P
         ("count", json!(count), count_from),
         ("duration", json!(duration.map(|d| d.to_string())), duration_from),
     ];
-    let select = Selection { ports, filter, ssh_anywhere, inbound, udp: transport.has_udp() };
+    let (udp, udp_idle) = (transport.has_udp(), udp_idle.0);
+    let select = Selection { ports, filter, ssh_anywhere, inbound, udp, udp_idle };
     Settings {
         select,
         interval,

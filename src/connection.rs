@@ -59,7 +59,7 @@ pub struct Netns(pub u64);
 pub enum Transport {
     /// A connection.
     Tcp,
-    /// A flow: what a socket that was connected to one remote end sends and receives. No handshake, no end of its own.
+    /// A flow: what a socket sends to one remote end and receives from there. No handshake, no end of its own.
     Udp,
 }
 
@@ -414,6 +414,8 @@ pub enum CloseReason {
     Unreachable,
     /// The attempt's process let go of it before it was seen established, and the kernel counted no failure.
     Cancelled,
+    /// Nothing passed for a while through a UDP flow whose socket is connected to nobody.
+    Idle,
     /// A reload, or a restart with other settings, took it out of the selection.
     OutOfScope,
     /// It ended while nobody watched.
@@ -434,6 +436,7 @@ impl CloseReason {
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
+            Self::Idle => "idle",
             Self::OutOfScope => "out_of_scope",
             Self::WhileDown => "while_down",
             Self::Reboot => "reboot",

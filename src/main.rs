@@ -48,8 +48,10 @@ fn fail(status: u8) -> impl Fn(&dyn std::error::Error) -> Failure {
 }
 
 fn main() -> ExitCode {
-    if std::env::args_os().skip(1).eq([ebpf::LOADER]) {
-        return ExitCode::from(ebpf::load_for_parent());
+    for (argument, with_udp) in [(ebpf::LOADER, false), (ebpf::LOADER_WITH_UDP, true)] {
+        if std::env::args_os().skip(1).eq([argument]) {
+            return ExitCode::from(ebpf::load_for_parent(with_udp));
+        }
     }
     let cli = Cli::parse();
     let outcome = match cli.command {

@@ -48,9 +48,10 @@ const SPARE_DESCRIPTORS: u64 = 512;
 const FEW: u64 = 10;
 
 /// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 10] = [
+const RELOADED: [&str; 11] = [
     "ports",
     "transport",
+    "udp-idle",
     "include",
     "exclude",
     "ignore-hash",
@@ -60,8 +61,17 @@ const RELOADED: [&str; 10] = [
     "interval",
     "count",
 ];
-const SELECTION: [&str; 8] =
-    ["ports", "transport", "include", "exclude", "ignore-hash", "mask", "inbound", "ssh-anywhere"];
+const SELECTION: [&str; 9] = [
+    "ports",
+    "transport",
+    "udp-idle",
+    "include",
+    "exclude",
+    "ignore-hash",
+    "mask",
+    "inbound",
+    "ssh-anywhere",
+];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -134,6 +144,7 @@ pub fn run(
     let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
     let events = events.reading(settings.audit_log.clone()).as_ladder(settings.events.is_ladder());
+    let events = events.with_udp(settings.select.udp);
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {
         let _ = sender.send(signal);

@@ -1,10 +1,12 @@
 //! What stands here where the program was built without it.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Received;
-use super::event::Word;
+use super::event::{FlowCounts, Word};
+use crate::connection::Cookie;
 
 /// Never there.
 #[derive(Debug)]
@@ -13,13 +15,24 @@ pub enum Ebpf {}
 impl Ebpf {
     /// # Errors
     /// Always.
-    pub fn open(_ports: &[RangeInclusive<u16>]) -> Result<Self, String> {
+    pub fn open(_ports: &[RangeInclusive<u16>], _with_udp: bool) -> Result<Self, String> {
         Err("this build has no eBPF (cargo feature ebpf)".to_owned())
     }
 
     /// Nothing.
     #[must_use]
     pub fn without_attempts(&self) -> Option<&str> {
+        match *self {}
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn without_flows(&self) -> Option<&str> {
+        match *self {}
+    }
+
+    /// Nothing.
+    pub fn count_flow(&mut self, _socket: Cookie, _remote: SocketAddr, _is_over: bool) -> Option<FlowCounts> {
         match *self {}
     }
 
@@ -45,6 +58,6 @@ impl AsFd for Ebpf {
 
 /// What the loader does: nothing. Status 1.
 #[must_use]
-pub fn load_for_parent() -> u8 {
+pub fn load_for_parent(_with_udp: bool) -> u8 {
     1
 }

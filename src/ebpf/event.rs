@@ -23,8 +23,12 @@ const ANCESTOR: usize = 32;
 const ANCESTORS: usize = 8;
 /// Where they begin.
 const ANCESTRY: usize = 160;
+/// `struct between`, and `struct flow`.
+pub(super) const BETWEEN: usize = 32;
+pub(super) const FLOW: usize = 56;
 
-/// `AF_INET6`.
+/// `AF_INET`, `AF_INET6`.
+const INET: u8 = 2;
 const INET6: u8 = 10;
 /// Bits of `flags`.
 const KNOWN: u8 = 1;
@@ -47,6 +51,13 @@ pub enum Word {
     Established(Sight),
     /// It is over.
     Closed(Ended),
+    /// A UDP socket is connected to a remote end (`Established`), or is about to send there unconnected (`Close`). Our own
+    /// end has no address yet.
+    Flow(Box<Opening>),
+    /// The first packet of a flow leaves: from where. Neither the socket's inode nor its namespace is told.
+    Sent(Sight),
+    /// A UDP socket is closed of which a flow was told. Nothing but its cookie is told.
+    LetGo(Sight),
 }
 
 impl Word {
@@ -54,8 +65,12 @@ impl Word {
     #[must_use]
     pub fn sight(&self) -> &Sight {
         match self {
-            Self::Open(opening) => &opening.sight,
-            Self::Syn(sight) | Self::Established(sight) | Self::Closed(Ended { sight, .. }) => sight,
+            Self::Open(opening) | Self::Flow(opening) => &opening.sight,
+            Self::Syn(sight)
+            | Self::Established(sight)
+            | Self::Sent(sight)
+            | Self::LetGo(sight)
+            | Self::Closed(Ended { sight, .. }) => sight,
         }
     }
 }
@@ -75,13 +90,13 @@ pub struct Sight {
     pub netns: Netns,
     /// Network device that it is bound to; 0 for none.
     pub device: u32,
-    /// The state that it left.
+    /// The state that it left; of a UDP socket whether it is connected.
     pub before: TcpState,
     /// True if the program saw its opening, whether or not there was room to tell it.
     pub is_known: bool,
 }
 
-/// A socket that is connected, and by whom.
+/// A socket that is connected, or sends, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     /// The socket.
@@ -92,7 +107,7 @@ pub struct Opening {
     pub socket_uid: u32,
     /// Process.
     pub pid: u32,
-    /// The thread of it that connects.
+    /// The thread of it that connects, or sends.
     pub tid: u32,
     /// Start of the process in clock ticks after boot, as `stat` field 22 gives it.
     pub start_ticks: u64,
@@ -148,6 +163,23 @@ pub struct Ended {
     pub has_fin: bool,
 }
 
+/// What a flow has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// When its process was told, after boot: as `Word::Flow` has it.
+    pub first: Duration,
+    /// When the last packet left or came.
+    pub last: Duration,
+    /// Bytes of payload that left.
+    pub sent: u64,
+    /// Bytes of payload that came.
+    pub received: u64,
+    /// Packets that left.
+    pub packets_sent: u64,
+    /// Packets that came.
+    pub packets_received: u64,
+}
+
 /// A socket's own error, as far as it tells ends apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -194,6 +226,9 @@ pub fn parse(bytes: &[u8]) -> Option<Word> {
         2 => Some(Word::Syn(sight)),
         3 => Some(Word::Established(sight)),
         4 => parse_closed(bytes, sight).map(Word::Closed),
+        5 => parse_open(bytes, sight).map(Box::new).map(Word::Flow),
+        6 => Some(Word::Sent(sight)),
+        7 => Some(Word::LetGo(sight)),
         _ => None,
     }
 }
@@ -281,6 +316,39 @@ fn parse_ancestor(bytes: &[u8], nth: usize) -> Option<Ancestor> {
         pid: u32_at(bytes, 8)?,
         start_ticks: u64_at(bytes, 0)? / TICK_NS,
         comm: name(bytes.get(16..)?),
+    })
+}
+
+/// Under which a flow is counted.
+pub(super) fn between(socket: Cookie, remote: SocketAddr) -> [u8; BETWEEN] {
+    let mut address = [0; 16];
+    let family = match remote.ip() {
+        IpAddr::V4(ip) => {
+            let (octets, _) = address.split_at_mut(4);
+            octets.copy_from_slice(&ip.octets());
+            INET
+        }
+        IpAddr::V6(ip) => {
+            address = ip.octets();
+            INET6
+        }
+    };
+    let [low, high] = remote.port().to_ne_bytes();
+    let mut key = [0; BETWEEN];
+    let parts = socket.get().to_ne_bytes().into_iter().chain(address).chain([low, high, family]);
+    key.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
+    key
+}
+
+/// What is counted under it.
+pub(super) fn parse_flow(bytes: &[u8; FLOW]) -> Option<FlowCounts> {
+    Some(FlowCounts {
+        first: Duration::from_nanos(u64_at(bytes, 0)?),
+        last: Duration::from_nanos(u64_at(bytes, 8)?),
+        sent: u64_at(bytes, 16)?,
+        received: u64_at(bytes, 24)?,
+        packets_sent: u64_at(bytes, 32)?,
+        packets_received: u64_at(bytes, 40)?,
     })
 }
 
@@ -374,6 +442,7 @@ mod tests {
         assert_eq!(layout("head").1, HEAD);
         assert_eq!(layout("closed").1, CLOSED);
         assert_eq!(layout("ancestor").1, ANCESTOR);
+        assert_eq!((layout("between").1, layout("flow").1), (BETWEEN, FLOW));
         let (open, _) = layout("open");
         let at = |name: &str| open.iter().find(|(member, _)| member == name).unwrap().1;
         assert_eq!((at("ancestor"), at("tail")), (ANCESTRY, OPEN));

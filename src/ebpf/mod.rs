@@ -1,4 +1,5 @@
-//! The kernel's own words of TCP connections to watched ports: who makes them, and how they end, in all namespaces at once.
+//! The kernel's own words of TCP connections and UDP flows to watched ports: who makes them, and how they end, in all
+//! namespaces at once.
 //!
 //! Owns the program inside the kernel (`bpf/portreeve.bpf.c`) and the ring through which it tells. Knows no connection that
 //! is open and names nobody: what its words mean is decided in `pipeline::observe`.
@@ -25,6 +26,8 @@ pub use ring::Ebpf;
 
 /// The one argument by which this executable is told to load the program and to hand it over. No subcommand: nobody types it.
 pub const LOADER: &str = "--load-ebpf-for-parent";
+/// The same, with the programs of UDP.
+pub const LOADER_WITH_UDP: &str = "--load-ebpf-for-parent=udp";
 
 /// What a reading brought beside what was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

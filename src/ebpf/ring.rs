@@ -8,11 +8,12 @@
 use std::fmt;
 use std::fs::File;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use aya::maps::{Array, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, pread};
 use rustix::net::{
@@ -22,9 +23,10 @@ use rustix::net::{
 
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::event::{Word, parse};
+use super::event::{BETWEEN, FLOW, FlowCounts, Word, between, parse, parse_flow};
 use super::load::{DONE, MAPS, MESSAGE, hand_over};
-use super::{LOADER, Received};
+use super::{LOADER, LOADER_WITH_UDP, Received};
+use crate::connection::Cookie;
 
 /// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -44,12 +46,15 @@ pub struct Ebpf {
     ring: RingBuf<MapData>,
     ports: Array<MapData, u64>,
     full: Array<MapData, u64>,
+    flows: HashMap<MapData, [u8; BETWEEN], [u8; FLOW]>,
     /// The program, and what the kernel tells of it: how often it was not run. `None`: that cannot be read.
     program: Option<(OwnedFd, File)>,
     /// Closing them detaches.
     _links: Vec<OwnedFd>,
     /// Why attempts are not told; empty where they are.
     without_attempts: String,
+    /// The same of flows.
+    without_flows: String,
     bitmap: Vec<u64>,
     lost: u64,
     missed: u64,
@@ -64,11 +69,11 @@ impl fmt::Debug for Ebpf {
 }
 
 impl Ebpf {
-    /// Has the program loaded by this executable, started once more: 0.15 s.
+    /// Has the program loaded by this executable, started once more: 0.15 s. `with_udp`: and those that tell of flows.
     ///
     /// # Errors
     /// Why not, in plain words.
-    pub fn open(ports: &[RangeInclusive<u16>]) -> Result<Self, String> {
+    pub fn open(ports: &[RangeInclusive<u16>], with_udp: bool) -> Result<Self, String> {
         let sets = capabilities(None).map_err(|error| error.to_string())?;
         let needs = CapabilitySet::BPF | CapabilitySet::PERFMON;
         if !sets.effective.contains(needs) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) {
@@ -77,7 +82,7 @@ impl Ebpf {
         }
         let (ours, theirs) = pair()?;
         let mut loader = Command::new("/proc/self/exe")
-            .arg(LOADER)
+            .arg(if with_udp { LOADER_WITH_UDP } else { LOADER })
             .env_clear()
             .current_dir("/")
             .stdin(theirs)
@@ -97,9 +102,13 @@ impl Ebpf {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_here(ports: &[RangeInclusive<u16>], ring: Option<u32>) -> Result<Self, String> {
+    pub fn open_here(
+        ports: &[RangeInclusive<u16>],
+        ring: Option<u32>,
+        with_udp: bool,
+    ) -> Result<Self, String> {
         let (ours, theirs) = pair()?;
-        hand_over(&theirs, ring)?;
+        hand_over(&theirs, ring, with_udp)?;
         drop(theirs);
         take_over(&ours, ports)
     }
@@ -108,6 +117,23 @@ impl Ebpf {
     #[must_use]
     pub fn without_attempts(&self) -> Option<&str> {
         Some(self.without_attempts.as_str()).filter(|reason| !reason.is_empty())
+    }
+
+    /// Why flows are not told. `None`: they are.
+    #[must_use]
+    pub fn without_flows(&self) -> Option<&str> {
+        Some(self.without_flows.as_str()).filter(|reason| !reason.is_empty())
+    }
+
+    /// What a flow has carried so far: a system call. `is_over`: and begins anew, as another one, with its next datagram.
+    /// `None`: it was not told, or others took its place.
+    pub fn count_flow(&mut self, socket: Cookie, remote: SocketAddr, is_over: bool) -> Option<FlowCounts> {
+        let key = between(socket, remote);
+        let counts = self.flows.get(&key, 0).ok();
+        if is_over && counts.is_some() {
+            let _others_took_its_place = self.flows.remove(&key);
+        }
+        counts.as_ref().and_then(parse_flow)
     }
 
     /// Gives up to `most` words to `visit`, without waiting. Mostly costs no system call where there are none.
@@ -197,17 +223,20 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         let fd = fds.next().ok_or_else(|| format!("the loader handed over no {name}"))?;
         MapData::from_fd(fd).and_then(Map::from_map_data).map_err(|error| format!("{name}: {error}"))
     };
-    let [ring, ports_map, full] = MAPS.map(&mut map);
+    let [ring, ports_map, full, flows] = MAPS.map(&mut map);
     let program = fds.next().ok_or("the loader handed over no program")?;
     let told = File::open(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     let error = |error: aya::maps::MapError| format!("cannot map the ring: {error}");
+    let (attempts, without_flows) = text.split_once('\n').unwrap_or((&text, ""));
     let mut ebpf = Ebpf {
         ring: RingBuf::try_from(ring?).map_err(error)?,
         ports: Array::try_from(ports_map?).map_err(error)?,
         full: Array::try_from(full?).map_err(error)?,
+        flows: HashMap::try_from(flows?).map_err(error)?,
         program: told.ok().map(|told| (program, told)),
         _links: fds.collect(),
-        without_attempts: text,
+        without_attempts: attempts.to_owned(),
+        without_flows: without_flows.to_owned(),
         bitmap: vec![0; BITMAP],
         lost: 0,
         missed: 0,

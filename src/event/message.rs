@@ -163,7 +163,7 @@ fn close(connection: &Connection, ending: &Ending) -> String {
         None => reason,
     };
     let note = match ending.bytes {
-        Some(Bytes { sent: Some(sent), received, exact: true }) => {
+        Some(Bytes { sent: Some(sent), received, exact: true, .. }) => {
             format!("{note}, {}", volume(sent, received))
         }
         Some(Bytes { sent: Some(sent), received, .. }) => format!("{note}, about {}", volume(sent, received)),

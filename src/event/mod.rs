@@ -217,6 +217,17 @@ pub struct Bytes {
     pub received: u64,
     /// False if the last count was taken before the end, or if one byte may be the other end's FIN.
     pub exact: bool,
+    /// Of a UDP flow.
+    pub packets: Option<Packets>,
+}
+
+/// Packets of a UDP flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packets {
+    /// From us to the other end.
+    pub sent: u64,
+    /// From the other end to us.
+    pub received: u64,
 }
 
 /// A loss, counted where it can be.

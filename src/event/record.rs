@@ -15,7 +15,7 @@ use super::community::community_id;
 use super::message::message;
 use super::way;
 use super::who::user_fields;
-use super::{Bytes, Coverage, Ending, Event, Gap, Started, What};
+use super::{Bytes, Coverage, Ending, Event, Gap, Packets, Started, What};
 use crate::connection::{Connection, Direction, Moment, TcpState, Transport};
 use crate::process::{Attribution, Recorded, Told};
 
@@ -447,7 +447,7 @@ fn close(record: &mut Members, direction: Direction, ending: &Ending) {
     let Ending { reason, success: _, last_seen, gone_by, exact, bytes } = ending;
     let mut close = json!({ "reason": reason.name(), "gone_by": time(*gone_by), "exact": exact });
     set(&mut close, "last_seen", last_seen.map(|at| json!(from(at, *gone_by))));
-    if let Some(Bytes { sent, received, exact }) = bytes {
+    if let Some(Bytes { sent, received, exact, packets }) = bytes {
         set(&mut close, "bytes_exact", Some(json!(exact)));
         // Bytes are of the end that sent them.
         let (ours, theirs) = match direction {
@@ -458,6 +458,11 @@ fn close(record: &mut Members, direction: Direction, ending: &Ending) {
         if let Some(sent) = sent {
             record.add(ours, "bytes", json!(sent));
             record.add("network", "bytes", json!(sent.saturating_add(*received)));
+        }
+        if let Some(Packets { sent, received }) = packets {
+            record.add(ours, "packets", json!(sent));
+            record.add(theirs, "packets", json!(received));
+            record.add("network", "packets", json!(sent.saturating_add(*received)));
         }
     }
     record.own("close", close);

@@ -179,6 +179,10 @@ impl Pipeline {
         let mut keys: Vec<Key> = out.map(|(key, _)| key).collect();
         keys.sort_unstable();
         for key in keys {
+            if self.hears_end_of(&key) {
+                self.end_flow(&key, CloseReason::OutOfScope, at, false, at, &mut told);
+                continue;
+            }
             let ending = Ending {
                 reason: CloseReason::OutOfScope,
                 success: None,
@@ -260,7 +264,8 @@ impl Pipeline {
             Evidence::LetGo | Evidence::Notice => (CloseReason::Closed, Some(true)),
         };
         let last = entry.counts.filter(|counts| counts.established);
-        let bytes = last.map(|Counts { sent, received, .. }| Bytes { sent, received, exact: false });
+        let bytes =
+            last.map(|Counts { sent, received, .. }| Bytes { sent, received, exact: false, packets: None });
         let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes };
         self.expect_notice((key.netns, key.tuple), cookie, at);
         self.finish(key, ending, at, told);
@@ -341,7 +346,7 @@ pub(super) fn bytes_of(
     let Some(counts) = last else {
         // What is left of a reset by us is zeros: the last look told more, though not the last of it.
         let counts = looked?;
-        return Some(Bytes { sent: counts.sent, received: counts.received, exact: false });
+        return Some(Bytes { sent: counts.sent, received: counts.received, exact: false, packets: None });
     };
     let finished = matches!(state, TcpState::CloseWait | TcpState::LastAck);
     let (received, exact) = match after {
@@ -350,5 +355,5 @@ pub(super) fn bytes_of(
         After::FinWait2 => (counts.received, true),
         _ => (counts.received, false),
     };
-    Some(Bytes { sent: counts.sent, received, exact: exact && counts.sent.is_some() })
+    Some(Bytes { sent: counts.sent, received, exact: exact && counts.sent.is_some(), packets: None })
 }

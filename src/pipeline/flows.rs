@@ -1,13 +1,13 @@
-//! UDP flows: opened with the owner of their socket, and over when the socket is gone or connected elsewhere.
+//! UDP flows in the tables: opened with the owner of their socket, and over when the socket is gone or connected elsewhere.
 //!
-//! The table of UDP sockets tells no more of a flow than that it stands: nobody can say that one is idle, whether
-//! anybody answers, or how much it carries. One that lives between two readings is not seen.
+//! The table of UDP sockets tells no more of a flow than that it stands: not that one is idle, whether anybody answers, or
+//! how much it carries. One that lives between two readings is not seen. `heard` has what the kernel's own words add.
 
 use super::Pipeline;
 use super::ends::Evidence;
 use super::namespace::Namespace;
 use crate::connection::{CloseReason, Key, Moment, Seen};
-use crate::event::{Ending, Event};
+use crate::event::Event;
 use crate::proc::{Proc, ProcError, Sight};
 use crate::source::flows::{FlowGate, read_flows};
 use crate::source::gate::Failures;
@@ -75,7 +75,9 @@ impl Pipeline {
         }
         self.totals.reads += 1;
         self.totals.unparsed_rows += rows.unparsed;
-        let delta = self.table.take_flows(&flows, at);
+        self.hear_flows(proc, space.netns, at, told);
+        let mut delta = self.table.take_flows(&flows, at);
+        delta.opened.retain(|socket| !self.open_flow_row(proc, space, socket, at, told));
         let unconfirmed = self.tell_flow_ends(proc, &delta, at, told);
         // Of ten thousand, marking costs more than reading.
         let cost = (self.cputime)().saturating_sub(before);
@@ -96,7 +98,9 @@ impl Pipeline {
         for key in &delta.absent {
             let Some(entry) = self.table.get(key) else { continue };
             let (absent, gone_by) = (entry.absent, entry.absent_from.unwrap_or(at));
-            if absent >= ABSENT_READS || self.holds.look(proc, key) == Sight::Gone {
+            // A word tells the moment and the bytes.
+            let is_told = self.hears_end_of(key);
+            if absent >= ABSENT_READS || !is_told && self.holds.look(proc, key) == Sight::Gone {
                 self.close(key, Evidence::LetGo, Failures::default(), gone_by, at, told);
             } else {
                 unconfirmed = true;
@@ -105,11 +109,10 @@ impl Pipeline {
         unconfirmed
     }
 
-    /// The end of a flow, which the kernel tells nothing of. Whether anybody answered is not known.
+    /// The end of a flow that a table, or its holder, shows.
     pub(super) fn close_flow(&mut self, key: &Key, gone_by: Moment, at: Moment, told: &mut Vec<Event>) {
         let Some(entry) = self.table.get(key) else { return };
         let reason = if entry.unseen { CloseReason::WhileDown } else { CloseReason::Closed };
-        let ending = Ending { reason, success: None, last_seen: None, gone_by, exact: false, bytes: None };
-        self.finish(key, ending, at, told);
+        self.end_flow(key, reason, gone_by, false, at, told);
     }
 }

@@ -11,6 +11,7 @@ mod executions;
 mod files;
 mod flows;
 mod hashed;
+mod heard;
 mod look;
 mod namespace;
 mod observe;
@@ -42,6 +43,7 @@ use crate::table::Table;
 use audited::Audited;
 use coverage::Collected;
 use descriptors::Counted;
+use heard::Heard;
 use namespace::Namespace;
 use opens::Server;
 use words::Words;
@@ -132,6 +134,7 @@ pub struct Pipeline {
     syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
     audited: Audited,
     words: Words,
+    heard: Heard,
     coverage: Collected,
     totals: Totals,
     /// `None`: no program's start and end is told.
@@ -203,6 +206,7 @@ impl Pipeline {
             syns_told: HashMap::new(),
             audited: Audited::default(),
             words: Words::default(),
+            heard: Heard::default(),
             coverage: Collected::default(),
             totals: Totals::default(),
             executions: None,
@@ -246,6 +250,7 @@ impl Pipeline {
         self.tell_old_syns(at, &mut told);
         self.settle_audited(proc, at, false, &mut told);
         self.tell_old_words(at, &mut told);
+        self.tell_idle_flows(proc, at, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);
         self.tell_coverage_if_due(at, &mut told);

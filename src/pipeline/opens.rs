@@ -317,6 +317,19 @@ impl Pipeline {
             Some(found) => self.attribute(proc, key, found),
             None => (Attribution::Unknown(Reason::Budget), None),
         };
+        self.open_owned(proc, key, attribution, held, at, told);
+    }
+
+    /// Tells an open whose owner is known, or known to be unknown.
+    pub(super) fn open_owned(
+        &mut self,
+        proc: &Proc,
+        key: Key,
+        attribution: Attribution,
+        held: Option<Rc<Held>>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         let needs_name = attribution.owner().is_none();
         let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).filter(|_| needs_name);
         let user = uid.and_then(|uid| self.attributor.user_name(uid));

@@ -22,6 +22,7 @@ impl Pipeline {
                 continue;
             }
             self.table.restore(key, connection);
+            self.expect_flow(key, connection, at);
             // Who holds it is looked for again: the log tells who did.
             self.unknown.insert(key, (at.boot, FIRST_RETRY));
         }

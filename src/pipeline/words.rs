@@ -48,7 +48,7 @@ pub(super) struct Words {
     /// That of the last opening in this batch.
     last_way: Option<(Arc<Lineage>, Netns, Option<Way>)>,
     /// Words that a tick has taken, in their order.
-    unheard: Vec<Observation>,
+    pub unheard: Vec<Observation>,
 }
 
 /// An opening.
@@ -113,7 +113,7 @@ impl Pipeline {
     ) {
         let unknown = |opening: &&Opening| !self.spaces.iter().any(|s| s.netns == opening.sight.netns);
         let openings = observed.iter().filter_map(|observation| match observation {
-            Observation::Word(Word::Open(opening)) => Some(&**opening),
+            Observation::Word(Word::Open(opening) | Word::Flow(opening)) => Some(&**opening),
             _ => None,
         });
         let mut openings = openings.peekable();
@@ -140,9 +140,7 @@ impl Pipeline {
         if !self.words.is_on || sockets.iter().all(is_told) {
             return;
         }
-        if let Some(events) = &self.events {
-            self.words.unheard.extend(events.words_now());
-        }
+        self.hear_words_now();
         for socket in sockets {
             let is_its = |observation: &Observation| match observation {
                 Observation::Word(Word::Open(opening)) => {
@@ -162,6 +160,13 @@ impl Pipeline {
             if let Observation::Word(Word::Open(opening)) = self.words.unheard.remove(place) {
                 self.take_opening(proc, &mut Some(&mut *space), &opening, at, told);
             }
+        }
+    }
+
+    /// Takes what is told up to now, to be heard at the end of this tick.
+    pub(super) fn hear_words_now(&mut self) {
+        if let Some(events) = &self.events {
+            self.words.unheard.extend(events.words_now());
         }
     }
 
@@ -205,6 +210,12 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
+        match &word {
+            // Of what was told before.
+            Word::Sent(sight) => return self.take_first_packet(proc, sight, at, told),
+            Word::LetGo(sight) => return self.take_let_go(sight, at, told),
+            _ => {}
+        }
         let netns = word.sight().netns;
         let mut space = spaces.iter_mut().find(|space| space.netns == netns);
         if space.is_none() && !self.follows_all {
@@ -215,6 +226,8 @@ impl Pipeline {
             Word::Syn(sight) => self.take_sent(&mut space, sight, proc, at, told),
             Word::Established(sight) => self.take_established(proc, &mut space, sight, at, told),
             Word::Closed(ended) => self.take_closed(proc, &mut space, &ended, at, told),
+            Word::Flow(opening) => self.take_flow(proc, &opening, at, told),
+            Word::Sent(_) | Word::LetGo(_) => {}
         }
     }
 
@@ -475,7 +488,7 @@ impl Pipeline {
     }
 
     /// An owner whose search can be given up; one that was read from its process says more, and stays.
-    fn learn_owner(
+    pub(super) fn learn_owner(
         &mut self,
         proc: &Proc,
         key: Key,
@@ -699,7 +712,7 @@ fn cookie_of(observation: &Observation) -> Option<Cookie> {
 }
 
 /// A moment of the past, by the clocks of now.
-fn moment(now: Moment, boot: Duration) -> Moment {
+pub(super) fn moment(now: Moment, boot: Duration) -> Moment {
     let boot = boot.min(now.boot);
     let wall = now.wall.checked_sub(now.boot.saturating_sub(boot)).unwrap_or(now.wall);
     Moment { wall, boot }
@@ -743,7 +756,7 @@ fn why(ended: &Ended) -> (CloseReason, Option<bool>) {
 fn bytes(ended: &Ended) -> Option<Bytes> {
     let Ended { counts, has_fin, .. } = ended;
     let received = counts.received.saturating_sub(u64::from(*has_fin));
-    counts.established.then_some(Bytes { sent: counts.sent, received, exact: true })
+    counts.established.then_some(Bytes { sent: counts.sent, received, exact: true, packets: None })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -20,9 +21,9 @@ use super::Kind;
 use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
 use crate::audit::Connect;
-use crate::connection::{Netns, Tuple};
+use crate::connection::{Cookie, Netns, Tuple};
 use crate::ebpf::Ebpf;
-use crate::ebpf::event::Word;
+use crate::ebpf::event::{FlowCounts, Word};
 use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
@@ -143,6 +144,8 @@ pub struct Events {
     audit_log: Option<PathBuf>,
     /// True if SYNs are only for want of the kernel's own words.
     is_ladder: bool,
+    /// True if the kernel's own words are to tell of UDP flows too.
+    with_udp: bool,
     /// Of all namespaces together.
     words: Mutex<Words>,
 }
@@ -192,7 +195,8 @@ impl Events {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let (rooms, words) = Default::default();
-        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log: None, is_ladder: false, words })
+        let (audit_log, is_ladder, with_udp) = Default::default();
+        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, is_ladder, with_udp, words })
     }
 
     /// Reads audit records from this file or pipe, and not from the kernel.
@@ -211,6 +215,12 @@ impl Events {
     #[must_use]
     pub fn as_ladder(self, is_ladder: bool) -> Self {
         Self { is_ladder, ..self }
+    }
+
+    /// Has UDP flows told too, where the kernel's own words can be had.
+    #[must_use]
+    pub fn with_udp(self, with_udp: bool) -> Self {
+        Self { with_udp, ..self }
     }
 
     /// What wakes `wait`.
@@ -301,7 +311,10 @@ impl Events {
         }
         match words {
             None => {}
-            Some(Ok(())) => entered.on.push(Kind::Ebpf),
+            Some(Ok(without)) => {
+                entered.on.push(Kind::Ebpf);
+                entered.notes.extend(without);
+            }
             Some(Err(reason)) => entered.off.push((Kind::Ebpf, reason)),
         }
         entered.off.extend(is_spared.then(|| (Kind::Syn, "ebpf tells more of the same".to_owned())));
@@ -346,22 +359,29 @@ impl Events {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In our own namespace alone: it tells of all. `None`: not wanted here.
+    /// In our own namespace alone: it tells of all. `None`: not wanted here. Answers what it does not tell, and why.
     fn open_words(
         &self,
         own: Netns,
         is_own: bool,
         ports: &[RangeInclusive<u16>],
-    ) -> Option<Result<(), String>> {
+    ) -> Option<Result<Vec<String>, String>> {
         if !is_own || !self.wanted.contains(&Kind::Ebpf) {
             return None;
         }
-        let opened = Ebpf::open(ports).and_then(|source| {
+        let opened = Ebpf::open(ports, self.with_udp).and_then(|source| {
             let data = epoll::EventData::new_u64(WORDS);
             epoll::add(&self.epoll, &source, data, epoll::EventFlags::IN).map_err(|e| e.to_string())?;
             Ok(source)
         });
-        Some(opened.map(|source| *self.words() = Words { source: Some(source), own }))
+        Some(opened.map(|source| {
+            let attempts =
+                source.without_attempts().map(|why| format!("ebpf tells of no attempt without a way: {why}"));
+            let flows = source.without_flows().filter(|_| self.with_udp);
+            let flows = flows.map(|why| format!("ebpf tells of no UDP flow, the table does: {why}"));
+            *self.words() = Words { source: Some(source), own };
+            attempts.into_iter().chain(flows).collect()
+        }))
     }
 
     /// In batches; true if there is more.
@@ -391,6 +411,11 @@ impl Events {
     /// flood.
     pub fn words_now(&self) -> Vec<Observation> {
         self.read_words(SOME_WORDS).0
+    }
+
+    /// What a flow has carried that a word told of. `is_over`: as `Ebpf::count_flow` means it.
+    pub fn count_flow(&self, socket: Cookie, remote: SocketAddr, is_over: bool) -> Option<FlowCounts> {
+        self.words().source.as_mut()?.count_flow(socket, remote, is_over)
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

@@ -15,5 +15,5 @@ pub mod tally;
 
 pub use events::{Events, Observation};
 pub use flows::TransportChoice;
-pub use selection::{EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection};
+pub use selection::{EventChoice, ExecutionChoice, Filter, Kind, Matcher, PortSet, Selection, UDP_IDLE};
 pub use tally::{Tally, Watched};

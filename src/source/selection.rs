@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cidr::Cidr;
 use crate::connection::{Connection, Direction, Transport, Tuple};
@@ -388,6 +389,9 @@ impl Matcher {
     }
 }
 
+/// As the kernel's connection tracking remembers a flow that was answered.
+pub const UDP_IDLE: Duration = Duration::from_secs(120);
+
 /// Which connections are watched. Loopback and private ranges are: movement inside a network is what is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
@@ -401,13 +405,15 @@ pub struct Selection {
     pub inbound: bool,
     /// UDP flows too.
     pub udp: bool,
+    /// So long nothing passes through one of an unconnected socket that is over.
+    pub udp_idle: Duration,
 }
 
 impl Selection {
     /// Connections to these ports.
     #[must_use]
     pub fn new(ports: PortSet, filter: Filter) -> Self {
-        Self { ports, filter, ssh_anywhere: false, inbound: false, udp: false }
+        Self { ports, filter, ssh_anywhere: false, inbound: false, udp: false, udp_idle: UDP_IDLE }
     }
 
     /// Remote ports that are looked at: all, where only the owner tells whether a connection is SSH's.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Table;
-use crate::connection::{Flows, Key, Moment, Netns, Socket};
+use crate::connection::{Flows, Key, Moment, Netns, Socket, TcpState};
 
 /// What one reading changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,14 +50,18 @@ impl Table {
     fn mark_flow(&mut self, key: &Key, at: Moment) -> bool {
         let Some(entry) = self.flows.get_mut(key) else { return false };
         (entry.absent, entry.absent_from, entry.unseen) = (0, None, false);
-        Arc::make_mut(&mut entry.connection).last_seen = at;
+        let flow = Arc::make_mut(&mut entry.connection);
+        // One that sent unconnected may be connected since.
+        (flow.last_seen, flow.state) = (at, TcpState::Established);
         true
     }
 
     fn miss_flows(&mut self, netns: Netns, shown: &HashSet<Key>, at: Moment, delta: &mut FlowDelta) {
         let sockets: HashSet<_> = shown.iter().map(|key| key.inode).collect();
         for (key, entry) in &mut self.flows {
-            if key.netns != netns || shown.contains(key) {
+            // No table shows to whom an unconnected socket sends.
+            let is_connected = entry.connection.state == TcpState::Established;
+            if key.netns != netns || shown.contains(key) || !is_connected {
                 continue;
             }
             entry.absent = entry.absent.saturating_add(1);
@@ -75,7 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::connection::{Connection, Direction, Inode, Seen, TcpState, Transport, Tuple};
+    use crate::connection::{Connection, Direction, Inode, Seen, Transport, Tuple};
     use crate::process::{Attribution, Reason};
 
     const NETNS: Netns = Netns(1);

@@ -71,14 +71,25 @@ fn check_inode(record: &Record<'_>, found: &mut Findings<'_>) {
     }
 }
 
+/// Whether anybody answers is known of a flow only when its end tells what it received.
+fn check_answer(record: &Record<'_>, outcome: &[u8], found: &mut Findings<'_>) {
+    let is_answered = record.number(f::RECEIVED).map(|packets| packets > 0);
+    let fits = match (record.action == on::CLOSE, is_answered) {
+        (false, _) | (_, Some(false)) => outcome == b"unknown",
+        (_, Some(true)) => outcome == b"success",
+        // What was received before the watch, or counted in part, is no number of the record.
+        (_, None) => matches!(outcome, b"unknown" | b"success"),
+    };
+    if !fits {
+        found.add(36, format!("the outcome is {} of a UDP flow", quote(outcome)));
+    }
+}
+
 /// V36.
 fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
     let outcome = record.text(f::OUTCOME).unwrap_or_default();
-    // Whether anybody answers is never known of a flow.
     if record.is(f::TRANSPORT, "udp") {
-        if outcome != b"unknown" {
-            found.add(36, format!("the outcome is {} of a UDP flow", quote(outcome)));
-        }
+        check_answer(record, outcome, found);
         return;
     }
     if record.action != on::CLOSE {

@@ -61,7 +61,7 @@ pub mod f {
         NETNS = "portreeve.connection.netns"; STATUS = "portreeve.attribution.status";
         WITNESS = "portreeve.file.source"; UNSEEN = "portreeve.file.reason"; FATE = "portreeve.process.end"; NO_HASH = "portreeve.hash.reason";
         WHY_UNKNOWN = "portreeve.attribution.reason"; PID = "process.pid"; PROCESS_START = "process.start";
-        PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason";
+        PARENT_PID = "process.parent.pid"; CLOSE_REASON = "portreeve.close.reason"; RECEIVED = "destination.packets";
         LAST_SEEN = "portreeve.close.last_seen"; GONE_BY = "portreeve.close.gone_by";
         CAUSE = "portreeve.gap.cause"; GAP_FROM = "portreeve.gap.from"; GAP_TO = "portreeve.gap.to";
         GAP_COUNT = "portreeve.gap.count"; GAP_LOST = "portreeve.gap.lost"; OFFSET = "portreeve.log.offset";

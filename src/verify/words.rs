@@ -41,6 +41,7 @@ const REASONS: Words = &[
     "unreachable",
     "failed",
     "cancelled",
+    "idle",
     "out_of_scope",
     "while_down",
     "reboot",

@@ -11,8 +11,8 @@ use portreeve::connection::{
     CloseReason, Connection, Cookie, Direction, Inode, Moment, Netns, Seen, TcpState, Transport, Tuple,
 };
 use portreeve::event::{
-    Actor, Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Percentiles, ProcessEnd,
-    ProcessFate, Renderer, Seal, Started, Unseen, What,
+    Actor, Bytes, Coverage, Ending, Event, FileChanged, Gap, Host, KernelCounts, Packets, Percentiles,
+    ProcessEnd, ProcessFate, Renderer, Seal, Started, Unseen, What,
 };
 use portreeve::files::{Change, Witness};
 use portreeve::process::{
@@ -67,7 +67,12 @@ pub fn events() -> Vec<Event> {
         last_seen: Some(moment(1)),
         gone_by: moment(2),
         exact: true,
-        bytes: Some(Bytes { sent: Some(1_000), received: 2_000, exact: true }),
+        bytes: Some(Bytes {
+            sent: Some(1_000),
+            received: 2_000,
+            exact: true,
+            packets: Some(Packets { sent: 3, received: 2 }),
+        }),
     };
     let gap = Gap {
         cause: "backlog_full",
@@ -196,6 +201,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         | CloseReason::Refused
         | CloseReason::TimedOut
         | CloseReason::Unreachable
+        | CloseReason::Idle
         | CloseReason::OutOfScope
         | CloseReason::WhileDown
         | CloseReason::Reboot => reason.name(),
@@ -211,6 +217,7 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         CloseReason::Refused,
         CloseReason::TimedOut,
         CloseReason::Unreachable,
+        CloseReason::Idle,
         CloseReason::WhileDown,
         CloseReason::Reboot,
         CloseReason::OutOfScope,

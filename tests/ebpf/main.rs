@@ -18,18 +18,23 @@ pub const SOURCES: &[&str] = &[];
 #[macro_export]
 macro_rules! ebpf {
     ($ports:expr) => {
-        $crate::ebpf!($ports, None)
+        $crate::ebpf!($ports, None, false)
     };
-    ($ports:expr, $ring:expr) => {{
+    ($ports:expr, $ring:expr) => {
+        $crate::ebpf!($ports, $ring, false)
+    };
+    ($ports:expr, $ring:expr, $udp:expr) => {{
         fn here() {}
         let test = std::any::type_name_of_val(&here).trim_end_matches("::here");
-        match portreeve::ebpf::Ebpf::open_here($ports, $ring) {
+        match portreeve::ebpf::Ebpf::open_here($ports, $ring, $udp) {
             Ok(ebpf) => ebpf,
             Err(reason) => return $crate::support::not_run(test, &reason),
         }
     }};
 }
 
+/// UDP flows, through the whole program and without it.
+mod flows;
 /// Privileges and memory.
 mod ladder;
 /// The watch.

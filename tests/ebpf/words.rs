@@ -10,7 +10,7 @@ use crate::lab;
 use crate::support::lab::Lab;
 
 /// Everything that is told of a lab.
-fn taken(ebpf: &mut Ebpf, lab: &Lab) -> Vec<Word> {
+pub fn taken(ebpf: &mut Ebpf, lab: &Lab) -> Vec<Word> {
     let netns = netns(lab);
     let mut words = Vec::new();
     loop {
@@ -20,19 +20,25 @@ fn taken(ebpf: &mut Ebpf, lab: &Lab) -> Vec<Word> {
             break;
         }
     }
-    words.retain(|word| sight(word).netns == netns);
+    // Those of a flow's packets and of its end name no namespace: the ports are ours.
+    let names_none = |word: &Word| matches!(word, Word::Sent(_) | Word::LetGo(_));
+    words.retain(|word| names_none(word) || sight(word).netns == netns);
     words
 }
 
-fn netns(lab: &Lab) -> Netns {
+pub fn netns(lab: &Lab) -> Netns {
     use std::os::unix::fs::MetadataExt as _;
     Netns(std::fs::metadata(format!("/proc/{}/ns/net", lab.holder())).unwrap().ino())
 }
 
 fn sight(word: &Word) -> &Sight {
     match word {
-        Word::Open(opening) => &opening.sight,
-        Word::Syn(sight) | Word::Established(sight) | Word::Closed(Ended { sight, .. }) => sight,
+        Word::Open(opening) | Word::Flow(opening) => &opening.sight,
+        Word::Syn(sight)
+        | Word::Established(sight)
+        | Word::Sent(sight)
+        | Word::LetGo(sight)
+        | Word::Closed(Ended { sight, .. }) => sight,
     }
 }
 

@@ -252,8 +252,8 @@ fn a_log_that_nobody_changed_breaks_no_rule() {
 }
 
 #[test]
-fn of_udp_flows_no_outcome_is_known() {
-    let of_udp = |outcome: &str| {
+fn of_udp_flows_the_outcome_is_known_by_what_they_received() {
+    let of_udp = |outcome: &str, received: serde_json::Value| {
         let mut case = Case::new(Turns::default());
         for action in ["connection-opened", "connection-changed", "connection-closed"] {
             for record in case.all(action) {
@@ -262,10 +262,24 @@ fn of_udp_flows_no_outcome_is_known() {
             }
         }
         case.set("connection-closed", 0, "event.outcome", json!(outcome));
+        if !received.is_null() {
+            case.set("connection-closed", 0, "destination.packets", received);
+        }
         case.rules()
     };
-    assert_eq!(of_udp("unknown"), BTreeSet::new());
-    assert_eq!(of_udp("success"), BTreeSet::from(["V36".to_owned()]));
+    let wrong = BTreeSet::from(["V36".to_owned()]);
+    for (outcome, received, fits) in [
+        ("unknown", json!(null), true),
+        ("success", json!(null), true),
+        ("failure", json!(null), false),
+        ("unknown", json!(0), true),
+        ("success", json!(0), false),
+        ("unknown", json!(3), false),
+        ("success", json!(3), true),
+    ] {
+        let expected = if fits { &BTreeSet::new() } else { &wrong };
+        assert_eq!(&of_udp(outcome, received.clone()), expected, "{outcome} {received}");
+    }
 }
 
 #[test]
