@@ -12,7 +12,7 @@ use portreeve::connection::{
 };
 use portreeve::event::ascii::readable;
 use portreeve::event::record::LONGEST;
-use portreeve::event::{Bytes as Volume, Ending, Event, Host, Renderer, What};
+use portreeve::event::{Bytes as Volume, Ending, Event, Host, Packets, Renderer, What};
 use portreeve::process::{Attribution, ChainCut, Holder, Ids, Lineage, Login, Process, Reason, Tty};
 use portreeve::sink::Stream;
 use portreeve::ssh;
@@ -141,6 +141,7 @@ fn ending(bytes: &mut Bytes<'_>) -> Ending {
             sent: bytes.maybe(Bytes::u64),
             received: bytes.u64(),
             exact: bytes.bool(),
+            packets: bytes.maybe(|bytes| Packets { sent: bytes.u64(), received: bytes.u64() }),
         }),
     }
 }

@@ -23,9 +23,10 @@ const ANCESTOR: usize = 32;
 const ANCESTORS: usize = 8;
 /// Where they begin.
 const ANCESTRY: usize = 160;
-/// `struct between`, and `struct flow`.
-pub(super) const BETWEEN: usize = 32;
-pub(super) const FLOW: usize = 56;
+/// Bytes of `struct between`.
+pub const BETWEEN: usize = 32;
+/// Bytes of `struct flow`.
+pub const FLOW: usize = 56;
 
 /// `AF_INET`, `AF_INET6`.
 const INET: u8 = 2;
@@ -319,8 +320,9 @@ fn parse_ancestor(bytes: &[u8], nth: usize) -> Option<Ancestor> {
     })
 }
 
-/// Under which a flow is counted.
-pub(super) fn between(socket: Cookie, remote: SocketAddr) -> [u8; BETWEEN] {
+/// The key under which a flow is counted.
+#[must_use]
+pub fn between(socket: Cookie, remote: SocketAddr) -> [u8; BETWEEN] {
     let mut address = [0; 16];
     let family = match remote.ip() {
         IpAddr::V4(ip) => {
@@ -341,7 +343,8 @@ pub(super) fn between(socket: Cookie, remote: SocketAddr) -> [u8; BETWEEN] {
 }
 
 /// What is counted under it.
-pub(super) fn parse_flow(bytes: &[u8; FLOW]) -> Option<FlowCounts> {
+#[must_use]
+pub fn parse_flow(bytes: &[u8; FLOW]) -> Option<FlowCounts> {
     Some(FlowCounts {
         first: Duration::from_nanos(u64_at(bytes, 0)?),
         last: Duration::from_nanos(u64_at(bytes, 8)?),

@@ -50,18 +50,9 @@ pub fn messages() -> Vec<String> {
     events().iter().map(portreeve::event::message::message).collect()
 }
 
-/// One event of every kind at least; those with optional parts with all of them, and with none.
-pub fn events() -> Vec<Event> {
-    let owned = || Arc::new(connection(owner(process(4242), Some(ChainCut::Vanished))));
-    let unknown = || Arc::new(connection(Attribution::Unknown(Reason::Denied)));
-    let audited = |has_parent| {
-        let mut connection = connection(departed(has_parent));
-        connection.tuple.local.set_port(0);
-        Arc::new(connection)
-    };
-    let mut long = process(4243);
-    long.args = vec![vec![0xff; 4_096]];
-    let ending = Ending {
+/// Of a close that tells all it can.
+fn ending() -> Ending {
+    Ending {
         reason: CloseReason::Closed,
         success: Some(true),
         last_seen: Some(moment(1)),
@@ -73,7 +64,21 @@ pub fn events() -> Vec<Event> {
             exact: true,
             packets: Some(Packets { sent: 3, received: 2 }),
         }),
+    }
+}
+
+/// One event of every kind at least; those with optional parts with all of them, and with none.
+pub fn events() -> Vec<Event> {
+    let owned = || Arc::new(connection(owner(process(4242), Some(ChainCut::Vanished))));
+    let unknown = || Arc::new(connection(Attribution::Unknown(Reason::Denied)));
+    let audited = |has_parent| {
+        let mut connection = connection(departed(has_parent));
+        connection.tuple.local.set_port(0);
+        Arc::new(connection)
     };
+    let mut long = process(4243);
+    long.args = vec![vec![0xff; 4_096]];
+    let ending = ending();
     let gap = Gap {
         cause: "backlog_full",
         from: moment(1),
