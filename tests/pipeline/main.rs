@@ -17,6 +17,7 @@ mod kernel;
 mod flows;
 /// Gated and ungated polling tell the same.
 mod gate;
+mod heard;
 /// Processes that are another while they are read, or say that they are.
 mod identity;
 /// Ancestors that have ended.
