@@ -177,7 +177,7 @@ impl Pipeline {
         } else {
             let connection = self.flow_of(&sight, key, cookie, uid, at);
             self.table.open(key, connection, sight.device, true);
-            self.open_owned(proc, key, attribution, held, at, told);
+            self.open_owned(proc, None, key, attribution, held, at, told);
         }
         let flow = Flow { key, first: sight.at, is_whole, due: at.boot + self.select.udp_idle };
         self.heard.flows.insert((cookie, tuple.remote), flow);

@@ -17,6 +17,7 @@ use crate::process::{Attribution, Hash, Reason};
 use crate::source::selection::Known;
 use crate::ssh;
 use crate::table::Delta;
+use crate::way::Way;
 
 /// An owner that was not found is searched for again after this, then after twice this, ...
 pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -70,9 +71,10 @@ impl Pipeline {
             // Before the watch has begun there is no pace to keep: what stands is told with its owners.
             self.search_left = self.search_left.max(FIRST_SEARCH);
         }
+        // What came in is told before what comes of it, which names it.
+        self.tell_accepted(proc, space, delta, at, told);
         let first = First { seen, direction: Direction::Egress, transport: Transport::Tcp };
         self.open_and_search(proc, space, &delta.opened, listeners, first, at, told);
-        self.tell_accepted(proc, space, delta, at, told);
         if self.sought.is_empty() {
             self.sought.shrink_to(64);
         }
@@ -95,6 +97,35 @@ impl Pipeline {
                 self.open_and_search(proc, space, &sockets, Vec::new(), first, at, told);
             }
         }
+    }
+
+    /// The inbound session that a connection comes from, if it is followed and no reading has shown it yet: a SYN may be told
+    /// sooner. It is opened first, so that the connection can name it. True if something was told.
+    pub(super) fn open_session(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        way: &mut Way,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> bool {
+        let Some(tuple) = way.origin.inbound.filter(|_| self.select.inbound) else { return false };
+        let is_followed = way.origin.connection.is_some() || self.table.between(space.netns, tuple).is_some();
+        if is_followed || !self.server_ports.contains(&tuple.local.port()) {
+            return false;
+        }
+        self.totals.lookups += 1;
+        let found = space.tables.diag().and_then(|diag| diag.find(&tuple, 0, None).ok().flatten());
+        let Some(socket) = found.map(|found| found.socket).filter(|socket| socket.inode.is_some()) else {
+            return false;
+        };
+        let first = First { seen: Seen::Poll, direction: Direction::Ingress, transport: Transport::Tcp };
+        self.open_and_search(proc, space, &[socket], Vec::new(), first, at, told);
+        let session = self.table.between(space.netns, tuple).and_then(|key| self.table.get(&key));
+        if let Some(entry) = session.filter(|entry| entry.told) {
+            Arc::make_mut(&mut way.origin).connection = Some(entry.connection.id);
+        }
+        true
     }
 
     /// Opens sockets that are new, with their owners as far as those are found now.
@@ -186,7 +217,11 @@ impl Pipeline {
             self.search_on(proc, space, &keys, &mut found);
         }
         for key in keys {
-            self.open(proc, key, found.remove(&key.inode).as_ref(), at, told);
+            let (attribution, held) = match found.remove(&key.inode) {
+                Some(found) => self.attribute(proc, key, &found),
+                None => (Attribution::Unknown(Reason::Budget), None),
+            };
+            self.open_owned(proc, Some(&mut *space), key, attribution, held, at, told);
         }
         self.tell_found(proc, found, at, told);
         if !space.on.is_empty() {
@@ -311,19 +346,12 @@ impl Pipeline {
         }
     }
 
-    /// Tells an open, with the owner if the search has found one in this tick.
-    fn open(&mut self, proc: &Proc, key: Key, found: Option<&Found>, at: Moment, told: &mut Vec<Event>) {
-        let (attribution, held) = match found {
-            Some(found) => self.attribute(proc, key, found),
-            None => (Attribution::Unknown(Reason::Budget), None),
-        };
-        self.open_owned(proc, key, attribution, held, at, told);
-    }
-
-    /// Tells an open whose owner is known, or known to be unknown.
+    /// Tells an open, with the owner if it is known by now. `space`: where the session behind it may be looked up.
+    #[expect(clippy::too_many_arguments, reason = "one open and all that is known of it")]
     pub(super) fn open_owned(
         &mut self,
         proc: &Proc,
+        space: Option<&mut Namespace>,
         key: Key,
         attribution: Attribution,
         held: Option<Rc<Held>>,
@@ -334,13 +362,21 @@ impl Pipeline {
         let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).filter(|_| needs_name);
         let user = uid.and_then(|uid| self.attributor.user_name(uid));
         let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
-        let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        let mut way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        let mut is_later = false;
+        if let (Some(space), Some(way), Direction::Egress) = (space, &mut way, direction) {
+            is_later = self.open_session(proc, space, way, at, told);
+        }
         self.remember(proc, key, &attribution, held.clone(), at);
         if let Some(owner) = attribution.owner().filter(|_| direction == Direction::Egress) {
             self.attributor.connected(owner);
         }
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
+        if is_later {
+            // Ids rise in the order in which they are told.
+            connection.id = (self.new_id)(at);
+        }
         connection.attribution = attribution;
         connection.user = user;
         connection.way = way.map(Arc::new);

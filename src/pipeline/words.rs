@@ -473,6 +473,9 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let (attribution, held) = (pending.attribution.clone(), pending.held.take());
+        if let Some(way) = &mut pending.way {
+            self.open_session(proc, space, way, at, told);
+        }
         let device = pending.sight.device;
         let connection = self.connection_of(pending, cookie, state, at);
         self.table.open(key, connection, device, true);

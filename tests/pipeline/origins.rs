@@ -347,6 +347,23 @@ fn inbound_sessions_are_told_with_their_user_and_end_and_what_comes_from_them_na
 }
 
 #[test]
+fn a_session_that_one_look_shows_with_what_comes_of_it_is_told_first_and_named() {
+    let mut watch =
+        Watch::select("sshd", &["sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups"], |s| {
+            s.inbound = true
+        });
+    watch.log_in();
+    watch.kernel.connect(40, "192.0.2.10:40101", REMOTE, 101);
+    watch.kernel.establish(101);
+    let told = watch.tick();
+    let opened: Vec<_> = told.iter().filter_map(|event| event.what.connection()).collect();
+    let [session, connection] = &opened[..] else { panic!("{told:?}") };
+    assert_eq!((session.direction, connection.direction), (Direction::Ingress, Direction::Egress));
+    assert_eq!(connection.way.as_ref().unwrap().origin.connection, Some(session.id));
+    assert!(session.id < connection.id, "ids rise in the order in which they are told");
+}
+
+#[test]
 fn sessions_of_another_service_are_not_told_and_none_without_being_asked_for() {
     let mut watch =
         Watch::select("sshd", &["sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups"], |s| {

@@ -30,7 +30,7 @@ const PASSWORD: &str =
     "$6$portreeve$tg32nv6gRFyTmOzlsoKXYTkKj7yOjCvAcsuyf7rwz0uiP8LdEc11Yk5cAMxAac6jsLXLE7CWmvOlbN7nvVHqV.";
 
 const BASE: &[&str] =
-    &["bash", "ip", "mount", "nsenter", "setpriv", "setsid", "ssh", "ssh-keygen", "sshd", "unshare"];
+    &["bash", "ip", "mount", "nft", "nsenter", "setpriv", "setsid", "ssh", "ssh-keygen", "sshd", "unshare"];
 
 /// $1: the folder of the host outside, which is `/run/lab` inside. $2: portreeve. $3: another `/usr`, or nothing.
 /// Reaps what is left to it, as an init does.
@@ -68,6 +68,20 @@ scope=$(cat /run/lab/cgroup)/user.slice/user-$(id -u "$PAM_USER").slice/session-
 mkdir -p "$scope"
 echo "$PPID" > "$scope/cgroup.procs"
 "#;
+
+/// Every source that a host has which is a process namespace of its own: eBPF's processes are numbered in the first, and so is
+/// audit's network.
+const ALL_SOURCES: &str = "--events destroy,syn,nflog:22,proc";
+
+/// What is told may not depend on where it was learned: of the scenarios half are watched by all sources, half by those that a
+/// watcher takes by itself. `PORTREEVE_LAB=all` or `=auto` has all of them watched so.
+fn listens_to_all() -> bool {
+    match std::env::var("PORTREEVE_LAB").as_deref() {
+        Ok("all") => true,
+        Ok("auto") => false,
+        _ => std::thread::current().name().is_some_and(|scenario| scenario.len() % 2 == 0),
+    }
+}
 
 /// How sshd learns who somebody is, and what it makes of a login.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -293,7 +307,11 @@ impl Host {
 
     /// Starts portreeve with more arguments.
     pub fn watch(&self, arguments: &[&str]) {
-        let sources = crate::SOURCES.join(" ");
+        let mut sources = crate::SOURCES.join(" ");
+        if listens_to_all() {
+            sources = format!("{sources} {ALL_SOURCES}");
+            self.run("/run/portreeve rule nflog --ports 1-65535 > /run/lab/rule; nft -f /run/lab/rule");
+        }
         let more = arguments.join(" ");
         self.write("/run/lab/portreeve.toml", "");
         let command = "/run/portreeve watch --config /run/lab/portreeve.toml --netns own";
