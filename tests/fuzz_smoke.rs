@@ -21,8 +21,8 @@ use targets::{ALL, Run};
 /// Slow targets get fewer, so that all take about two seconds in a debug build.
 fn mutations(target: &str) -> u32 {
     match target {
-        "unpack" | "show" | "record" | "state" | "seal_key" | "verify" => 150,
-        "table" | "cmdline" | "config" => 600,
+        "unpack" | "show" | "paths" | "record" | "state" | "seal_key" | "verify" => 150,
+        "table" | "cmdline" | "config" | "homes" => 600,
         _ => 2_000,
     }
 }

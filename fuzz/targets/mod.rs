@@ -6,13 +6,18 @@ pub mod cgroup;
 pub mod cmdline;
 pub mod config;
 pub mod counters;
+pub mod ebpf;
 pub mod escape;
+pub mod fanotify;
 pub mod fdinfo;
+pub mod hashes;
+pub mod homes;
 pub mod links;
 pub mod mounts;
 pub mod net_tcp;
 pub mod netlink_table;
 pub mod notices;
+pub mod paths;
 pub mod record;
 pub mod seal_key;
 pub mod show;
@@ -39,13 +44,18 @@ pub const ALL: &[(&str, Run)] = &[
     ("cmdline", cmdline::run),
     ("config", config::run),
     ("counters", counters::run),
+    ("ebpf", ebpf::run),
     ("escape", escape::run),
+    ("fanotify", fanotify::run),
     ("fdinfo", fdinfo::run),
+    ("hashes", hashes::run),
+    ("homes", homes::run),
     ("links", links::run),
     ("mounts", mounts::run),
     ("net_tcp", net_tcp::run),
     ("netlink_table", netlink_table::run),
     ("notices", notices::run),
+    ("paths", paths::run),
     ("record", record::run),
     ("seal_key", seal_key::run),
     ("show", show::run),

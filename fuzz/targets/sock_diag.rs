@@ -1,11 +1,14 @@
-//! Datagrams of sock_diag, dumps and exact answers: no panic, no more rows than bytes allow, addresses folded.
+//! Datagrams of sock_diag, dumps and exact answers, of TCP and of unix sockets: no panic, no more rows than bytes allow,
+//! addresses folded.
 
 use std::net::SocketAddr;
 
-use portreeve::netlink::parse_sights;
+use portreeve::netlink::{parse_sights, parse_unix_sockets};
 
 /// Bytes of a message's header and of a row.
 const LEAST: usize = 16 + 72;
+/// The same of a unix socket.
+const LEAST_UNIX: usize = 16 + 16;
 
 pub fn run(data: &[u8]) {
     judge(data);
@@ -21,6 +24,7 @@ fn judge(datagram: &[u8]) {
         assert!(sight.counts.is_none_or(|counts| counts.established || counts.received == 0));
     }
     assert!(rows <= datagram.len() / LEAST);
+    assert!(parse_unix_sockets(datagram).count() <= datagram.len() / LEAST_UNIX);
 }
 
 /// A payload behind a whole header, which a fuzzer would have to guess.

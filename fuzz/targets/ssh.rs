@@ -1,10 +1,12 @@
-//! Arguments and titles of SSH's clients and servers: no panic, no meaning of a process that has nothing to do with SSH,
+//! Arguments, titles and the variable of SSH's clients and servers: no panic, no meaning of what has nothing to do with SSH,
 //! no text that is longer than what it was read from allows, and the same answer for the same words.
 //!
 //! The input is a chain of processes from the owner upwards, parted by a byte 1; the arguments of each end with a NUL.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use portreeve::origin::parse_variable;
 use portreeve::process::Process;
 use portreeve::ssh::{
     Forwards, Meaning, Route, TOOLS, is_client, is_server, meaning, mux_title, parse_title, route,
@@ -14,6 +16,10 @@ use portreeve::ssh::{
 const MOST: usize = 32;
 
 pub fn run(data: &[u8]) {
+    if let Some(inbound) = parse_variable(data) {
+        let folded = |end: SocketAddr| end.ip() == end.ip().to_canonical();
+        assert!(folded(inbound.local) && folded(inbound.remote));
+    }
     let mut chain = data.split(|byte| *byte == 1).take(MOST).map(process);
     let Some(owner) = chain.next() else { return };
     let ancestry: Vec<_> = chain.map(Arc::new).collect();

@@ -23,7 +23,7 @@ const VERSION: u8 = 3;
 
 /// A folder, as the kernel names it in events: file system, kind and bytes of the handle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Handle {
+pub struct Handle {
     file_system: u64,
     kind: i32,
     bytes: Vec<u8>,
@@ -31,11 +31,14 @@ pub(super) struct Handle {
 
 /// A notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told {
+pub enum Told {
     /// Something happened.
     Event {
+        /// In which folder.
         folder: Handle,
+        /// To which name in it; `.` for the folder itself.
         name: Vec<u8>,
+        /// What, and whether to a folder.
         mask: u64,
         /// `None`: one that we cannot see.
         pid: Option<u32>,
@@ -91,7 +94,7 @@ impl Group {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(errno) => return Err(errno),
         };
-        parse(buffer.get(..got).unwrap_or_default()).for_each(visit);
+        parse_notices(buffer.get(..got).unwrap_or_default()).for_each(visit);
         Ok(got > 0)
     }
 }
@@ -135,7 +138,8 @@ pub(super) fn is_folder(mask: u64) -> bool {
     mask & MaskFlags::FAN_ONDIR.bits() != 0
 }
 
-fn parse(mut bytes: &[u8]) -> impl Iterator<Item = Told> {
+/// What a reading holds; up to the first notice that is none. Public for `fuzz/`.
+pub fn parse_notices(mut bytes: &[u8]) -> impl Iterator<Item = Told> {
     std::iter::from_fn(move || {
         loop {
             let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
@@ -245,7 +249,7 @@ mod tests {
         bytes.extend(event(MaskFlags::FAN_Q_OVERFLOW.bits(), 0, &[]));
         bytes.extend(event(create | MaskFlags::FAN_ONDIR.bits(), 0, &folder(b"d\0")));
         let handle = Handle { file_system: 7, kind: 1, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] };
-        let told: Vec<_> = parse(&bytes).collect();
+        let told: Vec<_> = parse_notices(&bytes).collect();
         let first =
             Told::Event { folder: handle.clone(), name: b"config".to_vec(), mask: create, pid: Some(42) };
         assert_eq!(told[..2], [first, Told::Overflow]);
@@ -268,7 +272,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0u8.., 0..200), infos in proptest::collection::vec(0u8.., 0..60)) {
-            let _ = (parse(&bytes).count(), parse(&event(1, 1, &infos)).count(), parse_marks(&bytes, 5, (0, 0)));
+            let _ = (parse_notices(&bytes).count(), parse_notices(&event(1, 1, &infos)).count(), parse_marks(&bytes, 5, (0, 0)));
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 
-pub use fanotify::parse_marks;
+pub use fanotify::{parse_marks, parse_notices};
 pub use plan::{is_served, parse_homes};
 use watch::{Request, read_file};
 

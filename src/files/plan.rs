@@ -43,16 +43,16 @@ pub fn parse_homes(passwd: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     for line in passwd.split(|byte| *byte == b'\n') {
         let mut fields = line.split(|byte| *byte == b':');
         let (uid, home) = (fields.nth(2), fields.nth(2));
-        let Some(home) = home.map(without_slash).filter(|home| home.starts_with(b"/") && home.len() > 1)
-        else {
+        let Some(home) = home.map(without_slashes).filter(|home| home.starts_with(b"/")) else {
             continue;
         };
         homes.push(home.to_vec());
         // Homes of persons lie beside each other, those of services where the service is.
         let uid = uid.and_then(|uid| std::str::from_utf8(uid).ok()?.parse::<u32>().ok());
         let slash = home.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        if uid.is_some_and(|uid| (1_000..65_534).contains(&uid)) && slash > 0 {
-            parents.extend(home.get(..slash).map(<[u8]>::to_vec));
+        let parent = home.get(..slash).map(without_slashes).filter(|parent| !parent.is_empty());
+        if uid.is_some_and(|uid| (1_000..65_534).contains(&uid)) {
+            parents.extend(parent.map(<[u8]>::to_vec));
         }
     }
     for list in [&mut homes, &mut parents] {
@@ -62,8 +62,12 @@ pub fn parse_homes(passwd: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     (homes, parents)
 }
 
-fn without_slash(path: &[u8]) -> &[u8] {
-    path.strip_suffix(b"/").unwrap_or(path)
+/// Without those at its end, of which one path may have any number; nothing is left of `/`.
+fn without_slashes(mut path: &[u8]) -> &[u8] {
+    while let Some(shorter) = path.strip_suffix(b"/") {
+        path = shorter;
+    }
+    path
 }
 
 /// Path of a name in a folder; of the folder where there is none.
@@ -79,7 +83,7 @@ pub fn is_served(path: &[u8], mounts: &[u8]) -> bool {
         let mut words = line.split(|byte| *byte == b' ');
         let Some(point) = words.nth(4).map(unescape) else { continue };
         let kind = words.skip_while(|word| *word != b"-").nth(1).unwrap_or_default();
-        let point = without_slash(&point);
+        let point = without_slashes(&point);
         let covers = path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
         // Of several mounts on one point the last is on top.
         if covers && nearest.is_none_or(|(length, _)| point.len() >= length) {
@@ -121,11 +125,15 @@ mod tests {
         let passwd = b"root:x:0:0:root:/root:/bin/bash\nbin:x:2:2:bin:/bin:/usr/sbin/nologin\n\
             alice:x:1000:1000:A,,,:/home/alice:/bin/bash\nbob:x:1001:1001::/home/bob/:/bin/sh\n\
             git:x:998:998::/srv/git:/bin/sh\nx:x:1002:1:::\ny:x:1003:1::/:\nz:x:1004:1::relative:\n\
-            nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nbroken\n";
+            nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nbroken\n\
+            u:x:1005:1:://:\nv:x:1006:1:://v//:\n";
         let (homes, parents) = parse_homes(passwd);
         let text =
             |list: Vec<Vec<u8>>| list.into_iter().map(|p| String::from_utf8(p).unwrap()).collect::<Vec<_>>();
-        assert_eq!(text(homes), ["/bin", "/home/alice", "/home/bob", "/nonexistent", "/root", "/srv/git"]);
+        assert_eq!(
+            text(homes),
+            ["//v", "/bin", "/home/alice", "/home/bob", "/nonexistent", "/root", "/srv/git"]
+        );
         assert_eq!(text(parents), ["/home"]);
     }
 

@@ -30,7 +30,7 @@ pub use destroy::{DestroyNotices, Destroyed, parse_ends};
 pub use diag::{Diag, Dump, Sight, parse_sights, states};
 pub use filter::{Clause, Filter};
 pub use nflog::{Logged, LoggedPackets, Taken, parse_logged};
-pub use unix::{UnixDiag, UnixSocket};
+pub use unix::{UnixDiag, UnixSocket, parse_unix_sockets};
 
 /// What the kernel refused, or answered with nonsense.
 #[derive(Debug)]

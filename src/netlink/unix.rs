@@ -100,6 +100,11 @@ fn request(inode: u32) -> Vec<u8> {
     request
 }
 
+/// The sockets of a datagram. Public for `fuzz/`.
+pub fn parse_unix_sockets(datagram: &[u8]) -> impl Iterator<Item = UnixSocket> {
+    Messages(datagram).filter_map(|message| parse_unix(&message))
+}
+
 /// `struct unix_diag_msg` and its attributes.
 fn parse_unix(message: &Message<'_>) -> Option<UnixSocket> {
     let [_, _, state, _] = bytes_at(message.payload, 0)?;
