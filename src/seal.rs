@@ -92,6 +92,13 @@ pub enum SealError {
     },
 }
 
+impl Drop for Sealer {
+    /// As of the folder of the state: a process that is being started has the open file too.
+    fn drop(&mut self) {
+        let _has_no_locks = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Sealer {
     /// Opens a key file. A used key that a crash left in it is overwritten now.
     ///

@@ -94,6 +94,8 @@ impl Disk {
         };
         let run = move || {
             thread.run(&work);
+            // Its locks before its end is told, behind which this thread may be ended at any place.
+            drop(thread);
             let _ = end.send(());
         };
         std::thread::Builder::new().name("disk".to_owned()).stack_size(256 * 1024).spawn(run)?;

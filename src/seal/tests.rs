@@ -251,6 +251,8 @@ fn only_a_key_file_of_ones_own_is_used_and_the_error_says_what_helps() {
     let first = Sealer::open(&path).unwrap();
     let error = Sealer::open(&path).unwrap_err().to_string();
     assert!(error.contains("another process"), "{error}");
+    // As a process has it that another thread is about to start.
+    let _copy = first.file.try_clone().unwrap();
     drop(first);
     Sealer::open(&path).unwrap();
 }

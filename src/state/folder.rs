@@ -131,6 +131,14 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    /// Closing would not do: the lock is the open file's, and a process that another thread starts has that too until it
+    /// has become its own program.
+    fn drop(&mut self) {
+        let _has_no_locks = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
 fn take(path: &Path) -> Result<File, StateError> {
     let fail = |e| StateError::Io(path.to_owned(), e);
     let lock = lock(path).map_err(fail)?;
@@ -189,4 +197,20 @@ fn name_ourselves(mut lock: &File) -> io::Result<()> {
     // A disk that is full now need not be later: who holds the lock is told for convenience.
     let _ = writeln!(lock, "{}", std::process::id());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_has_the_folder_once_it_was_dropped_though_a_copy_of_the_descriptor_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        // As a process has it that another thread is about to start.
+        let _copy = folder.lock.try_clone().unwrap();
+        assert!(matches!(Folder::open(dir.path()), Err(StateError::Taken(..))));
+        drop(folder);
+        Folder::open(dir.path()).unwrap();
+    }
 }
