@@ -18,11 +18,12 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// First time not shown any more, so that one window's end can be the next one's beginning.
     pub until: Option<Timestamp>,
-    /// Names or numbers: the owner's user or effective user, or the login before sudo or su.
+    /// Names or numbers: the user or effective user of a connection's owner, of a program, or of who changed a file; or
+    /// the login before sudo or su.
     pub users: Vec<String>,
     /// Either end of the connection.
     pub addresses: Vec<AddressMatch>,
-    /// The owner's executable or, where that is not known, its name as it chose it.
+    /// The executable of the same process or its name as it chose it.
     pub executables: Vec<Glob>,
     /// Beginnings of the connection's id or of the record's.
     pub ids: Vec<IdPrefix>,
@@ -47,10 +48,11 @@ impl Filter {
 
     pub(super) fn accepts(&self, at: Timestamp, record: &Record<'_>) -> bool {
         let Filter { since, until, users, addresses, executables, ids } = self;
-        let asks_for_a_connection = !(users.is_empty() && addresses.is_empty() && executables.is_empty());
+        let asks_who = !(users.is_empty() && executables.is_empty());
         since.is_none_or(|since| since <= at)
             && until.is_none_or(|until| at < until)
-            && (!asks_for_a_connection || record.connection_id().is_some())
+            && (!asks_who || record.tells_who())
+            && (addresses.is_empty() || record.connection_id().is_some())
             && any_or_none(users, |user| is_user(record, user))
             && any_or_none(addresses, |address| address.accepts_either(record))
             && any_or_none(executables, |glob| is_executable(record, glob))
@@ -173,6 +175,16 @@ mod tests {
 
     const START: &str = r#"{"@timestamp":"2026-11-20T13:42:00Z","message":"start","user":{"name":"alice"},
         "process":{"name":"ssh"},"event":{"id":"01a1f932-0000-7e60-9b1c-2d3e4f506172"}}"#;
+
+    /// What `--executions` and `--ssh-files` tell, of the same login.
+    const OTHERS: [&str; 3] = ["process-started", "process-ended", "file-changed"];
+
+    fn other(action: &str) -> String {
+        let portreeve = r#""portreeve":{"login":{"uid":1002,"name":"carol"}}"#;
+        START
+            .replace(r#""event":{"#, &format!(r#"{portreeve},"event":{{"action":"{action}","#))
+            .replace(r#""name":"ssh"}"#, r#""name":"ssh","executable":"/usr/bin/ssh"}"#)
+    }
 
     fn accepts(filter: &Filter, line: &str) -> bool {
         let (at, record) = Record::parse(line).unwrap();
@@ -298,7 +310,27 @@ mod tests {
     }
 
     #[test]
-    fn kinds_must_all_match_and_what_is_no_connection_has_none_of_them() {
+    fn programs_and_changed_files_are_selected_by_who_but_have_no_ends() {
+        for action in OTHERS {
+            let line = other(action);
+            for filter in
+                [users(&["alice"]), users(&["1002"]), executables(&["ssh"]), executables(&["/usr/bin/*"])]
+            {
+                assert!(accepts(&filter, &line), "{action} {filter:?}");
+            }
+            let both = Filter { addresses: addresses(&[":22"]).addresses, ..users(&["alice"]) };
+            for filter in [users(&["root"]), executables(&["scp"]), addresses(&[":22"]), both] {
+                assert!(!accepts(&filter, &line), "{action} {filter:?}");
+            }
+        }
+        for action in ["watch-started", "coverage"] {
+            assert!(!accepts(&users(&["alice"]), &other(action)), "{action}");
+            assert!(!accepts(&executables(&["ssh"]), &other(action)), "{action}");
+        }
+    }
+
+    #[test]
+    fn kinds_must_all_match_and_what_the_watch_tells_of_itself_has_none_of_them() {
         let mut filter = users(&["alice"]);
         filter.executables = executables(&["scp"]).executables;
         assert!(!accepts(&filter, OPEN));

@@ -34,6 +34,8 @@ pub(super) struct Record<'a> {
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Event<'a> {
     #[serde(borrow)]
+    pub action: Option<Keyword<'a>>,
+    #[serde(borrow)]
     pub id: Option<Keyword<'a>>,
 }
 
@@ -104,6 +106,13 @@ impl<'a> Record<'a> {
     /// `portreeve.connection.id`. `None`: the record is about no connection.
     pub fn connection_id(&self) -> Option<&str> {
         self.portreeve.as_ref()?.connection.as_ref()?.id.as_ref().map(Keyword::as_str)
+    }
+
+    /// Whether its user and its process are those of something that was watched: not of the watch itself.
+    pub fn tells_who(&self) -> bool {
+        let action = self.event.as_ref().and_then(|event| event.action.as_ref()).map(Keyword::as_str);
+        self.connection_id().is_some()
+            || matches!(action, Some("process-started" | "process-ended" | "file-changed"))
     }
 }
 
