@@ -104,6 +104,7 @@ struct Story<'a, 'm> {
 impl Story<'_, '_> {
     fn tell(&self, conn: &Conn) -> String {
         let mut sentences = if conn.is_inbound { self.inbound(conn) } else { self.outbound(conn) };
+        sentences.extend(self.forwards(conn));
         sentences.extend(self.course(conn));
         sentences.extend(self.riders(conn));
         sentences.extend(self.onwards(conn));
@@ -275,12 +276,64 @@ impl Story<'_, '_> {
         Some(match names.get(conn.route)? {
             "jump" => format!("It was the first leg of a jump to {target}."),
             "proxy_command" => format!("A relay held the connection, on behalf of ssh to {target}."),
-            "forwarded" => {
-                format!("The SSH server of {} opened it on behalf of its client.", self.host(conn))
+            "forwarded" if phrase::is_for_server(conn) => {
+                "The SSH client opened it on behalf of the server to which it \
+                 was connected already: what it carried went through that connection."
+                    .to_owned()
             }
+            "forwarded" => format!(
+                "The SSH server of {} opened it on behalf of its client: what it carried went through the client's own \
+                 connection.",
+                self.host(conn)
+            ),
             "other" => "No SSH program made it.".to_owned(),
             _ => return None,
         })
+    }
+
+    /// What it carried for others: what was asked for, where that was waited for, and what the far end opened.
+    fn forwards(&self, conn: &Conn) -> Vec<String> {
+        let names = &self.forest.model.names;
+        let mut sentences = Vec::new();
+        let asked = phrase::few(phrase::asked_forwards(names, conn));
+        if !asked.is_empty() {
+            let forwards = if asked.len() == 1 { "forward" } else { "forwards" };
+            sentences.push(format!("Its client was asked for the {forwards} {}.", list(&asked)));
+        }
+        let listens = phrase::few(phrase::listening(names, conn));
+        if !listens.is_empty() {
+            let who = if conn.is_inbound { "Its SSH server" } else { "The client" };
+            let open = match phrase::is_open_to_all(names, conn) {
+                true => " (on every interface, for other machines too)",
+                false => "",
+            };
+            let listens = list(&listens);
+            sentences.push(format!(
+                "{who} listened at {listens}{open}: what came in there went through this connection."
+            ));
+        }
+        let reached = phrase::reached(self.forest, conn);
+        sentences.extend(reached.into_iter().filter_map(|entry| self.carried(entry)));
+        sentences
+    }
+
+    /// What the server at its end opened for its client.
+    fn carried(&self, entry: &Entry<'_>) -> Option<String> {
+        let hops: Vec<_> = phrase::carried(&self.forest.model.names, entry).collect();
+        let mut to: Vec<_> = hops.iter().map(|hop| self.destination(hop)).collect();
+        to.sort_unstable();
+        to.dedup();
+        let host = word(self.forest.model.host_name(entry.host));
+        let what = match hops.len() {
+            0 => return None,
+            1 => "the connection".to_owned(),
+            n => format!("the {} connections", number(n)),
+        };
+        let to = list(&phrase::few(to));
+        Some(format!(
+            "Through it went what {what} carried that the SSH server of {host} opened on behalf of its client, to {to}; \
+             that is proved by the socket that the server holds."
+        ))
     }
 
     /// Where the login came from, over all hosts.

@@ -145,7 +145,11 @@ fn routes_and_riders_are_told() {
     for (name, words) in [
         ("jump", "It was the first leg of a jump to web1."),
         ("proxy_command", "A relay held the connection, on behalf of ssh to web1."),
-        ("forwarded", "The SSH server of bastion opened it on behalf of its client."),
+        (
+            "forwarded",
+            "The SSH client opened it on behalf of the server to which it was connected already: what it carried went through \
+             that connection.",
+        ),
         ("other", "No SSH program made it."),
     ] {
         let (log, id) = hop(&[route(name)]);
@@ -226,4 +230,46 @@ fn names_in_a_story_stay_words() {
     let story = tell(&[&log], &id);
     assert!(story.contains("'x). It was proved\\u{1b}[2J'"), "{story}");
     assert!(story.chars().all(|c| matches!(c, ' '..='~' | '\n')), "{story}");
+}
+
+#[test]
+fn what_a_connection_carried_for_others_is_told() {
+    let [laptop, bastion] = forwards();
+    let logs = [&laptop.log, &bastion.log];
+    let story = tell(&logs, &laptop.ids[0]);
+    let asked = "Its client was asked for the forwards -L 8080:db1:80 and -R '*:8082:[::1]:80'. The client listened at \
+                 127.0.0.1:8080 and [::1]:8080: what came in there went through this connection. ";
+    let carried = "Through it went what the two connections carried that the SSH server of bastion opened on behalf of its \
+                   client, to 10.0.0.9 (port 80); that is proved by the socket that the server \
+                   holds. ";
+    assert!(story.contains(&format!(". {asked}{carried}It was still open")), "{story}");
+    let story = tell(&logs, &bastion.ids[0]);
+    let listens = "Its SSH server listened at 0.0.0.0:8082 (on every interface, for other machines too): what came in there \
+                   went through this connection. ";
+    assert!(story.contains(&format!(". {listens}{carried}It was still open")), "{story}");
+    let story = tell(&logs, &bastion.ids[1]);
+    let opened = "The SSH server of bastion opened it on behalf of its client: what it carried went through the client's own \
+                  connection. That login came from laptop, where alice made the connection ";
+    assert!(story.contains(opened), "{story}");
+    // Neither what a client opened for its server nor a hop of the same login has forwards of its own.
+    for (id, logs) in [(&laptop.ids[1], &logs), (&bastion.ids[3], &logs)] {
+        let story = tell(logs, id);
+        assert!(!story.contains("asked for") && !story.contains("listened"), "{story}");
+        assert!(!story.contains("Through it went"), "{story}");
+    }
+}
+
+#[test]
+fn what_is_not_proved_to_have_gone_through_a_connection_is_not_told_so() {
+    let [laptop, mut bastion] = forwards();
+    for line in &mut bastion.log.lines {
+        if let Some(origin) = line["portreeve"].get_mut("origin") {
+            origin["evidence"] = json!("environment");
+        }
+    }
+    let story = tell(&[&laptop.log, &bastion.log], &laptop.ids[0]);
+    assert!(
+        !story.contains("Through it went") && story.contains("from there three connections went on"),
+        "{story}"
+    );
 }

@@ -94,6 +94,40 @@ fn ssh(user: &str, pid: u32, target: &str) -> Value {
     fields
 }
 
+/// A log, and the ids of its connections.
+struct Told {
+    log: Log,
+    ids: Vec<String>,
+}
+
+/// An ssh with forwards in both directions, each of which was used: what its server opened for it, what it opened for its
+/// server, and a hop of the same login that a shell made.
+fn forwards() -> [Told; 2] {
+    let [mut laptop, mut bastion] = ["laptop", "bastion"].map(Log::new);
+    let (from, to) = ("192.0.2.10:50122", "198.51.100.1:22");
+    let asked = json!({ "portreeve": {
+        "ssh": { "forwards": { "local": ["8080:db1:80"], "remote": ["*:8082:[::1]:80"] } } } });
+    let at_laptop = [ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2"), asked];
+    let first = laptop.connect(1.0, from, to, &at_laptop);
+    let listening =
+        json!({ "portreeve": { "listening": { "addresses": ["127.0.0.1:8080", "[::1]:8080"] } } });
+    laptop.change(1.5, &first, &[listening.clone()]);
+    let for_server =
+        [at_laptop.to_vec(), vec![listening, json!({ "portreeve": { "route": "forwarded" } })]].concat();
+    let back = laptop.connect(3.0, "127.0.0.1:40001", "127.0.0.1:80", &for_server);
+    let arrival = bastion.accept(1.01, from, to, &[]);
+    let listening = json!({ "portreeve": { "listening": { "addresses": ["0.0.0.0:8082"] } } });
+    bastion.change(1.6, &arrival, &[listening]);
+    let mut origin = login("alice", from, to);
+    merge(&mut origin, &json!({ "portreeve": { "origin": { "connection_id": arrival } } }));
+    let server = by("alice", &[("sshd", 36), ("sshd", 34)], "sshd: alice@pts/3");
+    let forwarded = [server, origin.clone(), json!({ "portreeve": { "route": "forwarded" } })];
+    let one = bastion.connect(2.0, "10.0.0.1:40001", "10.0.0.9:80", &forwarded);
+    let two = bastion.connect(2.5, "10.0.0.1:40002", "10.0.0.9:80", &forwarded);
+    let shell = bastion.connect(20.0, "10.0.0.1:40003", "10.0.0.5:22", &[ssh("alice", 140, "web1"), origin]);
+    [Told { log: laptop, ids: vec![first, back] }, Told { log: bastion, ids: vec![arrival, one, two, shell] }]
+}
+
 /// laptop → bastion → web1 → db1, and a branch; all of it seen.
 fn chain() -> [Log; 4] {
     let [mut laptop, mut bastion, mut web1, mut db1] = ["laptop", "bastion", "web1", "db1"].map(Log::new);

@@ -70,7 +70,7 @@ fn a_tree_says_what_is_to_be_minded() {
 2026-11-20 20:00:01  laptop  alice@tty2 at a local terminal
 └─ 20:00:01  alice@laptop → bastion (198.51.100.1:22)  still open
    │  ssh[40] ← bash[37] ← sshd[36] ← sshd[20]  ssh bastion  01a1fa90-0001-7008-b72a-2f8bf6330001
-   │  first leg of a jump to web1
+   │  first leg of a jump to web1; 1 forwarded connection went through it
    └─ 20:00:01  alice@bastion → 10.0.0.5:22  still open
          sshd[36] ← sshd[34] ← sshd[20]  sshd: alice  01a1fa90-0001-7008-b72a-da45baf10001
          the SSH server opened it for its client
@@ -117,7 +117,7 @@ fn a_narrow_terminal_gets_shorter_lines() {
 }
 
 /// A log in which everything that can be chosen is hostile.
-fn hostile(name: &str) -> Log {
+fn hostile(name: &str, route: &str) -> Log {
     let mut log = Log::new(name);
     let mut fields = by(name, &[(name, 40), (name, 37)], name);
     merge(
@@ -126,8 +126,12 @@ fn hostile(name: &str) -> Log {
             "destination": { "domain": name }, "service": { "name": name }, "process": { "tty": { "name": name } },
             "portreeve": {
                 "origin": { "kind": name, "user": name, "tty": name, "session": name, "evidence": name },
-                "route": name, "connection": { "state": name, "seen": name },
-                "ssh": { "target": name, "jump": [name], "tool": name, "subsystem": name },
+                "route": route, "connection": { "state": name, "seen": name },
+                "ssh": {
+                    "target": name, "jump": [name], "tool": name, "subsystem": name,
+                    "forwards": { "local": [name], "stdio": [name, "x:1"] },
+                },
+                "listening": { "addresses": [name, "[::]:1080"] },
             },
         }),
     );
@@ -156,32 +160,33 @@ fn no_name_can_break_out_of_its_place() {
         "%%{init: {}}%%",
         "",
     ] {
-        let log = hostile(name);
-        let (text, _) = print(&[&log], Format::Text, Filter::default());
-        let marks = |c: char| "→←…·└─├│".contains(c);
-        assert!(text.chars().all(|c| matches!(c, ' '..='~' | '\n') || marks(c)), "{text:?}");
-        assert_eq!(text.matches('└').count(), 1, "{text}");
-        let (dot, _) = print(&[&log], Format::Dot, Filter::default());
-        for line in dot.lines() {
-            assert_eq!(
-                outside_of_quotes(line).matches(';').count(),
-                usize::from(line.ends_with(';')),
-                "{line}"
-            );
-            assert!(!outside_of_quotes(line).contains("evil"), "{line}");
+        for route in [name, "direct"] {
+            check_hostile(name, &hostile(name, route));
         }
-        assert_eq!(dot.matches('&').count(), dot.matches("&amp;").count());
-        let (mermaid, _) = print(&[&log], Format::Mermaid, Filter::default());
-        for line in mermaid.lines().filter(|line| line.contains('"')) {
-            assert_eq!(line.matches('"').count(), 2, "{line}");
-            let label = line.split('"').nth(1).unwrap().replace("<br/>", "");
-            let plain = |c: char| c.is_ascii_alphanumeric() || " ,.:/@-_#;".contains(c);
-            assert!(label.chars().all(plain), "{label}");
-        }
-        let (lines, _) = print(&[&log], Format::Json, Filter::default());
-        let way: Value = serde_json::from_str(&lines).unwrap();
-        assert_eq!((way["hops"][0]["host"].as_str(), lines.lines().count()), (Some(name), 1));
     }
+}
+
+fn check_hostile(name: &str, log: &Log) {
+    let (text, _) = print(&[log], Format::Text, Filter::default());
+    let marks = |c: char| "→←…·└─├│".contains(c);
+    assert!(text.chars().all(|c| matches!(c, ' '..='~' | '\n') || marks(c)), "{text:?}");
+    assert_eq!(text.matches('└').count(), 1, "{text}");
+    let (dot, _) = print(&[log], Format::Dot, Filter::default());
+    for line in dot.lines() {
+        assert_eq!(outside_of_quotes(line).matches(';').count(), usize::from(line.ends_with(';')), "{line}");
+        assert!(!outside_of_quotes(line).contains("evil"), "{line}");
+    }
+    assert_eq!(dot.matches('&').count(), dot.matches("&amp;").count());
+    let (mermaid, _) = print(&[log], Format::Mermaid, Filter::default());
+    for line in mermaid.lines().filter(|line| line.contains('"')) {
+        assert_eq!(line.matches('"').count(), 2, "{line}");
+        let label = line.split('"').nth(1).unwrap().replace("<br/>", "");
+        let plain = |c: char| c.is_ascii_alphanumeric() || " ,.:/@-_#;".contains(c);
+        assert!(label.chars().all(plain), "{label}");
+    }
+    let (lines, _) = print(&[log], Format::Json, Filter::default());
+    let way: Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!((way["hops"][0]["host"].as_str(), lines.lines().count()), (Some(name), 1));
 }
 
 /// What stands outside of quoted strings as Graphviz reads them.
@@ -242,5 +247,32 @@ fn graphs_show_hosts_and_hops() {
     w1n2 -->|"root#40;deploy#41;<br/>2026-11-20 20:00:40<br/>closed after 11m00s<br/>1.2 kB out, 3.4 MB in"| w1n4
   end
 "#
+    );
+}
+
+#[test]
+fn a_hop_that_carries_forwards_is_marked() {
+    let [laptop, bastion] = forwards();
+    let logs = [&laptop.log, &bastion.log];
+    let mark = "asked for -L 8080:db1:80, -R '*:8082:[::1]:80'";
+    let ends = "forwards from 127.0.0.1:8080, [::1]:8080 of laptop; forwards from 0.0.0.0:8082 (all interfaces) of bastion";
+    let carried = "2 forwarded connections went through it";
+    let tree = text(&logs);
+    assert!(tree.contains(&format!("\n│  │  {mark}; {ends}; {carried}\n")), "{tree}");
+    assert!(tree.contains("the SSH client opened it for its server\n"), "{tree}");
+    let (dot, _) = print(&logs, Format::Dot, Filter::default());
+    assert!(dot.contains(&format!("\\n{mark}\\n{}\\n{carried}\"];", ends.replace("; ", "\\n"))), "{dot}");
+    let ways = ways(&logs);
+    let hop = &ways[0]["hops"][0];
+    assert_eq!(hop["forwards"], json!(["-L 8080:db1:80", "-R *:8082:[::1]:80"]));
+    assert_eq!(hop["listening"], json!(["127.0.0.1:8080", "[::1]:8080"]));
+    assert_eq!(hop["hops"][0]["forwards"], Value::Null);
+    // A bastion alone, where only its own end is known.
+    let tree = text(&[&bastion.log]);
+    assert!(
+        tree.contains(&format!(
+            "\n   forwards from 0.0.0.0:8082 (all interfaces) of bastion\n   {carried}\n"
+        )),
+        "{tree}"
     );
 }

@@ -69,6 +69,10 @@ fn text(names: &Names, name: Option<Name>) -> Value {
     names.get(name).map_or(Value::Null, |text| text.into())
 }
 
+fn texts(names: &Names, all: &[Name]) -> Value {
+    if all.is_empty() { Value::Null } else { all.iter().map(|name| names.text(*name)).collect() }
+}
+
 fn end(end: Option<std::net::SocketAddr>) -> Value {
     end.map_or(Value::Null, |end| json!({ "ip": end.ip().to_string(), "port": end.port() }))
 }
@@ -121,6 +125,7 @@ fn hop_fields(forest: &Forest<'_>, hop: &Conn) -> Value {
         ("destination", end(hop.destination)),
         ("domain", text(names, hop.domain)),
         ("route", text(names, hop.route)),
+        ("listening", texts(names, &hop.listening)),
         ("bytes_out", hop.bytes_out().map_or(Value::Null, Value::from)),
         ("bytes_in", hop.bytes_in().map_or(Value::Null, Value::from)),
         ("bytes_exact", hop.is_bytes_exact.map_or(Value::Null, Value::from)),
@@ -187,8 +192,8 @@ fn party(names: &Names, party: &Party) -> Value {
     };
     let processes: Vec<_> = party.chain.iter().map(link).collect();
     let ssh = party.ssh.as_deref();
-    let jump: Vec<_> =
-        ssh.iter().flat_map(|ssh| ssh.jump.iter()).map(|hop| text(names, Some(*hop))).collect();
+    let forward = |(option, typed): &(&str, Name)| format!("{option} {}", names.text(*typed));
+    let forwards: Vec<_> = ssh.iter().flat_map(|ssh| ssh.forwards.iter()).map(forward).collect();
     object([
         ("user", text(names, party.who.name.or(party.who.id))),
         ("login", text(names, party.who.login.or(party.who.login_id))),
@@ -197,7 +202,8 @@ fn party(names: &Names, party: &Party) -> Value {
         ("owner_unknown", if party.chain.is_empty() { text(names, party.unknown) } else { Value::Null }),
         ("command_line", text(names, party.command)),
         ("target", text(names, ssh.and_then(|ssh| ssh.target))),
-        ("jump", if jump.is_empty() { Value::Null } else { jump.into() }),
+        ("jump", ssh.map_or(Value::Null, |ssh| texts(names, &ssh.jump))),
+        ("forwards", if forwards.is_empty() { Value::Null } else { forwards.into() }),
         ("tool", text(names, ssh.and_then(|ssh| ssh.tool))),
         ("subsystem", text(names, ssh.and_then(|ssh| ssh.subsystem))),
         ("origin", party.origin.as_deref().map_or(Value::Null, |own| origin(names, own))),

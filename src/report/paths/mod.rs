@@ -253,5 +253,6 @@ fn edge_lines(forest: &Forest<'_>, hop: &Conn, style: &Style) -> Vec<String> {
     lines.push(format!("{date} {clock}"));
     lines.push(phrase::ending(names, hop, None));
     lines.extend(phrase::volume(hop));
+    lines.extend(phrase::forwards(forest, hop));
     lines
 }

@@ -7,13 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::record::{Community, Origin as OriginFields, Record, Ssh as SshFields, parse_id, parse_time};
+use super::record::{
+    Community, Listening, Origin as OriginFields, Record, Ssh as SshFields, parse_id, parse_time,
+};
 use crate::report::record::Keyword;
 
 /// Longest text that is kept of a command line or a name, in characters.
 const KEPT_CHARS: usize = 300;
 /// Longest chain of processes that is kept: as many as a record has.
 const KEPT_LINKS: usize = 33;
+/// As many forwards of a connection are kept, and as many addresses at which one listens.
+const KEPT_FORWARDS: usize = 64;
 
 /// Microseconds after 1970.
 pub(crate) type Micros = i64;
@@ -165,6 +169,8 @@ pub(crate) struct Ssh {
     pub jump: Box<[Name]>,
     pub tool: Option<Name>,
     pub subsystem: Option<Name>,
+    /// Forwards that were asked for: the option, and what was typed behind it.
+    pub forwards: Box<[(&'static str, Name)]>,
 }
 
 /// Who opened a connection, or rides on one.
@@ -210,6 +216,8 @@ pub(crate) struct Conn {
     pub state: Option<Name>,
     pub seen: Option<Name>,
     pub route: Option<Name>,
+    /// Where its owner has listened, an SSH client or server: forwards that stood.
+    pub listening: Box<[Name]>,
     pub party: Party,
     /// When the first owner was told that `party` has.
     owner_at: Option<Micros>,
@@ -405,6 +413,7 @@ impl Conn {
             state: None,
             seen: None,
             route: None,
+            listening: Box::default(),
             party: Party::default(),
             owner_at: None,
             later_owner: None,
@@ -438,9 +447,22 @@ impl Conn {
             }
             fill(&mut self.state, state);
             fill(&mut self.route, route);
+            self.take_listening(fields.listening.as_ref(), names);
         }
         self.take_end(at, record, names);
         self.take_party(at, Party::take(record, names));
+    }
+
+    /// Every address that a record tells: of forwards that were ended later too.
+    fn take_listening(&mut self, fields: Option<&Listening<'_>>, names: &mut Names) {
+        let told = fields.and_then(|fields| fields.addresses.as_deref()).unwrap_or_default();
+        let mut all = self.listening.to_vec();
+        for address in told.iter().map(|address| names.keep(address.as_str())) {
+            if all.len() < KEPT_FORWARDS && !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        self.listening = all.into();
     }
 
     fn take_end(&mut self, at: Micros, record: &Record<'_>, names: &mut Names) {
@@ -530,6 +552,9 @@ impl Party {
                 if own.jump.is_empty() {
                     own.jump = other.jump;
                 }
+                if own.forwards.is_empty() {
+                    own.forwards = other.forwards;
+                }
             }
             (own, other) => *own = own.take().or(other),
         }
@@ -615,6 +640,13 @@ impl Ssh {
             jump: jump.iter().map(|hop| names.keep(hop.as_str())).collect(),
             tool: names.keep_word(fields.tool.as_ref()),
             subsystem: names.keep_word(fields.subsystem.as_ref()),
+            forwards: fields
+                .forwards
+                .iter()
+                .flat_map(|forwards| forwards.all())
+                .take(KEPT_FORWARDS)
+                .map(|(option, text)| (option, names.keep(text.as_str())))
+                .collect(),
         }
     }
 }

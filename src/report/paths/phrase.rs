@@ -1,6 +1,8 @@
 //! A hop in words that all outputs share: who, to where, how it ended, what is to be minded.
 //! Knows nothing of layout. Everything it gives out is harmless.
 
+use std::net::SocketAddr;
+
 use super::join::{Entry, Forest, Kind};
 use super::model::{Conn, Link, Names, Party, Who};
 use crate::report::words::{bytes, duration, end, word, words};
@@ -8,6 +10,8 @@ use crate::report::words::{bytes, duration, end, word, words};
 /// As many links of a chain as fit a line.
 const LINKS: usize = 8;
 const COMMAND_CHARS: usize = 300;
+/// As many forwards are named.
+const FORWARDS: usize = 4;
 
 /// `alice`; `root(alice)` where alice logged in and runs it as root.
 pub(crate) fn who(names: &Names, who: &Who) -> String {
@@ -127,7 +131,7 @@ pub(crate) fn volume(hop: &Conn) -> Option<String> {
 /// What is to be minded about a hop: its route, weak evidence, what was not seen.
 pub(crate) fn notes(forest: &Forest<'_>, hop: &Conn) -> Vec<String> {
     let names = &forest.model.names;
-    let mut notes: Vec<String> = route(names, hop).into_iter().collect();
+    let mut notes: Vec<String> = route(names, hop).into_iter().chain(forwards(forest, hop)).collect();
     if let Some(weak) = hop.party.origin.as_ref().and_then(|origin| evidence(names.get(origin.evidence))) {
         notes.push(weak.to_owned());
     }
@@ -159,11 +163,100 @@ pub(crate) fn route(names: &Names, hop: &Conn) -> Option<String> {
         ("jump", None) => Some("first leg of a jump".to_owned()),
         ("proxy_command", Some(target)) => Some(format!("a relay opened it, for ssh to {target}")),
         ("proxy_command", None) => Some("a relay opened it, for ssh".to_owned()),
+        ("forwarded", _) if is_for_server(hop) => Some("the SSH client opened it for its server".to_owned()),
         ("forwarded", _) => Some("the SSH server opened it for its client".to_owned()),
         ("mux_master", _) => Some("several sessions may share it".to_owned()),
         ("other", _) => Some("not by an SSH client".to_owned()),
         _ => None,
     }
+}
+
+/// Of a connection that was forwarded: whether a client opened it for its server. A server was asked for nothing.
+pub(crate) fn is_for_server(hop: &Conn) -> bool {
+    hop.party.ssh.is_some()
+}
+
+/// What marks a connection that carries forwards: those that were asked for, where they are waited for at either end, and
+/// how many connections the far end opened.
+pub(crate) fn forwards(forest: &Forest<'_>, conn: &Conn) -> Vec<String> {
+    let names = &forest.model.names;
+    let reached = reached(forest, conn);
+    let mut marks = Vec::new();
+    let asked = asked_forwards(names, conn);
+    if !asked.is_empty() {
+        marks.push(format!("asked for {}", few(asked).join(", ")));
+    }
+    let far = reached.iter().filter_map(|entry| entry.inbound).filter(|far| far.id != conn.id);
+    for end in [conn].into_iter().chain(far) {
+        let listens = listening(names, end);
+        if !listens.is_empty() {
+            let host = word(forest.model.host_name(forest.model.host_of(end)));
+            let open = if is_open_to_all(names, end) { " (all interfaces)" } else { "" };
+            marks.push(format!("forwards from {}{open} of {host}", few(listens).join(", ")));
+        }
+    }
+    match reached.iter().map(|entry| carried(names, entry).count()).sum::<usize>() {
+        0 => {}
+        1 => marks.push("1 forwarded connection went through it".to_owned()),
+        n => marks.push(format!("{n} forwarded connections went through it")),
+    }
+    marks
+}
+
+/// The logins that a connection is, or is proved to have led to.
+pub(crate) fn reached<'f, 'm>(forest: &'f Forest<'m>, conn: &Conn) -> Vec<&'f Entry<'m>> {
+    if conn.is_inbound {
+        forest.entry_of(conn).into_iter().collect()
+    } else {
+        forest.arrivals(conn).collect()
+    }
+}
+
+/// `-L 8080:db1:80`, as typed. What is told of a relay or of the first leg of a jump was asked of another client.
+pub(crate) fn asked_forwards(names: &Names, hop: &Conn) -> Vec<String> {
+    let ssh = hop.party.ssh.as_deref().filter(|_| is_clients_own(names, hop));
+    let asked = ssh.map(|ssh| &ssh.forwards[..]).unwrap_or_default();
+    asked.iter().map(|(option, text)| format!("{option} {}", word(names.text(*text)))).collect()
+}
+
+/// Where a client listens for what is to go through this connection or, of an inbound one, its server does.
+pub(crate) fn listening(names: &Names, conn: &Conn) -> Vec<String> {
+    if !conn.is_inbound && !is_clients_own(names, conn) {
+        return Vec::new();
+    }
+    conn.listening.iter().map(|address| word(names.text(*address))).collect()
+}
+
+/// Whether a forward of it can be reached from other machines, on whatever interface.
+pub(crate) fn is_open_to_all(names: &Names, conn: &Conn) -> bool {
+    let ends = conn.listening.iter().filter_map(|address| names.text(*address).parse::<SocketAddr>().ok());
+    ends.into_iter().any(|end| end.ip().is_unspecified())
+}
+
+/// The connection of a client to its server, and none that either opened for the other.
+fn is_clients_own(names: &Names, hop: &Conn) -> bool {
+    !hop.is_inbound && matches!(names.get(hop.route), Some("direct" | "mux_master"))
+}
+
+/// What the SSH server of a login opened for its client: proved by the socket of the login, which the same process holds.
+pub(crate) fn carried<'e, 'm>(
+    names: &'e Names,
+    entry: &'e Entry<'m>,
+) -> impl Iterator<Item = &'m Conn> + use<'e, 'm> {
+    entry.hops.iter().copied().filter(move |hop| {
+        let evidence = hop.party.origin.as_ref().and_then(|origin| origin.evidence);
+        names.is(hop.route, "forwarded") && !is_for_server(hop) && names.is(evidence, "socket")
+    })
+}
+
+/// The first of them, and how many more there are.
+pub(crate) fn few(mut all: Vec<String>) -> Vec<String> {
+    let more = all.len().saturating_sub(FORWARDS);
+    if more > 1 {
+        all.truncate(FORWARDS);
+        all.push(format!("{more} more"));
+    }
+    all
 }
 
 /// Evidence of an origin that is no proof.

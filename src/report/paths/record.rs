@@ -140,6 +140,8 @@ pub(crate) struct Portreeve<'a> {
     #[serde(borrow)]
     pub ssh: Option<Ssh<'a>>,
     #[serde(borrow)]
+    pub listening: Option<Listening<'a>>,
+    #[serde(borrow)]
     pub close: Option<Close<'a>>,
     #[serde(borrow)]
     pub gap: Option<Gap<'a>>,
@@ -215,6 +217,29 @@ pub(crate) struct Ssh<'a> {
     pub tool: Option<Keyword<'a>>,
     #[serde(borrow)]
     pub subsystem: Option<Keyword<'a>>,
+    #[serde(borrow)]
+    pub forwards: Option<Forwards<'a>>,
+}
+
+/// As typed.
+#[derive(serde::Deserialize)]
+pub(crate) struct Forwards<'a> {
+    #[serde(borrow)]
+    local: Option<Vec<Keyword<'a>>>,
+    #[serde(borrow)]
+    remote: Option<Vec<Keyword<'a>>>,
+    #[serde(borrow)]
+    dynamic: Option<Vec<Keyword<'a>>>,
+    #[serde(borrow)]
+    stdio: Option<Vec<Keyword<'a>>>,
+    #[serde(borrow)]
+    tunnel: Option<Vec<Keyword<'a>>>,
+}
+
+#[derive(serde::Deserialize)]
+pub(crate) struct Listening<'a> {
+    #[serde(borrow)]
+    pub addresses: Option<Vec<Keyword<'a>>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -275,6 +300,15 @@ impl Origin<'_> {
 
     pub fn connection(&self) -> Option<u128> {
         parse_id(self.connection_id.as_ref()?.as_str())
+    }
+}
+
+impl<'a> Forwards<'a> {
+    /// Each with the option that it was typed behind.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Keyword<'a>)> {
+        let Forwards { local, remote, dynamic, stdio, tunnel } = self;
+        let kinds = [("-L", local), ("-R", remote), ("-D", dynamic), ("-W", stdio), ("-w", tunnel)];
+        kinds.into_iter().flat_map(|(option, texts)| texts.iter().flatten().map(move |text| (option, text)))
     }
 }
 

@@ -144,6 +144,7 @@ impl Tree<'_, '_> {
         if entry.is_cut {
             lines.push("the hops go round in a circle: shown from its earliest".to_owned());
         }
+        lines.extend(entry.inbound.into_iter().flat_map(|conn| phrase::forwards(self.forest, conn)));
         for hop in &entry.maybe {
             let host = super::host(self.forest, self.forest.model.host_of(hop));
             lines.push(format!(
