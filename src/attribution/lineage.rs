@@ -70,6 +70,22 @@ impl Attributor {
         proc.read_process(held, depth).ok().map(|process| self.told(process))
     }
 
+    /// The same with the arguments that its process has now, where these are others: a server writes into them who logs
+    /// in. `now`: as it was read.
+    #[must_use]
+    pub fn retitled(&self, lineage: &Lineage, mut now: Process) -> Option<Arc<Lineage>> {
+        let redacted = self.masker.mask(&mut now.args);
+        let old = &lineage.process;
+        let is_same =
+            (now.pid, now.start_ticks, &now.executable) == (old.pid, old.start_ticks, &old.executable);
+        if !is_same || now.args.is_empty() || now.args == old.args {
+            return None;
+        }
+        let Process { args, args_bytes, args_cut, .. } = now;
+        let process = Process { args, args_bytes, args_cut, redacted, ..Process::clone(old) };
+        Some(Arc::new(Lineage { process: Arc::new(process), ..lineage.clone() }))
+    }
+
     /// A process that was read, with its secrets masked and its users named.
     fn told(&mut self, mut process: Process) -> Process {
         process.redacted = self.masker.mask(&mut process.args);

@@ -141,10 +141,11 @@ fn change(connection: &Connection, changed: &[&'static str]) -> String {
         _ => note,
     };
     let note = match (changed, connection.attribution.owner()) {
+        (["process.args"], _) => "title changed",
         (["process"], _) => "owner changed",
         ([.., "portreeve.listening"], _) => "forwards changed",
         (["portreeve.route" | "portreeve.ssh", ..], _) => "shared by sessions",
-        (["portreeve.origin"], _) => "logged in",
+        (["portreeve.origin"] | ["process.args", "portreeve.origin"], _) => "logged in",
         (["portreeve.attribution"], None) => "owner not found",
         _ => note,
     };

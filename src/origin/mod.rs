@@ -105,8 +105,8 @@ impl Origins {
         Arc::new(origin)
     }
 
-    /// What an inbound connection's own server processes tell of it; remembers it for what outlives it.
-    /// `id`: under which it is logged.
+    /// What an inbound connection's own server processes tell of it; remembers it for what outlives it. And the server as
+    /// it is now, its arguments not masked. `id`: under which it is logged.
     pub fn inbound(
         &mut self,
         proc: &Proc,
@@ -114,7 +114,7 @@ impl Origins {
         owner: Option<&Held>,
         tuple: Tuple,
         id: Option<Uuid>,
-    ) -> Origin {
+    ) -> (Origin, Option<Process>) {
         // What was read when it connected was read before the login, which brings them.
         let marks = owner.map_or_else(|| Marks::of(proc, lineage, None), |owner| Marks::now(proc, owner));
         let mut origin = Origin {
@@ -136,7 +136,8 @@ impl Origins {
         for leader in self.seats.led_by(proc, &children) {
             self.logins.remember(Login::new(&known, &marks, Some(leader)));
         }
-        Origin { connection: None, ..self.logins.remember(Login::new(&known, &marks, None)) }
+        let origin = Origin { connection: None, ..self.logins.remember(Login::new(&known, &marks, None)) };
+        (origin, now)
     }
 
     /// Sockets of a process that listen, of these inodes.

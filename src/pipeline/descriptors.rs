@@ -15,7 +15,7 @@ use crate::attribution::{Found, Wanted};
 use crate::connection::{Connection, Direction, Inode, Key, Moment};
 use crate::event::{Event, What};
 use crate::proc::{Held, Proc, Sight};
-use crate::process::{Attribution, Holder};
+use crate::process::{Attribution, Holder, Lineage};
 use crate::way::Way;
 
 /// As many are looked at in one tick, and as many others in a second.
@@ -157,13 +157,14 @@ impl Pipeline {
         sockets.dedup();
         let mut way = Way::clone(&old);
         way.listening = self.origins.listening(proc, &held, &sockets);
-        let mut riders = Vec::new();
+        let (mut riders, mut retitled) = (Vec::new(), None);
         match connection.direction {
             Direction::Ingress => {
                 if let Some(lineage) = lineage_of(&connection) {
-                    let origin =
+                    let (origin, now) =
                         self.origins.inbound(proc, &lineage, Some(&held), key.tuple, Some(connection.id));
                     way.origin = Arc::new(origin);
+                    retitled = now.and_then(|now| self.attributor.retitled(&lineage, now));
                 }
                 if let Some(process) = self.counted.by_key.get_mut(&key) {
                     process.is_unnamed = way.origin.user.is_none();
@@ -174,7 +175,7 @@ impl Pipeline {
             }
             Direction::Egress => {}
         }
-        self.tell_way(&key, &old, way, at, told);
+        self.tell_way(&key, &old, way, retitled, at, told);
         self.find_riders(proc, key, riders, connection.uid.unwrap_or(0), at, told);
     }
 
@@ -205,15 +206,29 @@ impl Pipeline {
         clients.filter(|peer| process.riders.insert(*peer)).take(MOST_RIDERS).collect()
     }
 
-    /// Tells what has changed of a way.
-    fn tell_way(&mut self, key: &Key, old: &Way, new: Way, at: Moment, told: &mut Vec<Event>) {
+    /// Tells what has changed of a way, and that its server has another title.
+    fn tell_way(
+        &mut self,
+        key: &Key,
+        old: &Way,
+        new: Way,
+        retitled: Option<Arc<Lineage>>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         let mut changed = Vec::new();
+        changed.extend(retitled.is_some().then_some("process.args"));
         changed.extend((old.origin != new.origin).then_some("portreeve.origin"));
         changed.extend((old.route != new.route).then_some("portreeve.route"));
         changed.extend((old.ssh != new.ssh).then_some("portreeve.ssh"));
         changed.extend((old.listening != new.listening).then_some("portreeve.listening"));
         let Some(entry) = self.table.get_mut(key).filter(|_| !changed.is_empty()) else { return };
-        Arc::make_mut(&mut entry.connection).way = Some(Arc::new(new));
+        let connection = Arc::make_mut(&mut entry.connection);
+        connection.way = Some(Arc::new(new));
+        if let (Attribution::Owned { lineage, .. }, Some(retitled)) = (&mut connection.attribution, retitled)
+        {
+            *lineage = retitled;
+        }
         if entry.told {
             let connection = Arc::clone(&entry.connection);
             told.push(Event { at, what: What::Changed { connection, changed } });
@@ -268,7 +283,7 @@ impl Pipeline {
     }
 }
 
-fn lineage_of(connection: &Connection) -> Option<Arc<crate::process::Lineage>> {
+fn lineage_of(connection: &Connection) -> Option<Arc<Lineage>> {
     match &connection.attribution {
         Attribution::Owned { lineage, .. } => Some(Arc::clone(lineage)),
         _ => None,

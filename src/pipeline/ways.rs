@@ -27,7 +27,7 @@ impl Pipeline {
         let id = self.table.get(key).map(|entry| entry.connection.id);
         Some(match direction {
             Direction::Ingress => Way {
-                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple, id)),
+                origin: Arc::new(self.origins.inbound(proc, lineage, held, key.tuple, id).0),
                 route: None,
                 ssh: None,
                 is_ssh: ssh::is_server(&lineage.process),

@@ -635,7 +635,7 @@ fn ask_ssh(process: &Process) -> Result<BTreeMap<String, Vec<String>>, String> {
     let args = process.args.iter().skip(1).map(|arg| text(arg));
     let output = Command::new("ssh").args(["-F", "/dev/null", "-G"]).args(args).output().unwrap();
     if !output.status.success() {
-        return Err(text(&output.stderr));
+        return Err(format!("{}: {}", output.status, text(&output.stderr)));
     }
     let mut told = BTreeMap::<_, Vec<_>>::new();
     for line in text(&output.stdout).lines() {

@@ -330,20 +330,29 @@ fn inbound_sessions_are_told_with_their_user_and_end_and_what_comes_from_them_na
     let id = session.id;
     fs::write(watch.kernel.path("20/cmdline"), "sshd: alice [priv]\0").unwrap();
     let learned = (0..40).flat_map(|_| watch.tick()).find_map(|event| match event.what {
-        What::Changed { connection, changed } if changed == ["portreeve.origin"] => Some(connection),
+        What::Changed { connection, changed } if changed == ["process.args", "portreeve.origin"] => {
+            Some(connection)
+        }
         _ => None,
     });
-    assert_eq!(origin(&learned.expect("who it is")), "ssh socket 198.51.100.7:50122 alice - 3");
+    let learned = learned.expect("who it is");
+    assert_eq!(origin(&learned), "ssh socket 198.51.100.7:50122 alice - 3");
+    assert_eq!(learned.attribution.owner().unwrap().args, [b"sshd: alice [priv]"]);
     watch.spawn(30, 20, "bash", &["-bash"]);
     watch.spawn(40, 30, "ssh", &["ssh", "web1"]);
     let opened = watch.connect(40, REMOTE).unwrap();
     assert_eq!(opened.way.unwrap().origin.connection, Some(id));
     watch.kernel.close(50);
     let closed = (0..5).flat_map(|_| watch.tick()).find_map(|event| match event.what {
-        What::Closed { connection, .. } if connection.direction == Direction::Ingress => Some(connection.id),
+        What::Closed { connection, .. } if connection.direction == Direction::Ingress => Some(connection),
         _ => None,
     });
-    assert_eq!(closed, Some(id));
+    let closed = closed.expect("its end");
+    assert_eq!(
+        (closed.id, &closed.attribution),
+        (id, &learned.attribution),
+        "with the title that it has now"
+    );
 }
 
 #[test]
