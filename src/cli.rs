@@ -47,7 +47,7 @@ pub enum Command {
     Watch(WatchArgs),
     /// Print logs as text, with filters
     Show(ShowArgs),
-    /// Print the whole way of each login, over one host or many
+    /// Print the whole way of each login, over one host or many, or those ways of which a connection matches
     Paths(PathsArgs),
     /// Tell one connection's story in a paragraph
     Explain(ExplainArgs),
@@ -178,6 +178,45 @@ pub struct ShowArgs {
     /// Go on with what is written from now on
     #[arg(short, long)]
     pub follow: bool,
+    /// Which records.
+    #[command(flatten)]
+    pub which: Which,
+    /// Executable by pattern; without a slash, by its last name (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub exe: Vec<crate::glob::Glob>,
+    /// Text, or the lines as they are
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+    /// How text looks.
+    #[command(flatten)]
+    pub looks: Looks,
+    /// Logs, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// `paths`.
+#[derive(Debug, Args)]
+pub struct PathsArgs {
+    /// Which ways: those of which a connection matches.
+    #[command(flatten)]
+    pub which: Which,
+    /// A tree in text, JSON with one way a line, or a graph for Graphviz or Mermaid
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: PathsFormat,
+    /// How text looks.
+    #[command(flatten)]
+    pub looks: Looks,
+    /// Logs of one host or of many, plain, .gz or .zst, in any order; - is standard input
+    /// [default: the configured log, and what was rotated]
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// Of which records or ways: what `show` and `paths` have in common.
+#[derive(Debug, Args)]
+pub struct Which {
     /// Not before: 2026-11-20 13:42, 13:42, yesterday, '2h ago', RFC 3339
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
@@ -194,62 +233,20 @@ pub struct ShowArgs {
         help = "Either end: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)"
     )]
     pub address: Vec<crate::report::AddressMatch>,
-    /// Executable by pattern; without a slash, by its last name (repeatable)
-    #[arg(long, value_name = "PATTERN")]
-    pub exe: Vec<crate::glob::Glob>,
     /// Connection or record by id or its beginning (repeatable)
     #[arg(long, value_name = "ID")]
     pub id: Vec<crate::report::IdPrefix>,
-    /// Text, or the lines as they are
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: OutputFormat,
-    /// Times in UTC instead of local time
-    #[arg(long)]
-    pub utc: bool,
-    /// Colour
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub color: When,
-    /// Logs, plain, .gz or .zst, in any order; - is standard input
-    /// [default: the configured log, and what was rotated]
-    #[arg(value_name = "LOG")]
-    pub logs: Vec<PathBuf>,
 }
 
-/// `paths`.
+/// How text looks that a reader prints.
 #[derive(Debug, Args)]
-pub struct PathsArgs {
-    /// Ways on which something stood then or later: times as for show
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
-    /// Ways on which something stood before this time
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
-    /// User by name or number, of any hop: who ran it, or who logged in (repeatable)
-    #[arg(long, value_name = "USER")]
-    pub user: Vec<String>,
-    /// Either end of any hop.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        help = "Either end of any hop: 192.0.2.7, 10.0.0.0/8, 192.0.2.7:22, [::1]:22, :22 (repeatable)"
-    )]
-    pub address: Vec<crate::report::AddressMatch>,
-    /// Any hop by the id of its connection or its beginning (repeatable)
-    #[arg(long, value_name = "ID")]
-    pub id: Vec<crate::report::IdPrefix>,
-    /// A tree in text, JSON with one way a line, or a graph for Graphviz or Mermaid
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: PathsFormat,
+pub struct Looks {
     /// Times in UTC instead of local time
     #[arg(long)]
     pub utc: bool,
     /// Colour
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: When,
-    /// Logs of one host or of many, plain, .gz or .zst, in any order; - is standard input
-    /// [default: the configured log, and what was rotated]
-    #[arg(value_name = "LOG")]
-    pub logs: Vec<PathBuf>,
 }
 
 /// `explain`.

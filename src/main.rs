@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use log::LevelFilter;
 use portreeve::cli::{
     Cli, Command, ConfigAction, ExplainArgs, OutputFormat, PathsArgs, PathsFormat, RuleAction, SealAction,
-    ShowArgs, VerifyArgs, WatchArgs, When,
+    ShowArgs, VerifyArgs, WatchArgs, When, Which,
 };
 use portreeve::config::{self, DEFAULT_LOG, DEFAULT_PATH, Settings};
 use portreeve::daemon::{self, DaemonError, chain};
@@ -286,6 +286,17 @@ fn time(text: Option<&str>) -> Result<Option<jiff::Timestamp>, Failure> {
     time.map_err(|text| Failure { status: USAGE, text })
 }
 
+fn filter(which: &Which) -> Result<Filter, Failure> {
+    Ok(Filter {
+        since: time(which.since.as_deref())?,
+        until: time(which.until.as_deref())?,
+        users: which.user.clone(),
+        addresses: which.address.clone(),
+        executables: Vec::new(),
+        ids: which.id.clone(),
+    })
+}
+
 fn logs(paths: &[PathBuf]) -> Logs {
     match paths {
         [] => Logs::Live(configured_log()),
@@ -307,21 +318,14 @@ fn unread(failures: u64) -> Result<(), Failure> {
 }
 
 fn paths(args: &PathsArgs) -> Result<(), Failure> {
-    let filter = Filter {
-        since: time(args.since.as_deref())?,
-        until: time(args.until.as_deref())?,
-        users: args.user.clone(),
-        addresses: args.address.clone(),
-        executables: Vec::new(),
-        ids: args.id.clone(),
-    };
+    let filter = filter(&args.which)?;
     let format = match args.format {
         PathsFormat::Text => paths::Format::Text,
         PathsFormat::Json => paths::Format::Json,
         PathsFormat::Dot => paths::Format::Dot,
         PathsFormat::Mermaid => paths::Format::Mermaid,
     };
-    let style = style(args.color, args.utc, stdout().is_terminal());
+    let style = style(args.looks.color, args.looks.utc, stdout().is_terminal());
     let paths = Paths { logs: logs(&args.logs), filter, format, style };
     let summary = paths::run(&paths, &mut stdout(), &mut say).map_err(|e| fail(1)(&e))?;
     unread(summary.failures)
@@ -343,20 +347,13 @@ fn explain(args: &ExplainArgs) -> Result<(), Failure> {
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let filter = Filter {
-        since: time(args.since.as_deref())?,
-        until: time(args.until.as_deref())?,
-        users: args.user.clone(),
-        addresses: args.address.clone(),
-        executables: args.exe.clone(),
-        ids: args.id.clone(),
-    };
+    let filter = Filter { executables: args.exe.clone(), ..filter(&args.which)? };
     let logs = logs(&args.logs);
     let format = match args.format {
         OutputFormat::Text => report::show::Format::Text,
         OutputFormat::Json => report::show::Format::Json,
     };
-    let style = style(args.color, args.utc, stdout().is_terminal());
+    let style = style(args.looks.color, args.looks.utc, stdout().is_terminal());
     let show = Show { logs, follow: args.follow, filter, format, style };
     // Interrupted by a signal, which ends a reader at once.
     let summary = report::show::run(&show, &mut stdout(), &mut say, &|| false).map_err(|e| fail(1)(&e))?;

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -26,6 +27,19 @@ pub struct Style {
     pub color: bool,
     /// Columns of the terminal. `None`: the line is for a file or a pipe and keeps the whole connection id.
     pub width: Option<usize>,
+}
+
+/// A span of time for people: `320 ms`, `4.5 s`, `12m03s`, `3h00m`, `2d04h`.
+#[must_use]
+pub fn lasting(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..60 => format!("{seconds}.{} s", millis / 100),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
 }
 
 /// Renders one record: `2026-11-20 13:42:50.123  message`, without a line end.
@@ -284,6 +298,15 @@ mod tests {
         assert!(colored("gap    x").contains("\x1b[31mgap\x1b[0m"));
         for plain in ["opened x", "", " open", "op\x1b[5men"] {
             assert!(!colored(plain).contains('\x1b'), "{plain:?}");
+        }
+    }
+
+    #[test]
+    fn durations_read_well() {
+        for (seconds, wanted) in
+            [(0.32, "320 ms"), (4.56, "4.5 s"), (723.0, "12m03s"), (10_800.0, "3h00m"), (187_200.0, "2d04h")]
+        {
+            assert_eq!(lasting(Duration::from_secs_f64(seconds)), wanted);
         }
     }
 }

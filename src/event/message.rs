@@ -14,7 +14,7 @@ use super::{Bytes, Coverage, Ending, Event, Gap, Started, Totals, What};
 use super::{file, program};
 use crate::connection::{CloseReason, Connection, Direction, Seen, Transport};
 use crate::process::{Asker, Attribution, Departed, Lineage, Login, Process, Told, Tty};
-use crate::text::escape;
+use crate::text::{escape, lasting};
 use crate::way::{Evidence, Origin};
 
 /// As many links of a chain as fit a line; the record holds all.
@@ -60,10 +60,7 @@ pub fn message(event: &Event) -> String {
 
 fn clock(by_us: i64) -> String {
     let way = if by_us < 0 { "back" } else { "forward" };
-    format!(
-        "clock  the wall clock was set {way} by {}",
-        for_people(Duration::from_micros(by_us.unsigned_abs()))
-    )
+    format!("clock  the wall clock was set {way} by {}", lasting(Duration::from_micros(by_us.unsigned_abs())))
 }
 
 fn start(started: &Started) -> String {
@@ -160,7 +157,7 @@ fn close(connection: &Connection, ending: &Ending) -> String {
         (reason, _) => reason.name().replace('_', " "),
     };
     let note = match ending.duration(connection) {
-        Some(duration) => format!("{reason} after {}", for_people(duration)),
+        Some(duration) => format!("{reason} after {}", lasting(duration)),
         None => reason,
     };
     let note = match ending.bytes {
@@ -189,7 +186,7 @@ fn bytes(count: u64) -> String {
 /// `cover  60.0 s: 12 opened, 11 closed, 3 open; the kernel counted 40 outbound opens on all ports, all accounted for`
 fn covered(coverage: &Coverage) -> String {
     let Coverage { span, opens, closes, live, unattributed, kernel, lost, .. } = coverage;
-    let time = span.map(|(from, to)| for_people(to.boot.saturating_sub(from.boot))).unwrap_or_default();
+    let time = span.map(|(from, to)| lasting(to.boot.saturating_sub(from.boot))).unwrap_or_default();
     let mut line = format!("cover  {time}: {opens} opened, {closes} closed, {live} open; ");
     let _ = write!(line, "the kernel counted {}", counted(kernel.active_opens, "outbound open"));
     let _ = match (coverage.agrees, coverage.missed_at_most) {
@@ -428,7 +425,7 @@ fn lost(gap: &Gap) -> String {
         let _ = write!(line, ": {}", counted(count, what));
     }
     if gap.to > gap.from {
-        let _ = write!(line, ", for {}", for_people(gap.to.boot.saturating_sub(gap.from.boot)));
+        let _ = write!(line, ", for {}", lasting(gap.to.boot.saturating_sub(gap.from.boot)));
     }
     if let Some(detail) = &gap.detail {
         let _ = write!(line, ": {}", escape(detail.as_bytes()));
@@ -453,19 +450,6 @@ pub fn command_line(args: &[Vec<u8>]) -> String {
     args.iter().map(|arg| word(arg)).collect::<Vec<_>>().join(" ")
 }
 
-/// `320 ms`, `4.5 s`, `12m03s`, `3h00m`, `2d04h`.
-#[must_use]
-pub fn for_people(duration: Duration) -> String {
-    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
-    match seconds {
-        0 => format!("{millis} ms"),
-        1..60 => format!("{seconds}.{} s", millis / 100),
-        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,14 +461,5 @@ mod tests {
         assert_eq!(word(b"x[1] y"), "'x[1] y'");
         assert_eq!(word(b"it's"), r"'it'\''s'");
         assert_eq!(word("a ← b\n".as_bytes()), r"'a \u{2190} b\u{a}'");
-    }
-
-    #[test]
-    fn durations_read_well() {
-        for (seconds, wanted) in
-            [(0.32, "320 ms"), (4.56, "4.5 s"), (723.0, "12m03s"), (10_800.0, "3h00m"), (187_200.0, "2d04h")]
-        {
-            assert_eq!(for_people(Duration::from_secs_f64(seconds)), wanted);
-        }
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::message::{chain_of, command_line, for_people, from_of, shorten, who_of};
+use super::message::{chain_of, command_line, from_of, shorten, who_of};
 use super::record::{Cut, Host, Members, set};
 use super::way::tell_origin;
 use crate::connection::Moment;
 use crate::process::Lineage;
+use crate::text::lasting;
 use crate::way::Origin;
 
 /// Who did something that is told, and from which session.
@@ -136,7 +137,7 @@ pub(super) fn ended(end: &ProcessEnd) -> String {
         1 => "1 connection".to_owned(),
         count => format!("{count} connections"),
     };
-    let _ = write!(note, " after {}, {made}", for_people(end.duration()));
+    let _ = write!(note, " after {}, {made}", lasting(end.duration()));
     line("exit  ", &end.who, 1, Some(&note))
 }
 

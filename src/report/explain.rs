@@ -3,6 +3,7 @@
 //! Truth: the connection's records, those of its login, and of the gaps that lie in its time.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::filter::IdPrefix;
 use super::notice::Notice;
@@ -12,8 +13,8 @@ use super::paths::phrase::{self, is_other_login};
 use super::paths::read::read;
 use super::paths::record::show_id;
 use super::show::{Logs, ShowError};
-use super::words::{bytes, duration, moment, word};
-use crate::text::Style;
+use super::words::{bytes, moment, word};
+use crate::text::{Style, lasting};
 
 /// As many connections are named where an id fits several.
 const NAMED: usize = 10;
@@ -569,7 +570,7 @@ fn long(micros: u64) -> String {
         _ => format!("{} and {}", units(large, name), units(small, small_name)),
     };
     match seconds {
-        0 => duration(micros),
+        0 => lasting(Duration::from_micros(micros)),
         1..60 => format!("{seconds}.{} seconds", micros / 100_000 % 10),
         60..3_600 => two(seconds / 60, "minute", seconds % 60, "second"),
         3_600..86_400 => two(seconds / 3_600, "hour", seconds % 3_600 / 60, "minute"),

@@ -49,18 +49,6 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// `320 ms`, `4.5 s`, `12m03s`, `3h00m`, `2d04h`.
-pub(super) fn duration(micros: u64) -> String {
-    let (seconds, millis) = (micros / 1_000_000, micros / 1_000 % 1_000);
-    match seconds {
-        0 => format!("{millis} ms"),
-        1..60 => format!("{seconds}.{} s", millis / 100),
-        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
-}
-
 /// `192.0.2.7:22`, `[::1]:22`; or that it is not known.
 pub(super) fn end(end: Option<SocketAddr>) -> String {
     end.map_or_else(|| "an unknown address".to_owned(), |end| end.to_string())

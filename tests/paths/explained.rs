@@ -188,12 +188,7 @@ fn an_inbound_connection_has_a_story_too() {
 fn what_may_be_but_is_not_proved_is_told_so() {
     let mut laptop = Log::new("laptop");
     let mut bastion = Log::new("bastion");
-    let out = laptop.connect(
-        1.0,
-        LAPTOP,
-        BASTION,
-        &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2")],
-    );
+    let out = from_laptop(&mut laptop, 1.0, (LAPTOP, BASTION), &[]);
     let arrival = bastion.accept(1.2, "203.0.113.1:61000", BASTION, &[]);
     assert!(tell(&[&laptop, &bastion], &out).ends_with(
         "It may have gone on from bastion, but that cannot be proved, because an address was translated on the way.\n"

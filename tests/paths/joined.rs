@@ -65,12 +65,7 @@ fn ports_that_are_used_again_are_another_login() {
     let mut laptop = Log::new("laptop");
     let mut bastion = Log::new("bastion");
     for (at, pid) in [(0.0, 36), (5_000.0, 99)] {
-        let id = laptop.connect(
-            at,
-            LAPTOP,
-            BASTION,
-            &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2")],
-        );
+        let id = from_laptop(&mut laptop, at, (LAPTOP, BASTION), &[]);
         let server = json!({ "portreeve": { "origin": { "sshd_pid": pid } } });
         let from = format!("10.0.0.1:{}", 40_000 + pid);
         bastion.connect(at + 9.0, &from, "10.0.0.5:22", &[login("alice", LAPTOP, BASTION), server]);
@@ -123,12 +118,7 @@ fn a_flow_whose_ends_are_told_otherwise_is_not_joined() {
 fn a_translated_address_is_told_as_possible_and_not_as_proved() {
     let mut laptop = Log::new("laptop");
     let mut bastion = Log::new("bastion");
-    let out = laptop.connect(
-        1.0,
-        LAPTOP,
-        BASTION,
-        &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2")],
-    );
+    let out = from_laptop(&mut laptop, 1.0, (LAPTOP, BASTION), &[]);
     // The bastion sees the router.
     let translated = "203.0.113.1:61000";
     let arrival = bastion.accept(1.2, translated, BASTION, &[]);
@@ -169,12 +159,7 @@ fn a_jump_is_one_way_through_the_host_that_forwards_it() {
     let mut bastion = Log::new("bastion");
     let mut web1 = Log::new("web1");
     let jump = json!({ "portreeve": { "route": "jump", "ssh": { "target": "web1", "jump": ["bastion"] } } });
-    laptop.connect(
-        1.0,
-        LAPTOP,
-        BASTION,
-        &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2"), jump],
-    );
+    from_laptop(&mut laptop, 1.0, (LAPTOP, BASTION), &[jump]);
     let server = by("alice", &[("sshd", 36), ("sshd", 34), ("sshd", 20)], "sshd: alice");
     let forwarded = json!({ "portreeve": { "route": "forwarded" } });
     bastion.connect(

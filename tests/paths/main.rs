@@ -94,6 +94,12 @@ fn ssh(user: &str, pid: u32, target: &str) -> Value {
     fields
 }
 
+/// alice, at the laptop's terminal, connects to the bastion.
+fn from_laptop(laptop: &mut Log, at: f64, (from, to): (&str, &str), more: &[Value]) -> String {
+    let hers = [ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2")];
+    laptop.connect(at, from, to, &[&hers, more].concat())
+}
+
 /// A log, and the ids of its connections.
 struct Told {
     log: Log,
@@ -107,14 +113,12 @@ fn forwards() -> [Told; 2] {
     let (from, to) = ("192.0.2.10:50122", "198.51.100.1:22");
     let asked = json!({ "portreeve": {
         "ssh": { "forwards": { "local": ["8080:db1:80"], "remote": ["*:8082:[::1]:80"] } } } });
-    let at_laptop = [ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2"), asked];
-    let first = laptop.connect(1.0, from, to, &at_laptop);
+    let first = from_laptop(&mut laptop, 1.0, (from, to), std::slice::from_ref(&asked));
     let listening =
         json!({ "portreeve": { "listening": { "addresses": ["127.0.0.1:8080", "[::1]:8080"] } } });
-    laptop.change(1.5, &first, &[listening.clone()]);
-    let for_server =
-        [at_laptop.to_vec(), vec![listening, json!({ "portreeve": { "route": "forwarded" } })]].concat();
-    let back = laptop.connect(3.0, "127.0.0.1:40001", "127.0.0.1:80", &for_server);
+    laptop.change(1.5, &first, std::slice::from_ref(&listening));
+    let for_server = [asked, listening, json!({ "portreeve": { "route": "forwarded" } })];
+    let back = from_laptop(&mut laptop, 3.0, ("127.0.0.1:40001", "127.0.0.1:80"), &for_server);
     let arrival = bastion.accept(1.01, from, to, &[]);
     let listening = json!({ "portreeve": { "listening": { "addresses": ["0.0.0.0:8082"] } } });
     bastion.change(1.6, &arrival, &[listening]);
@@ -134,12 +138,7 @@ fn chain() -> [Log; 4] {
     let one = ("192.0.2.10:50122", "198.51.100.1:22");
     let two = ("10.0.0.1:40001", "10.0.0.5:22");
     let three = ("10.0.0.5:40777", "10.0.0.9:22");
-    let first = laptop.connect(
-        1.0,
-        one.0,
-        one.1,
-        &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2")],
-    );
+    let first = from_laptop(&mut laptop, 1.0, one, &[]);
     let arrival = bastion.accept(1.01, one.0, one.1, &[]);
     let mut origin = login("alice", one.0, one.1);
     merge(&mut origin, &json!({ "portreeve": { "origin": { "connection_id": arrival } } }));

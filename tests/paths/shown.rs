@@ -28,12 +28,7 @@ fn a_tree_shows_the_whole_way() {
 fn remarkable() -> [Log; 3] {
     let [mut laptop, mut bastion, mut web1] = ["laptop", "bastion", "web1"].map(Log::new);
     let jump = json!({ "portreeve": { "route": "jump", "ssh": { "target": "web1", "jump": ["bastion"] } } });
-    laptop.connect(
-        1.0,
-        LAPTOP,
-        BASTION,
-        &[ssh("alice", 40, "bastion"), local("local_tty", "alice", "tty2"), jump],
-    );
+    from_laptop(&mut laptop, 1.0, (LAPTOP, BASTION), &[jump]);
     let server = by("alice", &[("sshd", 36), ("sshd", 34), ("sshd", 20)], "sshd: alice");
     let forwarded = json!({ "portreeve": { "route": "forwarded" } });
     let origin = login("alice", LAPTOP, BASTION);

@@ -2,21 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::check::{Check, Outcome};
+use crate::check::Outcome;
 use crate::host::{Logins, need};
 use crate::net::{Net, opened};
-use crate::shells::check_laptop;
+use crate::shells::{SCRIPT, log_in};
 use crate::support::log::{with, with_action};
-use crate::talk::Talk;
 
 /// Runs a client on the bastion whose login fails; `told`: what its one connection must say.
 fn fails(client: &str, told: Value) -> Outcome {
     let net = Net::new(Logins::Audited)?;
     net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["bastion", "exec sh"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (mut check, mut shell, login) = log_in(&net, SCRIPT);
     let said = shell.ask(&format!("$({client} 2> /dev/null; echo \" $?\")"));
     assert!(said.ends_with(" 255") || said.ends_with(" 5"), "{said}");
     let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
@@ -32,10 +28,7 @@ pub fn refused() -> Outcome {
     need(&["nft"])?;
     let net = Net::new(Logins::Audited)?;
     net.watch(&["--ports", "22,2299"]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["bastion", "exec sh"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (mut check, mut shell, login) = log_in(&net, SCRIPT);
     net.target.run(
         "nft add table inet lab; nft 'add chain inet lab input { type filter hook input priority 0; }'; \
          nft add rule inet lab input tcp dport 2299 drop",

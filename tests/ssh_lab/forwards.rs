@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::check::{Check, Outcome};
 use crate::host::{Host, Logins, PATIENCE, need};
 use crate::net::{Net, opened};
-use crate::shells::{check_laptop, ends, plain, unknown};
+use crate::shells::{SCRIPT, TERMINAL, check_laptop, ends, log_in, plain, unknown};
 use crate::support::log::with;
 use crate::support::wait_for;
 use crate::talk::{Login, Talk};
@@ -207,10 +207,7 @@ pub fn proxy_command() -> Outcome {
     need(&["nc"])?;
     let net = Net::new(Logins::Audited)?;
     net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["-tt", "bastion"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (mut check, mut shell, login) = log_in(&net, TERMINAL);
     shell.enter("ssh -o 'ProxyCommand=nc %h %p' bob@target");
     let inner = shell.login();
     let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
@@ -231,10 +228,7 @@ pub fn no_ssh() -> Outcome {
     need(&["nc"])?;
     let net = Net::new(Logins::Audited)?;
     net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["bastion", "exec sh"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (mut check, mut shell, login) = log_in(&net, SCRIPT);
     assert!(shell.ask("$(sleep 0.2 | nc -N target 22)").starts_with("SSH-2.0-"));
     let [open] = &opened(&net.bastion, 1)[..] else { panic!("not one") };
     let expected = json!({

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::check::{Check, Outcome};
 use crate::host::{Host, Logins, PATIENCE, need};
 use crate::net::{Net, opened};
-use crate::shells::{check_bastion, check_laptop};
+use crate::shells::{SCRIPT, TERMINAL, check_bastion, check_laptop, log_in};
 use crate::support::wait_for;
 use crate::talk::{LOGIN, Login, Talk};
 
@@ -62,18 +62,26 @@ fn settle(host: &Host, login: &Login) {
     std::thread::sleep(Duration::from_millis(300));
 }
 
-/// `setsid` from a login that goes on: pid 1 is the parent.
-pub fn set_apart(logins: Logins, evidence: &str) -> Outcome {
+/// Hosts where such logins have what `scopes` says, and a login on the bastion.
+fn begin(logins: Logins, args: &[&str]) -> Result<(Net, Check, Talk, Login), String> {
     let net = Net::new(logins)?;
     scopes(&net, logins)?;
     net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["-tt", "bastion"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
-    settle(&net.bastion, &login);
-    let client = staying(&net.bastion);
-    net.bastion.write("/run/lab/job", &client);
+    let (check, shell, login) = log_in(&net, args);
+    Ok((net, check, shell, login))
+}
+
+/// A script that runs a client, once its login is known.
+fn prepare_job(bastion: &Host, login: &Login) {
+    settle(bastion, login);
+    let client = staying(bastion);
+    bastion.write("/run/lab/job", &client);
+}
+
+/// `setsid` from a login that goes on: pid 1 is the parent.
+pub fn set_apart(logins: Logins, evidence: &str) -> Outcome {
+    let (net, mut check, mut shell, login) = begin(logins, TERMINAL)?;
+    prepare_job(&net.bastion, &login);
     // Waits until it is alone.
     shell.say("setsid sh -c 'while [ $(ps -o ppid= $$) != 1 ]; do sleep 0.1; done; . /run/lab/job' &");
     let open = check_inner(&mut check, &net, &of_evidence(&login, evidence));
@@ -85,16 +93,8 @@ pub fn set_apart(logins: Logins, evidence: &str) -> Outcome {
 
 /// A job that begins when its login is over.
 pub fn outlives(logins: Logins, evidence: &str) -> Outcome {
-    let net = Net::new(logins)?;
-    scopes(&net, logins)?;
-    net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["bastion", "exec sh"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
-    settle(&net.bastion, &login);
-    let client = staying(&net.bastion);
-    net.bastion.write("/run/lab/job", &client);
+    let (net, mut check, mut shell, login) = begin(logins, SCRIPT)?;
+    prepare_job(&net.bastion, &login);
     let wait = format!("while [ -d /proc/{} ]; do sleep 0.1; done", login.sshd_pid);
     shell.say(&format!("nohup sh -c '{wait}; . /run/lab/job' < /dev/null > /dev/null 2>&1 &"));
     assert!(shell.end().success());
@@ -105,18 +105,10 @@ pub fn outlives(logins: Logins, evidence: &str) -> Outcome {
 /// The server of tmux is started in a login; what is typed into it comes when the login is over.
 pub fn tmux(logins: Logins, evidence: &str) -> Outcome {
     need(&["tmux"])?;
-    let net = Net::new(logins)?;
-    scopes(&net, logins)?;
-    net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["-tt", "bastion"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (net, mut check, mut shell, login) = begin(logins, TERMINAL)?;
     shell.say("tmux new-session -d -s work sh");
     assert_eq!(shell.ask("$(tmux list-sessions -F '#{session_name}')"), "work");
-    settle(&net.bastion, &login);
-    let client = staying(&net.bastion);
-    net.bastion.write("/run/lab/job", &client);
+    prepare_job(&net.bastion, &login);
     assert!(shell.end().success());
     let over = || net.bastion.run(&format!("[ -d /proc/{} ] || echo over", login.sshd_pid)) == "over\n";
     wait_for("the end of the login", PATIENCE, || over().then_some(()));

@@ -45,6 +45,19 @@ pub fn check_laptop(check: &mut Check, laptop: &Host, login: &Login, ssh: Value)
     check.connection(laptop, open, &unknown(), plain("alice", login, "bastion", ssh));
 }
 
+/// What alice's client is told to do on the bastion: to give her a terminal there, or to read a script.
+pub const TERMINAL: &[&str] = &["-tt", "bastion"];
+pub const SCRIPT: &[&str] = &["bastion", "exec sh"];
+
+/// alice logs in from the laptop, which is watched.
+pub fn log_in(net: &Net, args: &[&str]) -> (Check, Talk, Login) {
+    let mut check = Check::new();
+    let mut shell = Talk::ssh(&net.laptop, "alice", args);
+    let login = shell.login();
+    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    (check, shell, login)
+}
+
 /// The bastion's only connection, by an `ssh bob@target` of alice's that led to `inner`.
 pub fn check_bastion(check: &mut Check, bastion: &Host, inner: &Login, origin: &Value) -> Value {
     let [open] = &opened(bastion, 1)[..] else { panic!("not one") };
@@ -121,10 +134,7 @@ pub fn su() -> Outcome {
 
 fn changed_user(net: &Net, by: &str, user: &str) -> Outcome {
     net.watch(&[]);
-    let mut check = Check::new();
-    let mut shell = Talk::ssh(&net.laptop, "alice", &["-tt", "bastion"]);
-    let login = shell.login();
-    check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+    let (mut check, mut shell, login) = log_in(net, TERMINAL);
     shell.enter(by);
     assert_eq!(shell.ask("$(id -un)"), user);
     shell.enter("ssh alice@target");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::check::{Check, Outcome};
 use crate::host::{Logins, PATIENCE, need};
 use crate::net::{Net, opened};
-use crate::shells::{check_bastion, check_laptop, plain, unknown};
+use crate::shells::{SCRIPT, check_bastion, log_in, plain, unknown};
 use crate::support::log::with;
 use crate::support::wait_for;
 use crate::talk::{Login, Talk};
@@ -23,10 +23,7 @@ impl Shell {
         need(programs)?;
         let net = Net::new(Logins::Audited)?;
         net.watch(&[]);
-        let mut check = Check::new();
-        let mut shell = Talk::ssh(&net.laptop, "alice", &["bastion", "exec sh"]);
-        let login = shell.login();
-        check_laptop(&mut check, &net.laptop, &login, json!({ "target": "bastion" }));
+        let (check, shell, login) = log_in(&net, SCRIPT);
         Ok(Self { net, check, shell, login })
     }
 

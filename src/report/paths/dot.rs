@@ -4,8 +4,7 @@
 use std::io::{self, Write};
 
 use super::join::Forest;
-use super::phrase::Fate;
-use super::{Edge, graph};
+use super::{Edge, Look, graph};
 use crate::text::Style;
 
 /// # Errors
@@ -40,11 +39,11 @@ pub(crate) fn write(
         let look = if node.is_host { "" } else { ", style=dashed" };
         writeln!(out, "    w{number}_{place} [label={}{look}];", label(&node.lines))?;
     }
-    for Edge { from, to, lines, fate, is_proved } in &graph.edges {
-        let look = match (is_proved, fate) {
-            (false, _) => ", style=dotted",
-            (true, Fate::Failed) => ", color=red",
-            (true, _) => "",
+    for Edge { from, to, lines, look } in &graph.edges {
+        let look = match look {
+            Look::Unproved => ", style=dotted",
+            Look::Failed => ", color=red",
+            Look::Plain => "",
         };
         writeln!(out, "    w{number}_{from} -> w{number}_{to} [label={}{look}];", label(lines))?;
     }

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::join::Forest;
-use super::phrase::Fate;
-use super::{Edge, graph};
+use super::{Edge, Look, graph};
 use crate::text::Style;
 
 /// # Errors
@@ -32,11 +31,11 @@ pub(crate) fn write(
         let (open, close) = if node.is_host { ('[', ']') } else { ('(', ')') };
         writeln!(out, "    w{number}n{place}{open}{}{close}", label(&node.lines))?;
     }
-    for Edge { from, to, lines, fate, is_proved } in &graph.edges {
-        let arrow = match (is_proved, fate) {
-            (false, _) => "-.->",
-            (true, Fate::Failed) => "--x",
-            (true, _) => "-->",
+    for Edge { from, to, lines, look } in &graph.edges {
+        let arrow = match look {
+            Look::Unproved => "-.->",
+            Look::Failed => "--x",
+            Look::Plain => "-->",
         };
         writeln!(out, "    w{number}n{from} {arrow}|{}| w{number}n{to}", label(lines))?;
     }

@@ -164,8 +164,17 @@ struct Edge {
     from: usize,
     to: usize,
     lines: Vec<String>,
-    fate: phrase::Fate,
-    is_proved: bool,
+    look: Look,
+}
+
+/// How an edge is drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Plain,
+    /// Nothing came through.
+    Failed,
+    /// It may not be there.
+    Unproved,
 }
 
 /// The graph of one way. A host that is reached twice stands there twice: a way is a tree.
@@ -180,8 +189,8 @@ fn graph(forest: &Forest<'_>, root: usize, style: &Style) -> Graph {
         let outside = first.remote().map_or_else(|| ip.to_string(), |end| end.to_string());
         let from = graph.add(vec![outside], false);
         let lines = first.inbound.map(|conn| edge_lines(forest, conn, style)).unwrap_or_default();
-        let fate = first.inbound.map_or(phrase::Fate::Ended, |conn| phrase::fate(&forest.model.names, conn));
-        graph.edges.push(Edge { from, to: top, lines, fate, is_proved: true });
+        let look = first.inbound.map_or(Look::Plain, |conn| look(forest, conn));
+        graph.edges.push(Edge { from, to: top, lines, look });
     }
     places.insert(first.number, top);
     for entry in forest.way(root) {
@@ -215,7 +224,7 @@ impl Graph {
         places: &mut HashMap<usize, usize>,
     ) {
         let lines = edge_lines(forest, hop, style);
-        let fate = phrase::fate(&forest.model.names, hop);
+        let look = look(forest, hop);
         let mut ends = Vec::new();
         for next in forest.arrivals(hop) {
             let to = self.add_entry(forest, next);
@@ -232,13 +241,20 @@ impl Graph {
             );
         }
         for to in ends {
-            self.edges.push(Edge { from, to, lines: lines.clone(), fate, is_proved: true });
+            self.edges.push(Edge { from, to, lines: lines.clone(), look });
         }
         for next in forest.may_continue(hop) {
             let to = self.add(vec![host(forest, next.host)], true);
             let lines = vec!["may go on: cannot be proved".to_owned()];
-            self.edges.push(Edge { from, to, lines, fate, is_proved: false });
+            self.edges.push(Edge { from, to, lines, look: Look::Unproved });
         }
+    }
+}
+
+fn look(forest: &Forest<'_>, conn: &Conn) -> Look {
+    match phrase::fate(&forest.model.names, conn) {
+        phrase::Fate::Failed => Look::Failed,
+        phrase::Fate::Open | phrase::Fate::Ended => Look::Plain,
     }
 }
 

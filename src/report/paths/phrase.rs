@@ -2,10 +2,12 @@
 //! Knows nothing of layout. Everything it gives out is harmless.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::join::{Entry, Forest, Kind};
 use super::model::{Conn, Link, Names, Party, Who};
-use crate::report::words::{bytes, duration, end, word, words};
+use crate::report::words::{bytes, end, word, words};
+use crate::text::lasting;
 
 /// As many links of a chain as fit a line.
 const LINKS: usize = 8;
@@ -107,7 +109,7 @@ pub(crate) fn ending(names: &Names, hop: &Conn, at: Option<&str>) -> String {
     };
     let reason = at.map_or_else(|| reason.clone(), |at| format!("{reason} {at}"));
     match lasted(hop) {
-        Some(micros) => format!("{reason} after {}", duration(micros)),
+        Some(micros) => format!("{reason} after {}", lasting(Duration::from_micros(micros))),
         None => reason,
     }
 }
