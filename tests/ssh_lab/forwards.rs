@@ -98,13 +98,13 @@ pub fn two_jumps() -> Outcome {
 }
 
 /// Something behind the target's port 80 that says `hello` to everybody.
-fn hello(host: &Host) {
+pub fn hello(host: &Host) {
     host.service("web", "socat TCP-LISTEN:80,fork,reuseaddr 'SYSTEM:echo hello; sleep 0.5'");
     wait_for("port 80", PATIENCE, || host.run("ss -Htln sport = 80").contains(":80").then_some(()));
 }
 
 /// The client's last record once it tells of these listening sockets.
-fn listening(host: &Host, addresses: &Value) -> Value {
+pub fn listening(host: &Host, addresses: &Value) -> Value {
     host.wait_records("listening sockets", |records| {
         records.iter().rfind(|record| &record["portreeve"]["listening"]["addresses"] == addresses).cloned()
     })

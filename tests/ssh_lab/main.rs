@@ -97,4 +97,5 @@ scenarios! {
 
     the_way_through_four_hosts_is_one: paths::four_hosts();
     the_way_of_jumps_is_one: paths::jumps();
+    what_a_connection_carried_is_told_of_it: paths::forwards();
 }

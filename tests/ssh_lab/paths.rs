@@ -1,11 +1,13 @@
 //! The whole way of a login, from the logs of all hosts.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::check::Outcome;
-use crate::host::Logins;
+use crate::forwards::{hello, listening};
+use crate::host::{Logins, need};
 use crate::net::{Net, opened};
 use crate::support::output;
 use crate::talk::Talk;
@@ -50,20 +52,79 @@ pub fn jumps() -> Outcome {
     check_ways(&net, &[json!({ "kind": "unknown", "host": "laptop", "hops": [first] })])
 }
 
-fn check_ways(net: &Net, expected: &[Value]) -> Outcome {
-    let logs: Vec<_> = net
-        .hosts()
-        .map(|host| {
-            host.stop_watch();
-            host.log_file()
-        })
-        .collect();
-    let portreeve = || Command::new(env!("CARGO_BIN_EXE_portreeve"));
-    let told = output(portreeve().args(["paths", "--format", "json"]).args(&logs));
+/// Forwards in both directions, each used once, and an ssh of the same login that none of them carries.
+pub fn forwards() -> Outcome {
+    need(&["nc", "socat", "ss"])?;
+    let net = Net::new(Logins::Audited)?;
+    hello(&net.laptop);
+    hello(&net.target);
+    net.watch(&["--ports", "22,80"]);
+    let asked = ["-L", "8080:target:80", "-R", "0.0.0.0:8082:192.0.2.2:80", "bastion", "exec sh"];
+    let mut shell = Talk::ssh(&net.laptop, "alice", &asked);
+    let login = shell.login();
+    listening(&net.laptop, &json!(["127.0.0.1:8080", "[::1]:8080"]));
+    listening(&net.bastion, &json!(["0.0.0.0:8082"]));
+    assert_eq!(net.laptop.run("nc -w 5 127.0.0.1 8080 < /dev/null"), "hello\n");
+    assert_eq!(net.target.run("nc -w 5 198.51.100.1 8082 < /dev/null"), "hello\n");
+    shell.say("ssh bob@target exec true");
+    let [first, for_server] = &opened(&net.laptop, 2)[..] else { panic!("not two") };
+    let [carried, _] = &opened(&net.bastion, 2)[..] else { panic!("not two") };
+    assert!(shell.end().success());
+    let logs = logs(&net);
+    let story = |of: &Value| {
+        let id = of["portreeve"]["connection"]["id"].as_str().unwrap();
+        told(&["explain", id], &logs).replace('\n', " ")
+    };
+    let told_first = story(first);
+    for words in [
+        "Its client was asked for the forwards -L 8080:target:80 and -R 0.0.0.0:8082:192.0.2.2:80.",
+        "The client listened at 127.0.0.1:8080 and [::1]:8080: what came in there went through this connection.",
+        "Through it went what the connection carried that the SSH server of bastion opened on behalf of its client, to \
+         198.51.100.2 (port 80); that is proved by the socket that the server holds.",
+        "from there two connections went on.",
+    ] {
+        assert!(told_first.contains(words), "{words}\n{told_first}");
+    }
+    let told_server = story(for_server);
+    assert!(
+        told_server.contains(" The SSH client opened it on behalf of the server to which it was"),
+        "{told_server}"
+    );
+    let told_carried = story(carried);
+    assert!(
+        told_carried.contains(" The SSH server of bastion opened it on behalf of its client: "),
+        "{told_carried}"
+    );
+    let mark = "asked for -L 8080:target:80, -R 0.0.0.0:8082:192.0.2.2:80; forwards from 127.0.0.1:8080, [::1]:8080 of \
+                laptop; forwards from 0.0.0.0:8082 (all interfaces) of bastion; 1 forwarded connection went through it";
+    let tree = told(&["paths", "--utc"], &logs);
+    assert!(
+        tree.contains(mark) && tree.contains(&format!("{}:{}", login.local_ip, login.local_port)),
+        "{tree}"
+    );
+    Ok(())
+}
+
+/// What the logs of these hosts are when nobody watches any more.
+fn logs(net: &Net) -> Vec<PathBuf> {
+    let stopped = net.hosts().map(|host| {
+        host.stop_watch();
+        host.log_file()
+    });
+    stopped.collect()
+}
+
+/// What a reader of these logs prints.
+fn told(arguments: &[&str], logs: &[PathBuf]) -> String {
+    let told = output(Command::new(env!("CARGO_BIN_EXE_portreeve")).args(arguments).args(logs));
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    let ways: Vec<Value> = String::from_utf8(told.stdout).unwrap().lines().map(reduced_line).collect();
-    let tree = output(portreeve().args(["paths", "--utc"]).args(&logs));
-    assert_eq!(ways, expected, "{}", String::from_utf8_lossy(&tree.stdout));
+    String::from_utf8(told.stdout).unwrap()
+}
+
+fn check_ways(net: &Net, expected: &[Value]) -> Outcome {
+    let logs = logs(net);
+    let ways: Vec<Value> = told(&["paths", "--format", "json"], &logs).lines().map(reduced_line).collect();
+    assert_eq!(ways, expected, "{}", told(&["paths", "--utc"], &logs));
     Ok(())
 }
 
