@@ -128,6 +128,8 @@ impl Tree<'_, '_> {
         let host = self.paint(BOLD, &host);
         let from = entry.remote().map(|end| end.to_string());
         let place = match from.or_else(|| entry.remote_ip().map(|ip| ip.to_string())) {
+            // Where a circle was cut it is, below.
+            Some(from) if entry.is_cut => format!("{from} \u{2192} {host}"),
             Some(from) => format!("{from} (not in these logs) \u{2192} {host}"),
             None => host,
         };
