@@ -10,7 +10,7 @@ const ANCESTORS: usize = 8;
 pub fn run(data: &[u8]) {
     let word = parse(data);
     assert_eq!(word, parse(data), "the same bytes say the same");
-    let Some(Word::Open(opening)) = word else { return };
+    let Some(Word::Open(opening) | Word::Flow(opening)) = word else { return };
     let told: usize = opening.args.iter().map(|arg| arg.len() + 1).sum();
     let path = opening.executable.as_deref().unwrap_or_default();
     // The last argument may lack its NUL; a path that is cut has a mark of three bytes before it.
