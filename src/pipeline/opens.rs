@@ -658,10 +658,11 @@ fn earlier(at: Moment, by: Duration) -> Moment {
     Moment { wall: at.wall.checked_sub(by).unwrap_or(at.wall), boot: at.boot.saturating_sub(by) }
 }
 
-/// Those of the holders that are SSH servers.
+/// Those of a listener's holders that are SSH servers and wait for logins.
 fn ssh_servers(proc: &Proc, found: &Found) -> Vec<u32> {
     let Found::Holders(holders, _) = found else { return Vec::new() };
     let read = |pid| proc.hold(pid).and_then(|held| proc.read_process(&held, Depth::Ancestor)).ok();
     let servers = holders.iter().filter_map(|holder| read(holder.pid)).filter(ssh::is_server);
-    servers.map(|process| process.pid).collect()
+    let accepting = servers.filter(|server| ssh::accepts_logins(server, read(server.ppid).as_ref()));
+    accepting.map(|process| process.pid).collect()
 }

@@ -139,6 +139,16 @@ pub fn meaning(owner: &Process, ancestry: &[Arc<Process>]) -> Option<Meaning> {
     Some(meaning)
 }
 
+/// True if a server that listens waits there for logins. One that serves a login listens for what is forwarded: `-R`, X11.
+#[must_use]
+pub fn accepts_logins(server: &Process, parent: Option<&Process>) -> bool {
+    match parse_title(&server.args) {
+        Some(title) => title.role == Role::Listener,
+        // Dropbear has no titles: what serves a login is a child of what waits for them.
+        None => !parent.is_some_and(|parent| is_server(parent) && parent.executable == server.executable),
+    }
+}
+
 /// How the connection of this owner came about.
 #[must_use]
 pub fn route(owner: &Process, ancestry: &[Arc<Process>]) -> Route {

@@ -387,6 +387,41 @@ fn sessions_of_another_service_are_not_told_and_none_without_being_asked_for() {
 }
 
 #[test]
+fn what_comes_in_at_a_forward_of_a_login_is_no_login() {
+    // OpenSSH's session says what it is for; Dropbear's is a child of what waits for logins.
+    for (server, session) in [
+        ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", "sshd: alice@notty"),
+        ("/usr/sbin/sshd", "sshd: alice"),
+        ("/usr/sbin/dropbear", "/usr/sbin/dropbear"),
+    ] {
+        let name = if server.contains("dropbear") { "dropbear" } else { "sshd" };
+        let mut watch = Watch::select(name, &[server], |s| s.inbound = true);
+        watch.kernel.accept("192.0.2.10:22", CLIENT, 50);
+        watch.spawn(20, 10, name, &[session]);
+        watch.kernel.hold(20, 50);
+        watch.kernel.listen("0.0.0.0:8082", 51);
+        watch.kernel.hold(20, 51);
+        // And another server waits at a port of its own.
+        watch.kernel.spawn(11, 1, name, &[server]);
+        watch.kernel.listen("0.0.0.0:2222", 52);
+        watch.kernel.hold(11, 52);
+        let told: Vec<_> = (0..10).flat_map(|_| watch.tick()).collect();
+        assert!(told.iter().any(|event| matches!(event.what, What::Opened(_))), "{server}: {told:?}");
+        watch.kernel.accept("192.0.2.10:8082", "198.51.100.8:40000", 60);
+        watch.kernel.hold(20, 60);
+        watch.kernel.accept("192.0.2.10:2222", "198.51.100.9:40000", 61);
+        let opened: Vec<_> = (0..40)
+            .flat_map(|_| watch.tick())
+            .filter_map(|event| match event.what {
+                What::Opened(one) => Some(one.tuple.local.port()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(opened, [2222], "{server}");
+    }
+}
+
+#[test]
 fn ssh_to_any_port_is_told_and_nothing_else_to_it() {
     let mut watch = Watch::select("sshd", &["sshd"], |select| select.ssh_anywhere = true);
     watch.kernel.spawn(40, 100, "ssh", &["ssh", "-p", "2222", "web1"]);

@@ -383,7 +383,7 @@ fn ends_in_other_states_than_time_wait_are_ends_too() {
 #[test]
 fn the_ports_of_ssh_servers_are_learned_and_their_sessions_are_in_the_snapshot() {
     let mut watch = Watch::new();
-    watch.kernel.spawn(300, 1, "sshd", &["sshd: /usr/sbin/sshd -D [listener]"]);
+    watch.kernel.spawn(300, 1, "sshd", &["sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups"]);
     watch.kernel.spawn(301, 1, "nginx", &["nginx"]);
     for (port, pid, inode) in [(2222, 300, 30), (8080, 301, 31)] {
         watch.kernel.listen(&format!("0.0.0.0:{port}"), inode);

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::check::Outcome;
 use crate::forwards::{hello, listening};
-use crate::host::{Logins, need};
+use crate::host::{Host, Logins, need};
 use crate::net::{Net, opened};
+use crate::support::log::with_action;
 use crate::support::output;
 use crate::talk::Talk;
 
@@ -70,7 +71,11 @@ pub fn forwards() -> Outcome {
     let [first, for_server] = &opened(&net.laptop, 2)[..] else { panic!("not two") };
     let [carried, _] = &opened(&net.bastion, 2)[..] else { panic!("not two") };
     assert!(shell.end().success());
+    check_login(&net.bastion);
     let logs = logs(&net);
+    for log in &logs {
+        told(&["verify"], std::slice::from_ref(log));
+    }
     let story = |of: &Value| {
         let id = of["portreeve"]["connection"]["id"].as_str().unwrap();
         told(&["explain", id], &logs).replace('\n', " ")
@@ -103,6 +108,19 @@ pub fn forwards() -> Outcome {
         "{tree}"
     );
     Ok(())
+}
+
+/// alice's login there is the only one, what came in at her forward is none; its end has the title that its server has in
+/// the end, not that of its beginning.
+fn check_login(bastion: &Host) {
+    let is_inbound = |record: &Value| record["network"]["direction"] == "ingress";
+    let title = bastion.wait_records("the end of the login", |records| {
+        let closed = with_action(records, "connection-closed").into_iter().find(is_inbound)?;
+        Some(closed["process"]["args"].clone())
+    });
+    assert_eq!(title, json!(["sshd: alice [priv]"]));
+    let opened = with_action(&bastion.records(), "connection-opened");
+    assert_eq!(opened.iter().filter(|open| is_inbound(open)).count(), 1, "{opened:#?}");
 }
 
 /// What the logs of these hosts are when nobody watches any more.
