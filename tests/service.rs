@@ -39,7 +39,6 @@ fn the_package_serves_a_real_system_and_leaves_nothing_behind() {
     reloads_and_rotates(&system);
     feeds_the_watchdog_and_is_restarted_when_hung(&system);
     takes_its_interval_from_the_environment(&system);
-    the_examples_give_what_they_say(&system);
     leaves_a_wrong_setting_to_a_person(&system);
     leaves_blindness_to_a_person(&system);
     says_that_it_stopped(&system);
@@ -163,65 +162,6 @@ fn takes_its_interval_from_the_environment(system: &Container) {
     let in_effect = |record: &Value| record["portreeve"]["watch"]["settings"]["interval"] == "200ms";
     wait_for(|| with_action(system, "watch-started").into_iter().find(in_effect))
         .expect("SLEEP is the interval");
-}
-
-/// Behind an interval of 200 ms, which alone would hardly ever meet a connection of a millisecond.
-fn the_examples_give_what_they_say(system: &Container) {
-    let syn = |watch: &Value| watch["events"]["syn"].as_str().expect("it says").to_owned();
-    let bare = watch_started(system);
-    assert!(syn(&bare).starts_with("off: ") && syn(&bare).contains("CAP_NET_RAW"), "{bare}");
-
-    take_example(system, "syn");
-    let watch = watch_started(system);
-    assert_eq!(syn(&watch), "on", "{watch}");
-    assert_eq!(watch["capabilities"], serde_json::json!(["CAP_NET_RAW", "CAP_SYS_PTRACE"]));
-    // She stays for 5 ms: the binary under test is not an optimised one.
-    let visits =
-        "for _ in {1..20}; do bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; read -t 0.005 -N 99 -u 3'; done; true";
-    fs::write(system.path("/home/alice/visits"), visits).expect("the container is writable");
-    system.sh("runuser -u alice -- bash /home/alice/visits");
-    let hers = || {
-        let opens = with_action(system, "connection-opened").into_iter();
-        opens.filter(|open| open["user"]["name"] == "alice" && open["process"]["name"] == "bash").count()
-    };
-    wait_for(|| (hers() >= 18).then_some(()))
-        .unwrap_or_else(|| panic!("{} of 20 connections have an owner", hers()));
-
-    take_example(system, "netns");
-    let watch = watch_started(system);
-    assert_eq!(watch["capabilities"], serde_json::json!(["CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]));
-    // A service with a network of its own: it connects to a server in it.
-    system.sh("systemd-run --quiet --unit=secluded -p PrivateNetwork=yes bash -c \
-        '/usr/sbin/sshd -D -f /dev/null -h /run/sshd/key -o UsePAM=no & \
-        until exec 3<>/dev/tcp/127.0.0.1/22; do sleep 0.1; done 2>/dev/null; sleep 60'");
-    let is_its = |record: &Value| record["service"]["name"] == "secluded.service";
-    let open =
-        wait_for(|| with_action(system, "connection-opened").into_iter().find(is_its)).expect("it is told");
-    let connection = &open["portreeve"]["connection"];
-    assert_ne!(connection["netns"], watch["netns"], "{open}");
-    // Only who has entered the namespace is told that.
-    assert!(connection["cookie"].is_string(), "{open}");
-    system.sh("systemctl stop secluded");
-    let close =
-        wait_for(|| with_action(system, "connection-closed").into_iter().find(is_its)).expect("and its end");
-    assert_eq!(close["portreeve"]["close"]["exact"], true, "{close}");
-
-    assert_eq!(system.sh("systemd-analyze verify --man=no portreeve.service 2>&1"), "", "with both examples");
-    system.sh(
-        "rm -r /etc/systemd/system/portreeve.service.d; systemctl daemon-reload; systemctl restart portreeve",
-    );
-}
-
-/// As the example itself says.
-fn take_example(system: &Container, name: &str) {
-    let before = with_action(system, "watch-started").len();
-    system.sh(&format!("sed -n 's/^#   //p' /usr/share/doc/portreeve/examples/{name}.conf | sh -eux"));
-    wait_for(|| (with_action(system, "watch-started").len() > before).then_some(()))
-        .expect("it watches again");
-}
-
-fn watch_started(system: &Container) -> Value {
-    with_action(system, "watch-started").pop().expect("it watches")["portreeve"]["watch"].clone()
 }
 
 fn leaves_a_wrong_setting_to_a_person(system: &Container) {

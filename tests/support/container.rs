@@ -26,7 +26,8 @@ tr -d - < /proc/sys/kernel/random/uuid > etc/machine-id
 keep=--keep-unit
 [ ! -d /run/systemd/system ] || keep=
 exec systemd-nspawn --quiet --directory=. --machine="portreeve-$$" --boot $keep --register=no --link-journal=no \
-    --private-network --console=pipe systemd.unit=multi-user.target
+    --private-network --console=pipe --capability=CAP_BPF,CAP_PERFMON \
+    --system-call-filter="bpf fanotify_init fanotify_mark" systemd.unit=multi-user.target
 "#;
 
 /// A booted system; dropping it kills it.
