@@ -2,8 +2,9 @@
 //!
 //! A record says which process asked to be connected to which remote end, and when; not by which socket, from where, or by
 //! which protocol. So it is held against what is told otherwise: a connection of that process to there is the one that it
-//! asked for; one without an owner is its if nobody else asked for one then; and what nothing explains is told by itself. No
-//! guess is made between two: what is over before its owner was known waits a moment, until all who asked are known.
+//! asked for; one without an owner is its if nobody else asked for one then, and if that one alone has none; and what nothing
+//! explains is told by itself. No guess is made between two: what is over before its owner was known waits a moment, until all
+//! who asked are known, and while records are lost nobody is named by them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +17,7 @@ use crate::audit::Connect;
 use crate::connection::{
     CloseReason, Connection, Direction, Key, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
-use crate::event::{Ending, Event};
+use crate::event::{Ending, Event, What};
 use crate::netlink::{Clause, Filter, states};
 use crate::proc::{Held, Lives, Proc};
 use crate::process::{Asker, Attribution, Ids};
@@ -52,7 +53,17 @@ pub(super) struct Audited {
     /// Between two looks, at the longest of late.
     interval: Duration,
     /// What is over and has no owner.
-    waiting: VecDeque<(Moment, Connection, Ending)>,
+    waiting: VecDeque<Waiting>,
+    /// When records were lost last.
+    lost: Option<Moment>,
+}
+
+/// What is over, since when that is known, and whether its open has been told.
+struct Waiting {
+    since: Moment,
+    connection: Arc<Connection>,
+    ending: Ending,
+    is_opened: bool,
 }
 
 /// A record.
@@ -79,6 +90,7 @@ struct Told {
     /// Its owner, whoever else holds it, and their ancestors. Empty: not known.
     pids: Vec<u32>,
     uid: Option<u32>,
+    netns: Netns,
     seen: Seen,
     opened: Moment,
     /// As long as it is open.
@@ -95,8 +107,20 @@ impl Told {
             Attribution::Audited { asker, .. } => vec![asker.pid()],
             Attribution::Unknown(_) | Attribution::Recorded(_) => Vec::new(),
         };
-        let Connection { uid, seen, opened, .. } = connection;
-        Self { pids, uid: *uid, seen: *seen, opened: *opened, key }
+        let Connection { uid, netns, seen, opened, .. } = connection;
+        Self { pids, uid: *uid, netns: *netns, seen: *seen, opened: *opened, key }
+    }
+
+    /// So long before it was told somebody asked for it: what a look tells, two looks and a moment.
+    fn asked_before(&self, interval: Duration) -> Duration {
+        let is_told_at_once = matches!(self.seen, Seen::Syn | Seen::Nflog);
+        if is_told_at_once { SOON } else { interval * 2 + SOON }
+    }
+
+    /// True if it may be what was asked for, though nobody is known to own it: then, and not from another namespace. Where a
+    /// process lived that was gone is not known.
+    fn may_be(&self, asked: &Asked, interval: Duration) -> bool {
+        asked.netns.is_none_or(|netns| netns == self.netns) && self.fits(asked, self.asked_before(interval))
     }
 
     /// True if it may be what was asked for then: told within so long.
@@ -124,15 +148,27 @@ impl Audited {
         found.map(|asked| asked.explained = true).is_some()
     }
 
-    /// The one process that asked for what nobody is told to own. `None`: nobody, or more than one.
+    /// The one process that asked for what nobody is told to own. `None`: nobody, or more than one; or it asked for fewer
+    /// connections than are without an owner; or records were lost then.
     fn only_asker(&mut self, remote: SocketAddr, told: &Told) -> Option<&mut Asked> {
-        let is_told_at_once = matches!(told.seen, Seen::Syn | Seen::Nflog);
-        let before = if is_told_at_once { SOON } else { self.interval * 2 + SOON };
-        let fits = |asked: &Asked| !asked.explained && asked.remote == remote && told.fits(asked, before);
-        let mut pids: Vec<u32> = self.asked.iter().filter(|a| fits(a)).map(|asked| asked.pid).collect();
+        let near = |lost: Moment| lost.boot.abs_diff(told.opened.boot) < LATE;
+        if self.lost.is_some_and(near) {
+            return None;
+        }
+        let interval = self.interval;
+        let fits = |asked: &Asked| !asked.explained && asked.remote == remote && told.may_be(asked, interval);
+        let fitting = || self.asked.iter().filter(|asked| fits(asked));
+        let mut pids: Vec<u32> = fitting().map(|asked| asked.pid).collect();
         pids.sort_unstable();
         pids.dedup();
         let [_] = pids.as_slice() else { return None };
+        let is_rival = |other: &Told| fitting().any(|asked| other.may_be(asked, interval));
+        let over = self.waiting.iter().filter(|waiting| waiting.connection.tuple.remote == remote);
+        let over = over.filter(|waiting| is_rival(&Told::of(&waiting.connection, None))).count();
+        let nobody_s = self.told.get(&remote).into_iter().flatten().filter(|told| told.pids.is_empty());
+        if fitting().count() <= over + nobody_s.filter(|told| is_rival(told)).count() {
+            return None;
+        }
         // Of several by the same process the last comes next: getaddrinfo asks before, to learn which addresses may do.
         self.asked.iter_mut().rev().find(|asked| fits(asked))
     }
@@ -215,6 +251,7 @@ impl Pipeline {
             self.audited.asked.pop_front();
             self.totals.notices_lost += 1;
             self.coverage.lost(Kind::Audit, Some(1), at);
+            self.lose_connects(at);
         }
         self.audited.asked.push_back(asked);
     }
@@ -280,14 +317,50 @@ impl Pipeline {
         ending: Ending,
         at: Moment,
     ) -> Option<(Connection, Ending)> {
-        let waits = !connection.attribution.is_known()
-            && self.audited_matters(&connection)
-            && self.audited.waiting.len() < MOST;
-        if !waits {
+        if !self.may_be_asked(&connection) {
             return Some((connection, ending));
         }
-        self.audited.waiting.push_back((at, connection, ending));
+        let connection = Arc::new(connection);
+        self.audited.waiting.push_back(Waiting { since: at, connection, ending, is_opened: false });
         None
+    }
+
+    /// The same of what is over soon after its open was told. False: it need not wait.
+    pub(super) fn lets_end_wait(
+        &mut self,
+        key: &Key,
+        connection: &Arc<Connection>,
+        ending: &Ending,
+        at: Moment,
+    ) -> bool {
+        let is_young = at.boot < connection.opened.boot + PATIENCE;
+        if !is_young || !self.may_be_asked(connection) {
+            return false;
+        }
+        if let Some(told) = self.audited.told.get_mut(&connection.tuple.remote) {
+            let before = told.len();
+            told.retain(|told| told.key != Some(*key));
+            self.audited.remembered -= before - told.len();
+        }
+        let (connection, ending) = (Arc::clone(connection), ending.clone());
+        self.audited.waiting.push_back(Waiting { since: at, connection, ending, is_opened: true });
+        true
+    }
+
+    fn may_be_asked(&self, connection: &Connection) -> bool {
+        !connection.attribution.is_known()
+            && self.audited_matters(connection)
+            && self.audited.waiting.len() < MOST
+    }
+
+    /// Connections whose open is told, and whose end waits.
+    pub(super) fn ending(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.audited.waiting.iter().filter(|waiting| waiting.is_opened).map(|waiting| &waiting.connection)
+    }
+
+    /// Records were lost: who asked for what began about then is not known for certain.
+    pub(super) fn lose_connects(&mut self, at: Moment) {
+        self.audited.lost = Some(at);
     }
 
     /// What a tick learns from audit records that have come. `all`: nothing waits any longer.
@@ -301,23 +374,49 @@ impl Pipeline {
     }
 
     fn tell_waiting(&mut self, at: Moment, all: bool, told: &mut Vec<Event>) {
-        while let Some((since, ..)) = self.audited.waiting.front()
+        while let Some(Waiting { since, .. }) = self.audited.waiting.front()
             && (all || since.boot + PATIENCE <= at.boot)
         {
-            let Some((_, mut connection, ending)) = self.audited.waiting.pop_front() else { break };
+            let Some(waiting) = self.audited.waiting.pop_front() else { break };
+            let Waiting { mut connection, ending, is_opened, .. } = waiting;
             let ends = Told::of(&connection, None);
+            let mut latency = None;
             if let Some(asked) = self.audited.only_asker(connection.tuple.remote, &ends) {
                 asked.explained = true;
-                let latency = asked.known.boot.saturating_sub(asked.since.boot);
-                connection.attribution = Attribution::Audited { asker: Arc::clone(&asked.asker), latency };
-                connection.way = asked.way.clone();
+                let passed = asked.known.boot.saturating_sub(asked.since.boot);
+                latency = Some(passed);
+                let known = Arc::make_mut(&mut connection);
+                known.attribution = Attribution::Audited { asker: Arc::clone(&asked.asker), latency: passed };
+                known.way = asked.way.clone().or(known.way.take());
             } else {
                 self.audited.remember(connection.tuple.remote, ends);
             }
-            // Ids rise in the order in which they are told.
-            connection.id = (self.new_id)(at);
-            self.tell_both(connection, ending, at, told);
+            if is_opened {
+                self.tell_late_end(connection, ending, latency, at, told);
+            } else {
+                // Ids rise in the order in which they are told.
+                let connection = Connection { id: (self.new_id)(at), ..Arc::unwrap_or_clone(connection) };
+                self.tell_both(connection, ending, at, told);
+            }
         }
+    }
+
+    /// The end of what was open, and before it who asked for it. `latency`: that is known.
+    fn tell_late_end(
+        &mut self,
+        connection: Arc<Connection>,
+        ending: Ending,
+        latency: Option<Duration>,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        if let Some(latency) = latency {
+            self.coverage.attributed(latency);
+            let changed = vec!["process", "portreeve.attribution"];
+            told.push(Event { at, what: What::Changed { connection: Arc::clone(&connection), changed } });
+        }
+        self.totals.closes += 1;
+        told.push(Event { at, what: What::Closed { connection, ending } });
     }
 
     /// Connections that stand and whose owner nobody found.
@@ -488,5 +587,120 @@ fn why(exit: i32) -> (CloseReason, Option<bool>) {
         ETIMEDOUT => (CloseReason::TimedOut, Some(false)),
         ENETDOWN | ENETUNREACH | EHOSTDOWN | EHOSTUNREACH => (CloseReason::Unreachable, Some(false)),
         _ => (CloseReason::Failed, Some(false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Departed;
+
+    const HERE: Netns = Netns(1);
+    const THERE: Netns = Netns(2);
+
+    fn at(millis: u64) -> Moment {
+        Moment { boot: Duration::from_millis(1_000_000 + millis), ..Moment::default() }
+    }
+
+    fn remote() -> SocketAddr {
+        "192.0.2.7:22".parse().unwrap()
+    }
+
+    fn asked(pid: u32, netns: Option<Netns>, millis: u64) -> Asked {
+        let ids = Ids { real_uid: 1000, effective_uid: 1000, real_gid: 1000 };
+        let departed = Departed {
+            pid,
+            comm: b"ssh".to_vec(),
+            executable: None,
+            args: Vec::new(),
+            args_cut: false,
+            redacted: 0,
+            tty: None,
+            ids,
+            user: None,
+            effective_user: None,
+            login: None,
+            parent: None,
+        };
+        Asked {
+            remote: remote(),
+            exit: 0,
+            pid,
+            ids,
+            asker: Arc::new(Asker::Departed(Box::new(departed))),
+            way: None,
+            netns,
+            since: at(millis),
+            known: at(millis + 5),
+            polls: 0,
+            explained: false,
+            is_probed: false,
+        }
+    }
+
+    fn of_nobody(netns: Netns, millis: u64) -> Told {
+        Told { pids: Vec::new(), uid: None, netns, seen: Seen::Syn, opened: at(millis), key: None }
+    }
+
+    fn audited(asked: Vec<Asked>) -> Audited {
+        Audited { is_on: true, asked: asked.into(), ..Audited::default() }
+    }
+
+    fn asker(audited: &mut Audited, told: &Told) -> Option<u32> {
+        audited.only_asker(remote(), told).map(|asked| asked.pid)
+    }
+
+    #[test]
+    fn the_one_who_asked_then_and_there_is_the_owner() {
+        let told = of_nobody(HERE, 10);
+        assert_eq!(asker(&mut audited(vec![asked(7, Some(HERE), 0)]), &told), Some(7));
+        assert_eq!(
+            asker(&mut audited(vec![asked(7, None, 0)]), &told),
+            Some(7),
+            "gone: it is not known where"
+        );
+        assert_eq!(asker(&mut audited(vec![asked(7, Some(THERE), 0)]), &told), None, "it lives elsewhere");
+        assert_eq!(asker(&mut audited(vec![asked(7, Some(HERE), 900)]), &told), None, "too late");
+        let mut long_before = audited(vec![asked(7, Some(HERE), 0)]);
+        assert_eq!(asker(&mut long_before, &of_nobody(HERE, 900)), None, "too early");
+        let mut another = asked(7, Some(HERE), 0);
+        another.remote = "192.0.2.7:2222".parse().unwrap();
+        assert_eq!(asker(&mut audited(vec![another]), &told), None, "another port");
+        let of_root = Told { uid: Some(0), ..of_nobody(HERE, 10) };
+        assert_eq!(asker(&mut audited(vec![asked(7, Some(HERE), 0)]), &of_root), None, "another user");
+    }
+
+    #[test]
+    fn of_two_who_asked_neither_is_and_one_elsewhere_is_no_second() {
+        let told = of_nobody(HERE, 10);
+        let mut two = audited(vec![asked(7, Some(HERE), 0), asked(8, Some(HERE), 5)]);
+        assert_eq!(asker(&mut two, &told), None);
+        let mut perhaps = audited(vec![asked(7, Some(HERE), 0), asked(8, None, 5)]);
+        assert_eq!(asker(&mut perhaps, &told), None, "the second may have lived here");
+        let mut elsewhere = audited(vec![asked(7, Some(HERE), 0), asked(8, Some(THERE), 5)]);
+        assert_eq!(asker(&mut elsewhere, &told), Some(7));
+    }
+
+    #[test]
+    fn who_asked_once_owns_neither_of_two_and_who_asked_twice_owns_both() {
+        let (first, second) = (of_nobody(HERE, 10), of_nobody(HERE, 20));
+        let mut once = audited(vec![asked(7, Some(HERE), 0)]);
+        once.remember(remote(), second);
+        assert_eq!(asker(&mut once, &first), None);
+        let mut twice = audited(vec![asked(7, Some(HERE), 0), asked(7, Some(HERE), 5)]);
+        twice.remember(remote(), of_nobody(HERE, 20));
+        assert_eq!(asker(&mut twice, &first), Some(7));
+        let mut elsewhere = audited(vec![asked(7, Some(HERE), 0)]);
+        elsewhere.remember(remote(), of_nobody(THERE, 20));
+        assert_eq!(asker(&mut elsewhere, &first), Some(7), "what stands elsewhere is not its");
+    }
+
+    #[test]
+    fn while_records_are_lost_nobody_is_named() {
+        let mut lossy = audited(vec![asked(7, Some(HERE), 0)]);
+        lossy.lost = Some(at(2_000));
+        assert_eq!(asker(&mut lossy, &of_nobody(HERE, 10)), None);
+        lossy.lost = Some(at(20_000));
+        assert_eq!(asker(&mut lossy, &of_nobody(HERE, 10)), Some(7));
     }
 }

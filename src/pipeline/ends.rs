@@ -289,6 +289,9 @@ impl Pipeline {
         let is_before = connection.last_seen.boot > ending.gone_by.boot && ending.exact;
         let last_seen = if is_before { ending.gone_by } else { connection.last_seen };
         let ending = Ending { last_seen: Some(last_seen), ..ending };
+        if self.lets_end_wait(key, &connection, &ending, at) {
+            return;
+        }
         self.totals.closes += 1;
         told.push(Event { at, what: What::Closed { connection, ending } });
     }

@@ -432,7 +432,8 @@ impl Pipeline {
     /// What was done so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals { live: self.table.iter().filter(|(_, entry)| entry.told).count() as u64, ..self.totals }
+        let told = self.table.iter().filter(|(_, entry)| entry.told).count() + self.ending().count();
+        Totals { live: told as u64, ..self.totals }
     }
 
     /// Ports on which an SSH server listens, as far as is known; 22 always.

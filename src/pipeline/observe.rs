@@ -141,7 +141,8 @@ impl Pipeline {
         space.balance.syns_whole &= kind != Kind::Syn;
         match kind {
             Kind::Proc => self.doubt_executions(),
-            Kind::Audit | Kind::Files => {}
+            Kind::Audit => self.lose_connects(at),
+            Kind::Files => {}
             Kind::Destroy | Kind::Syn | Kind::Nflog(_) | Kind::Ebpf => space.doubt(at.boot),
         }
         self.totals.notices_lost += count.unwrap_or(1);

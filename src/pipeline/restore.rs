@@ -77,10 +77,10 @@ impl Pipeline {
         }
     }
 
-    /// Connections that are open and told.
+    /// Connections whose open is told and whose close is not.
     #[must_use]
     pub fn live(&self) -> Vec<Arc<Connection>> {
-        let told = self.table.iter().filter(|(_, entry)| entry.told);
-        told.map(|(_, entry)| Arc::clone(&entry.connection)).collect()
+        let told = self.table.iter().filter(|(_, entry)| entry.told).map(|(_, entry)| &entry.connection);
+        told.chain(self.ending()).map(Arc::clone).collect()
     }
 }

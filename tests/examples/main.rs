@@ -203,7 +203,7 @@ fn nflog(system: &impl System) {
 
 /// Before Linux 6.6 they need what nflog.conf grants, and from then on nothing.
 fn executions(system: &impl System) {
-    take(system, "nflog", Some("events = \"destroy,proc\"\nexecutions = \"exe:sleep\""));
+    take(system, "nflog", Some("events = \"destroy,proc\"\nexecutions = \"sleep\""));
     is_on(system, &["destroy", "proc"], &["CAP_NET_ADMIN", "CAP_SYS_PTRACE"]);
     system.sh("runuser -u alice -- sleep 0.5");
     let is_hers = |record: &Value| record["user"]["name"] == "alice" && record["process"]["name"] == "sleep";

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::lab;
-use crate::support::lab::Lab;
+use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::{assert_fields, with_action};
 use crate::support::watch::Watch;
 use crate::support::{find_program, not_run, output};
@@ -159,6 +159,44 @@ fn what_was_over_at_once_is_told_with_who_asked_for_it_and_his_login() {
     }
     println!("{by_audit} of {COUNT} named by their record");
     assert!(by_audit * 4 >= COUNT * 3, "{by_audit}: {opens:#?}");
+}
+
+#[test]
+fn what_is_over_soon_after_it_was_told_without_an_owner_gets_the_one_who_asked() {
+    let lab = lab!("perl");
+    serve(&lab);
+    let mut log = Log::new(&lab);
+    lab.run(&format!("chmod 755 {}", log.path.parent().unwrap().display()));
+    // Who may not read others' descriptors tells the open at once, without an owner.
+    let words = ["--events", "destroy", "--audit-log", log.path.to_str().unwrap()];
+    let watch = Watch::start(&lab, lab.portreeve_as(NOBODY, &["--no-new-privs"]).args(words));
+    for seconds in ["0.2", "1.5"] {
+        let child = perl(&lab, seconds);
+        let pid = child.id();
+        sleep_ms(100);
+        log.connect(pid, [127, 0, 0, 1], Duration::from_millis(95), 0);
+        port_of(child);
+        sleep_ms(700);
+    }
+    sleep_ms(3_600);
+    let records = watch.stop().records;
+    let of = |action| with_action(&records, action);
+    let (opens, changes, closes) =
+        (of("connection-opened"), of("connection-changed"), of("connection-closed"));
+    assert_eq!((opens.len(), changes.len(), closes.len()), (2, 2, 2), "{records:#?}");
+    for ((open, change), close) in opens.iter().zip(&changes).zip(&closes) {
+        assert_fields(open, &json!({ "process.pid": null, "portreeve.attribution.reason": "denied" }));
+        for record in [change, close] {
+            assert_eq!(record["portreeve"]["connection"]["id"], open["portreeve"]["connection"]["id"]);
+            assert_fields(
+                record,
+                &json!({ "process.name": "perl", "portreeve.attribution.evidence": "audit" }),
+            );
+        }
+        assert_eq!(change["portreeve"]["changed"], json!(["process", "portreeve.attribution"]));
+    }
+    let short = closes[0]["event"]["duration"].as_u64().unwrap();
+    assert!(short < 500_000_000, "its end is told late and was not late: {short}");
 }
 
 #[test]
