@@ -61,24 +61,28 @@ pub enum Transport {
     Tcp,
     /// A flow: what a socket sends to one remote end and receives from there. No handshake, no end of its own.
     Udp,
+    /// One or the other: an audit record alone tells that somebody asked for it.
+    Untold,
 }
 
 impl Transport {
-    /// As records write it.
+    /// As records write it. `None`: it is not known.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> Option<&'static str> {
         match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
+            Self::Tcp => Some("tcp"),
+            Self::Udp => Some("udp"),
+            Self::Untold => None,
         }
     }
 
     /// IANA's number of the protocol.
     #[must_use]
-    pub fn number(self) -> u8 {
+    pub fn number(self) -> Option<u8> {
         match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
+            Self::Tcp => Some(6),
+            Self::Udp => Some(17),
+            Self::Untold => None,
         }
     }
 }

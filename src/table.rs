@@ -269,7 +269,7 @@ impl Table {
             read: self.reads,
         };
         match transport {
-            Transport::Tcp => self.live.insert((key.netns, key.tuple), entry),
+            Transport::Tcp | Transport::Untold => self.live.insert((key.netns, key.tuple), entry),
             Transport::Udp => self.flows.insert(key, entry),
         };
     }

@@ -57,6 +57,8 @@ pub struct Connect {
     pub remote: SocketAddr,
     /// What the call answered: 0 or a negative error number.
     pub exit: i32,
+    /// The descriptor of its socket. `None`: the call is one that has its arguments elsewhere.
+    pub fd: Option<u32>,
 }
 
 /// An event of which not all lines have come.
@@ -81,6 +83,7 @@ struct Call {
     comm: Vec<u8>,
     executable: Option<Vec<u8>>,
     exit: i32,
+    fd: Option<u32>,
 }
 
 /// Puts the lines of events together. Bounded: the oldest gives way.
@@ -153,7 +156,7 @@ impl Begun {
     /// `None`: it was no connect to an address of the internet.
     fn end(self, title: Option<Vec<u8>>) -> Option<Connect> {
         let Self { time, serial, call, remote, .. } = self;
-        let Call { pid, ppid, ids, login, tty, comm, executable, exit } = call;
+        let Call { pid, ppid, ids, login, tty, comm, executable, exit, fd } = call;
         let args_cut = title.as_ref().is_some_and(|title| title.len() + 1 >= TITLE);
         let args = title.map(|title| arguments(&title)).unwrap_or_default();
         let remote = remote?;
@@ -171,6 +174,7 @@ impl Begun {
             args_cut,
             remote,
             exit,
+            fd,
         })
     }
 }
@@ -226,6 +230,7 @@ fn call(fields: &Fields<'_>) -> Option<Call> {
         comm: of("comm").and_then(text).unwrap_or_default(),
         executable: of("exe").and_then(text).filter(|path| path.starts_with(b"/")),
         exit: signed(of("exit")?)?,
+        fd: of("a0").filter(|_| !is_multiplexed(fields)).and_then(hexadecimal_number),
     })
 }
 
@@ -233,9 +238,8 @@ fn call(fields: &Fields<'_>) -> Option<Call> {
 /// for is its first argument.
 fn is_connect(fields: &Fields<'_>) -> bool {
     let of = |name: &str| fields.get(name).unwrap_or_default();
-    let multiplexed = || of("a0") == b"3";
     match (of("arch"), of("syscall")) {
-        (b"40000003" | b"80000016", b"102") => multiplexed(),
+        _ if is_multiplexed(fields) => of("a0") == b"3",
         (b"c000003e", b"42")
         | (b"40000003" | b"80000016", b"362")
         | (b"c00000b7" | b"c00000f3" | b"c0000102", b"203")
@@ -243,6 +247,18 @@ fn is_connect(fields: &Fields<'_>) -> bool {
         | (b"c0000015" | b"80000015", b"328") => true,
         _ => of("key") == b"\"portreeve\"",
     }
+}
+
+/// True of `socketcall`, which is called for all that is done with sockets.
+fn is_multiplexed(fields: &Fields<'_>) -> bool {
+    let of = |name: &str| fields.get(name).unwrap_or_default();
+    of("syscall") == b"102" && matches!(of("arch"), b"40000003" | b"80000016")
+}
+
+fn hexadecimal_number(text: &[u8]) -> Option<u32> {
+    // from_str_radix would take a sign.
+    text.first().filter(|first| first.is_ascii_hexdigit())?;
+    u32::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
 }
 
 fn signed(text: &[u8]) -> Option<i32> {

@@ -35,6 +35,7 @@ fn each_connect_of_a_real_log_is_told_once_and_nothing_else() {
     ];
     assert_eq!(ends, wanted.map(|(serial, remote, exit)| (serial, remote.to_owned(), exit)));
     let first = &connects[0];
+    assert!(connects.iter().all(|connect| connect.fd.is_some_and(|fd| fd < 1_024)), "{connects:?}");
     assert_eq!(first.time, Duration::from_millis(1_795_870_488_424));
     assert_eq!((first.pid, first.ppid, first.login, first.tty), (24_927, 24_880, None, None));
     assert_eq!(first.ids, Ids { real_uid: 0, effective_uid: 0, real_gid: 0 });

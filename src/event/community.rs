@@ -8,9 +8,10 @@ use sha1::{Digest, Sha1};
 
 use crate::connection::{Transport, Tuple};
 
-/// `1:` and the base64 of the SHA-1 over seed, lower end, higher end, protocol and ports.
+/// `1:` and the base64 of the SHA-1 over seed, lower end, higher end, protocol and ports. `None`: that is not known.
 #[must_use]
-pub fn community_id(transport: Transport, tuple: &Tuple) -> String {
+pub fn community_id(transport: Transport, tuple: &Tuple) -> Option<String> {
+    let number = transport.number()?;
     let octets = |ip: std::net::IpAddr| match ip {
         std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
         std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -23,10 +24,10 @@ pub fn community_id(transport: Transport, tuple: &Tuple) -> String {
     hash.update([0, 0]);
     hash.update(low);
     hash.update(high);
-    hash.update([transport.number(), 0]);
+    hash.update([number, 0]);
     hash.update(low_port.to_be_bytes());
     hash.update(high_port.to_be_bytes());
-    format!("1:{}", STANDARD.encode(hash.finalize()))
+    Some(format!("1:{}", STANDARD.encode(hash.finalize())))
 }
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod tests {
     }
 
     fn id_of(transport: Transport, one: &str, two: &str) -> String {
-        community_id(transport, &Tuple { local: one.parse().unwrap(), remote: two.parse().unwrap() })
+        community_id(transport, &Tuple { local: one.parse().unwrap(), remote: two.parse().unwrap() }).unwrap()
     }
 
     #[test]

@@ -318,7 +318,7 @@ fn ends(connection: &Connection) -> String {
     let ours = connection.tuple.local;
     let ours = if ours.port() == 0 { "?".to_owned() } else { ours.to_string() };
     let transport = match connection.transport {
-        Transport::Tcp => "",
+        Transport::Tcp | Transport::Untold => "",
         Transport::Udp => "/udp",
     };
     match connection.direction {

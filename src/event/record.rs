@@ -219,7 +219,7 @@ impl Renderer {
         let connection = what.connection();
         // An attempt is neither a success nor a failure yet. Nobody answers when a UDP socket is connected.
         let pending =
-            connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport == Transport::Udp);
+            connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport != Transport::Tcp);
         let is_close = matches!(what, What::Closed { .. });
         let about: (&[&str], _) = match what {
             What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
@@ -283,17 +283,14 @@ impl Host {
             record.put("source", ip(source));
         }
         record.put("destination", ip(destination));
-        record.put(
-            "network",
-            json!({
-                "transport": transport.name(),
-                "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
-                "direction": direction.name(),
-            }),
-        );
-        if source.port() != 0 {
-            record.add("network", "community_id", json!(community_id(*transport, tuple)));
-        }
+        let mut network = json!({
+            "type": match tuple.remote.ip() { IpAddr::V4(_) => "ipv4", IpAddr::V6(_) => "ipv6" },
+            "direction": direction.name(),
+        });
+        set(&mut network, "transport", transport.name().map(|name| json!(name)));
+        let community = community_id(*transport, tuple).filter(|_| source.port() != 0);
+        set(&mut network, "community_id", community.map(|id| json!(id)));
+        record.put("network", network);
         let mut own = json!({ "id": id.to_string(), "state": state.name(), "seen": seen.name() });
         set(&mut own, "inode", inode.map(|inode| json!(inode.get())));
         // As text: 64 bits are more than a JavaScript number holds.

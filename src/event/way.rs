@@ -61,7 +61,7 @@ fn origin_fields(origin: &Origin) -> Value {
         set(&mut fields, "port", Some(json!(tuple.remote.port())));
         set(&mut fields, "local_ip", Some(json!(tuple.local.ip().to_string())));
         set(&mut fields, "local_port", Some(json!(tuple.local.port())));
-        set(&mut fields, "community_id", Some(json!(community_id(Transport::Tcp, tuple))));
+        set(&mut fields, "community_id", community_id(Transport::Tcp, tuple).map(|id| json!(id)));
     }
     set(&mut fields, "user", user.as_ref().map(|user| json!(readable(user))));
     set(&mut fields, "tty", tty.as_ref().map(|tty| json!(readable(tty))));

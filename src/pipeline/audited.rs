@@ -73,6 +73,7 @@ struct Asked {
     pid: u32,
     ids: Ids,
     asker: Arc<Asker>,
+    transport: Transport,
     way: Option<Arc<Way>>,
     /// Where its process lived. `None`: it was gone.
     netns: Option<Netns>,
@@ -226,13 +227,14 @@ impl Pipeline {
             Lives::Gone | Lives::Denied => None,
         });
         let way = self.way_of_asker(proc, netns.unwrap_or(self.own), &asker, held.as_deref());
-        let Connect { remote, exit, pid, ids, .. } = connect;
+        let Connect { remote, exit, pid, ids, fd, .. } = connect;
         let mut asked = Asked {
             remote,
             exit,
             pid,
             ids,
             asker: Arc::new(asker),
+            transport: if is_stream_s(exit) { Transport::Tcp } else { Transport::Untold },
             way: way.map(Arc::new),
             netns,
             since,
@@ -244,6 +246,10 @@ impl Pipeline {
         asked.explained = self.audited.take_told(&asked, false).is_some();
         let space = spaces.iter_mut().find(|space| Some(space.netns) == netns);
         if let (false, true, Some(space), Some(held)) = (asked.explained, stands(exit), space, &held) {
+            if fd.is_some_and(|fd| exit == 0 && self.is_datagram_s(proc, space, held, fd, remote)) {
+                // A flow, of which `source::flows` tells where it is asked to.
+                return;
+            }
             self.look_for(proc, space, held, remote, at, told);
             asked.explained = self.audited.take_told(&asked, false).is_some();
         }
@@ -254,6 +260,33 @@ impl Pipeline {
             self.lose_connects(at);
         }
         self.audited.asked.push_back(asked);
+    }
+
+    /// Whether the descriptor that was to be connected is a UDP socket, connected to there. What failed is connected to
+    /// nowhere, so that nothing tells its protocol.
+    fn is_datagram_s(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        held: &Held,
+        fd: u32,
+        remote: SocketAddr,
+    ) -> bool {
+        let mut inode = None;
+        let _gone_or_denied = proc.read_sockets(held, None, |holder, of| {
+            inode = (holder.fd == fd).then_some(of);
+            inode.is_none()
+        });
+        let (Some(inode), Some(diag)) = (inode, space.tables.diag()) else { return false };
+        let port = remote.port();
+        let filter = Filter::any_of([Clause::RemotePorts(port..=port)]);
+        let mut is_it = false;
+        // Where the kernel has no answer for UDP it is not known, as after the process's end.
+        let _unsupported = diag.dump_udp(states::UDP_CONNECTED, filter.as_ref(), |socket| {
+            is_it |= socket.inode == Some(inode) && socket.tuple.remote == remote;
+        });
+        self.totals.lookups += 1;
+        is_it
     }
 
     /// The socket that was asked for, as long as its process holds it: the exact way, as behind a SYN.
@@ -491,19 +524,24 @@ impl Pipeline {
 
     fn tell_asked(&mut self, asked: Asked, at: Moment, told: &mut Vec<Event>) {
         let (reason, success) = why(asked.exit);
+        // To connect a datagram socket always succeeds, and tells of nobody.
+        let success = success.filter(|success| !success || asked.transport == Transport::Tcp);
         let ours = match asked.remote.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let state = if success == Some(true) { TcpState::TimeWait } else { TcpState::SynSent };
+        let state = match (asked.transport, success) {
+            (Transport::Untold, _) => TcpState::Other(0),
+            (_, Some(true)) => TcpState::TimeWait,
+            _ => TcpState::SynSent,
+        };
         let uid = asked.ids.real_uid;
         let connection = Connection {
             id: (self.new_id)(at),
             netns: asked.netns.unwrap_or_default(),
             inode: None,
             cookie: None,
-            // A record does not say by which protocol.
-            transport: Transport::Tcp,
+            transport: asked.transport,
             tuple: Tuple { local: SocketAddr::new(ours, 0), remote: asked.remote },
             direction: Direction::Egress,
             state,
@@ -574,6 +612,14 @@ fn is_attempt(exit: i32) -> bool {
         )
 }
 
+/// True of answers that a call for a datagram socket never gets, since it waits for nobody.
+fn is_stream_s(exit: i32) -> bool {
+    matches!(
+        exit.saturating_neg(),
+        EINTR | EINPROGRESS | ECONNABORTED | ECONNRESET | ETIMEDOUT | ECONNREFUSED
+    )
+}
+
 /// True if there is, or was, something to be seen of it.
 fn stands(exit: i32) -> bool {
     matches!(exit.saturating_neg(), 0 | EINTR | EINPROGRESS)
@@ -628,6 +674,7 @@ mod tests {
             pid,
             ids,
             asker: Arc::new(Asker::Departed(Box::new(departed))),
+            transport: Transport::Tcp,
             way: None,
             netns,
             since: at(millis),

@@ -92,8 +92,14 @@ fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
         check_answer(record, outcome, found);
         return;
     }
+    // Nor of what audit alone told, which does not say whether it was a connection that was asked for.
+    let is_untold = !record.found.present.has(f::TRANSPORT);
+    if is_untold && !record.is(f::SEEN, "audit") {
+        found.add(36, "it has no transport and was not told by audit alone".to_owned());
+    }
     if record.action != on::CLOSE {
-        let fits = if record.is(f::STATE, "syn_sent") { "unknown" } else { "success" };
+        let pending = is_untold || record.is(f::STATE, "syn_sent");
+        let fits = if pending { "unknown" } else { "success" };
         if outcome != fits.as_bytes() {
             found.add(
                 36,
@@ -104,6 +110,7 @@ fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
     }
     let reason = record.text(f::CLOSE_REASON).unwrap_or_default();
     let fits: &[&[u8]] = match reason {
+        b"closed" if is_untold => &[b"unknown"],
         b"closed" => &[b"success"],
         b"refused" | b"timed_out" | b"unreachable" => &[b"failure"],
         b"failed" => &[b"failure", b"unknown"],

@@ -127,7 +127,7 @@ pub const FIELDS: &[Field] = &[
     field("network.direction", Text, CONN, CONN),
     field("network.packets", Integer, CLOSE, NO),
     field("network.protocol", Text, CONN, NO),
-    field("network.transport", Text, CONN, CONN),
+    field("network.transport", Text, CONN, NO),
     field("network.type", Text, CONN, CONN),
     field("process.args", Texts, WHO, NO),
     field("process.args_count", Integer, WHO, NO),

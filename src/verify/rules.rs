@@ -52,7 +52,7 @@ pub const RULES: [Rule; 46] = [
     rule("A connection was last seen before it was gone, and gone before that was told.", "Backward steps that `clock-stepped` told."),
     rule("An unknown owner has a reason and no pid, a known one a pid and no reason.", ""),
     rule("An open without an inode was seen by `destroy`, `time_wait`, `syn`, `nflog`, `audit` or `ebpf`.", ""),
-    rule("An outcome fits its state or its reason, that of a UDP flow is unknown until its end tells that something was received, and nothing fails that was established.", ""),
+    rule("An outcome fits its state or its reason, that of a UDP flow is unknown until its end tells that something was received, that of what has no transport unless it failed, and nothing fails that was established.", ""),
     rule("No ancestor is younger than its child, by more than a second; none stands twice; there are at most 32; the first is the parent.", ""),
     rule("`coverage.live` is how many connections the log has open.", "As many more or less as a gap `backlog_full` lost opens and closes; the first coverage of a set that begins within a stream."),
     rule("`coverage.opens` and `.closes` count the records since the coverage before.", "As many more as a gap `backlog_full` lost."),

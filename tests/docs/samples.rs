@@ -239,7 +239,10 @@ pub fn closed_sets() -> Vec<(&'static str, Vec<&'static str>)> {
         ("portreeve.connection.state", states.to_vec()),
         ("portreeve.attribution.evidence", vec!["audit"]),
         ("portreeve.attribution.status", vec!["owned", "shared", "unknown"]),
-        ("network.transport", [Transport::Tcp, Transport::Udp].map(Transport::name).to_vec()),
+        (
+            "network.transport",
+            [Transport::Tcp, Transport::Udp].iter().filter_map(|transport| transport.name()).collect(),
+        ),
         ("network.direction", [Direction::Egress, Direction::Ingress].map(Direction::name).to_vec()),
         ("portreeve.route", Route::ALL.map(Route::name).to_vec()),
         ("portreeve.origin.kind", Origins::ALL.map(Origins::name).to_vec()),

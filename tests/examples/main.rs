@@ -215,7 +215,7 @@ fn files(system: &impl System) {
     system.sh("runuser -u alice -- mkdir -p /home/alice/.ssh");
     take(system, "ssh-files", Some(""));
     is_on(system, &["destroy", "files"], &["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]);
-    system.sh("runuser -u alice -- bash -c 'echo key > ~/.ssh/authorized_keys; sleep 0.5'");
+    system.sh("runuser -u alice -- bash -c 'echo key > ~/.ssh/authorized_keys; sleep 0.5; :'");
     let is_it = |record: &Value| record["file"]["path"] == "/home/alice/.ssh/authorized_keys";
     let change = wait_for(|| told(system, "file-changed").into_iter().find(is_it)).expect("it is told");
     assert_eq!(change["portreeve"]["file"]["source"], "fanotify", "{change}");

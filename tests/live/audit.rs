@@ -266,10 +266,61 @@ fn an_attempt_without_a_packet_is_told_by_its_record_alone_and_one_that_another_
     for close in by_record {
         assert_fields(
             close,
-            &json!({ "source": null, "network.community_id": null, "event.outcome": "failure", "user.id": "0" }),
+            &json!({
+                "source": null,
+                "network.community_id": null,
+                // As it might be of a datagram socket's.
+                "network.transport": null,
+                "portreeve.connection.state": "unknown",
+                "event.outcome": "failure",
+                "user.id": "0",
+            }),
         );
     }
     assert_eq!((opens.len(), closes.len()), (6, 6), "{opens:#?}");
+}
+
+/// Connects a datagram socket to 127.0.0.1:22, waits so many seconds, and is gone.
+const DATAGRAM: &str = "use Socket; socket(S, PF_INET, SOCK_DGRAM, 0); \
+                        connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or die; select(undef, undef, undef, $ARGV[0])";
+
+#[test]
+fn a_datagram_socket_is_told_as_no_connection() {
+    let lab = lab!("perl");
+    let mut log = Log::new(&lab);
+    // Where ends are not heard, what nothing else tells is told by its record.
+    let watch = watch(&lab, &log.path, "none", "50ms");
+    let mut datagram = lab.command("perl").args(["-e", DATAGRAM, "1"]).spawn().unwrap();
+    sleep_ms(300);
+    // The first descriptor of its own is 3.
+    log.connect(datagram.id(), [127, 0, 0, 1], Duration::from_millis(200), 0);
+    sleep_ms(300);
+    datagram.wait().unwrap();
+    // Nobody can be asked about these: an answer that no datagram socket gets, and one that any does.
+    log.connect(datagram.id(), [127, 0, 0, 2], Duration::ZERO, -111);
+    log.connect(datagram.id(), [127, 0, 0, 3], Duration::ZERO, 0);
+    let (opens, closes) = told(watch);
+    assert_eq!((opens.len(), closes.len()), (2, 2), "{opens:#?}");
+    let told = |close: &Value, expected: Value| assert_fields(close, &expected);
+    told(
+        &closes[0],
+        json!({
+            "destination.ip": "127.0.0.2",
+            "network.transport": "tcp",
+            "portreeve.close.reason": "refused",
+            "event.outcome": "failure",
+        }),
+    );
+    told(
+        &closes[1],
+        json!({
+            "destination.ip": "127.0.0.3",
+            "network.transport": null,
+            "portreeve.connection.state": "unknown",
+            "portreeve.close.reason": "closed",
+            "event.outcome": "unknown",
+        }),
+    );
 }
 
 #[test]

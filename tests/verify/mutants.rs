@@ -283,6 +283,25 @@ fn of_udp_flows_the_outcome_is_known_by_what_they_received() {
 }
 
 #[test]
+fn only_what_audit_alone_told_lacks_its_transport_and_is_no_success() {
+    let untold = |seen: &str, outcome: &str| {
+        let mut case = Case::new(Turns::default());
+        for action in ["connection-opened", "connection-changed", "connection-closed"] {
+            for record in case.all(action) {
+                record["network"].as_object_mut().unwrap().remove("transport");
+                record["portreeve"]["connection"]["seen"] = json!(seen);
+                record["event"]["outcome"] = json!("unknown");
+            }
+        }
+        case.set("connection-closed", 0, "event.outcome", json!(outcome));
+        case.rules()
+    };
+    assert_eq!(untold("audit", "unknown"), BTreeSet::new());
+    assert_eq!(untold("audit", "success"), BTreeSet::from(["V36".to_owned()]));
+    assert_eq!(untold("poll", "unknown"), BTreeSet::from(["V36".to_owned()]));
+}
+
+#[test]
 fn each_mutant_breaks_its_rule_and_no_other() {
     let mut wrong = Vec::new();
     for (rule, mutate) in MUTANTS {
