@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{PATIENCE, command, outcome, run, wait_for};
 
-/// $1: an empty folder. Host services, SysV scripts and mounts stay out; a machine id must stand, or systemd would take
+/// $1: an empty folder; behind it options of systemd-nspawn. Host services, SysV scripts and mounts stay out; a machine id must stand, or systemd would take
 /// this for a first boot and enable every service that is installed. Where systemd is the machine's own pid 1, nspawn
 /// asks it for a scope; elsewhere it has to keep the control group it finds.
 const BOOT: &str = r#"
@@ -21,13 +21,13 @@ mount -t tmpfs -o mode=0755 tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cd "$1/root"
+shift
 rm -rf etc/systemd/system/*.wants etc/rc?.d/S* etc/fstab usr/sbin/policy-rc.d
 tr -d - < /proc/sys/kernel/random/uuid > etc/machine-id
 keep=--keep-unit
 [ ! -d /run/systemd/system ] || keep=
 exec systemd-nspawn --quiet --directory=. --machine="portreeve-$$" --boot $keep --register=no --link-journal=no \
-    --private-network --console=pipe --capability=CAP_BPF,CAP_PERFMON \
-    --system-call-filter="bpf fanotify_init fanotify_mark" systemd.unit=multi-user.target
+    --private-network --console=pipe "$@" systemd.unit=multi-user.target
 "#;
 
 /// A booted system; dropping it kills it.
@@ -42,6 +42,14 @@ impl Container {
     /// # Errors
     /// Why this machine cannot: no portreeve is in it yet, so that its failure to boot says nothing of portreeve.
     pub fn boot(folder: &Path) -> Result<Self, String> {
+        Self::boot_with(folder, &[])
+    }
+
+    /// The same with these options of systemd-nspawn.
+    ///
+    /// # Errors
+    /// As `boot`.
+    pub fn boot_with(folder: &Path, options: &[&str]) -> Result<Self, String> {
         let console = folder.join("console");
         let tree = folder.join("tree");
         fs::create_dir(&tree).expect("the test's folder is writable");
@@ -61,6 +69,7 @@ impl Container {
                 "boot",
             ])
             .arg(&tree)
+            .args(options)
             .stdin(Stdio::null())
             .stderr(output.try_clone().expect("a descriptor is free"))
             .stdout(output)
