@@ -92,6 +92,7 @@ struct Told {
     pids: Vec<u32>,
     uid: Option<u32>,
     netns: Netns,
+    transport: Transport,
     seen: Seen,
     opened: Moment,
     /// As long as it is open.
@@ -108,8 +109,8 @@ impl Told {
             Attribution::Audited { asker, .. } => vec![asker.pid()],
             Attribution::Unknown(_) | Attribution::Recorded(_) => Vec::new(),
         };
-        let Connection { uid, netns, seen, opened, .. } = connection;
-        Self { pids, uid: *uid, netns: *netns, seen: *seen, opened: *opened, key }
+        let Connection { uid, netns, transport, seen, opened, .. } = connection;
+        Self { pids, uid: *uid, netns: *netns, transport: *transport, seen: *seen, opened: *opened, key }
     }
 
     /// So long before it was told somebody asked for it: what a look tells, two looks and a moment.
@@ -121,7 +122,9 @@ impl Told {
     /// True if it may be what was asked for, though nobody is known to own it: then, and not from another namespace. Where a
     /// process lived that was gone is not known.
     fn may_be(&self, asked: &Asked, interval: Duration) -> bool {
-        asked.netns.is_none_or(|netns| netns == self.netns) && self.fits(asked, self.asked_before(interval))
+        let is_of_it = matches!(asked.transport, Transport::Untold) || asked.transport == self.transport;
+        let is_there = asked.netns.is_none_or(|netns| netns == self.netns);
+        is_of_it && is_there && self.fits(asked, self.asked_before(interval))
     }
 
     /// True if it may be what was asked for then: told within so long.
@@ -686,7 +689,8 @@ mod tests {
     }
 
     fn of_nobody(netns: Netns, millis: u64) -> Told {
-        Told { pids: Vec::new(), uid: None, netns, seen: Seen::Syn, opened: at(millis), key: None }
+        let transport = Transport::Tcp;
+        Told { pids: Vec::new(), uid: None, netns, transport, seen: Seen::Syn, opened: at(millis), key: None }
     }
 
     fn audited(asked: Vec<Asked>) -> Audited {
@@ -713,6 +717,12 @@ mod tests {
         let mut another = asked(7, Some(HERE), 0);
         another.remote = "192.0.2.7:2222".parse().unwrap();
         assert_eq!(asker(&mut audited(vec![another]), &told), None, "another port");
+        let flow = Told { transport: Transport::Udp, ..of_nobody(HERE, 10) };
+        assert_eq!(
+            asker(&mut audited(vec![asked(7, Some(HERE), 0)]), &flow),
+            None,
+            "a connection was refused"
+        );
         let of_root = Told { uid: Some(0), ..of_nobody(HERE, 10) };
         assert_eq!(asker(&mut audited(vec![asked(7, Some(HERE), 0)]), &of_root), None, "another user");
     }

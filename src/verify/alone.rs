@@ -92,7 +92,7 @@ fn check_outcome(record: &Record<'_>, found: &mut Findings<'_>) {
         check_answer(record, outcome, found);
         return;
     }
-    // Nor of what audit alone told, which does not say whether it was a connection that was asked for.
+    // Audit alone does not say whether it was a connection that was asked for.
     let is_untold = !record.found.present.has(f::TRANSPORT);
     if is_untold && !record.is(f::SEEN, "audit") {
         found.add(36, "it has no transport and was not told by audit alone".to_owned());
