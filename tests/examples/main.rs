@@ -96,7 +96,7 @@ fn on_a_machine_of_its_own_each_example_gives_what_it_says() {
         return;
     }
     let Some(kernel) = Machine::kernel() else {
-        return not_run(name, "needs a kernel, which tests/run fetches");
+        return not_run(name, "needs a kernel, which PORTREEVE_MACHINE=1 tests/run fetches");
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let package = package(folder.path());
