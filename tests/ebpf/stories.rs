@@ -10,10 +10,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::lab;
+use crate::support::audit::{Log, perl, port_of};
 use crate::support::lab::Lab;
 use crate::support::log::with_action;
-use crate::support::not_run;
 use crate::support::watch::Watch;
+use crate::support::{not_run, output};
 
 /// Milliseconds between connect and close.
 const LIVES: [&str; 6] = ["0", "0.2", "1", "5", "20", "100"];
@@ -114,6 +115,51 @@ fn every_connection_of_any_length_is_one_story_with_its_owner_whatever_else_tell
             check(&watch.stop().records, &pids, &format!("{events} {source}"));
         }
     }
+}
+
+#[test]
+fn all_sources_together_tell_each_connection_once_with_its_owner() {
+    const EACH: usize = 8;
+    let test = "all_sources_together_tell_each_connection_once_with_its_owner";
+    let lab = lab!("perl", "nft");
+    let listener = lab.listen("127.0.0.1:22");
+    let rule = output(std::process::Command::new(env!("CARGO_BIN_EXE_portreeve")).args(["rule", "nflog"]));
+    std::fs::write(lab.path("rule"), rule.stdout).unwrap();
+    lab.run(&format!("nft -f {}", lab.path("rule").display()));
+    let mut log = Log::new(&lab);
+    let audit_log = log.path.to_str().unwrap().to_owned();
+    let all = "destroy,syn,nflog:22,audit,proc,ebpf";
+    let Some(watch) = watch(&lab, test, all, &["--audit-log", &audit_log]) else { return };
+    let stop = AtomicBool::new(false);
+    let made = std::thread::scope(|scope| {
+        scope.spawn(|| serve(&listener, &stop));
+        let mut made = BTreeMap::new();
+        for life in LIVES.iter().cycle().take(EACH * LIVES.len()) {
+            let lasts = Duration::from_secs_f64(life.parse::<f64>().unwrap() / 1e3);
+            let child = perl(&lab, &lasts.as_secs_f64().to_string());
+            let pid = child.id();
+            made.insert(port_of(child), u64::from(pid));
+            log.connect(pid, [127, 0, 0, 1], lasts + Duration::from_millis(2), 0);
+        }
+        // What waits for a record waits no longer.
+        std::thread::sleep(Duration::from_millis(3_600));
+        stop.store(true, Ordering::Relaxed);
+        made
+    });
+    let records = watch.stop().records;
+    let started = &with_action(&records, "watch-started")[0]["portreeve"]["watch"]["events"];
+    // The connector of processes is for the machine's first namespaces.
+    for source in ["destroy", "syn", "nflog", "audit", "ebpf"] {
+        assert_eq!(started[source], "on", "{source}");
+    }
+    let told = |action| {
+        let owner =
+            |one: &Value| (one["source"]["port"].as_u64().unwrap(), one["process"]["pid"].as_u64().unwrap());
+        let told = with_action(&records, action);
+        assert_eq!(told.len(), made.len(), "{action}: each once");
+        told.iter().map(owner).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!((&told("connection-opened"), &told("connection-closed")), (&made, &made));
 }
 
 #[test]

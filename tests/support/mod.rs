@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub mod audit;
 pub mod lab;
 pub mod log;
 mod not_run;
