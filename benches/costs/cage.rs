@@ -1,17 +1,40 @@
 //! Network, process and mount namespaces of the run's own, so that nothing outside is counted, touched or left over.
 //!
 //! Everything that measures or is measured lives in one pid namespace whose pid 1 is this program: when that
-//! ends, however it ends, the kernel kills the rest, and the namespaces go with it. Nothing to clean up.
+//! ends, however it ends, the kernel kills the rest, and the namespaces go with it. Nothing to clean up. Sections that
+//! need the machine's own process numbers have no pid namespace: there each process ends when its parent does.
 
 use std::io::Read;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::watch;
 
-/// Runs this program again inside, and waits for it.
-pub fn enter(args: &[String]) -> ExitCode {
+/// Which processes can be seen inside.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Pids {
+    /// Those of the run alone.
+    Own,
+    /// The machine's: a program in the kernel knows no other numbers. Whoever is started ends with its parent then.
+    First,
+}
+
+impl Pids {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::First => "first",
+        }
+    }
+
+    pub fn parse(word: &str) -> Self {
+        if word == Self::First.word() { Self::First } else { Self::Own }
+    }
+}
+
+/// Runs this program again inside, and waits for it. False: that failed, and was said.
+pub fn enter(pids: Pids, args: &[String]) -> bool {
     let exe = std::env::current_exe().expect("this program's own path");
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("unshare")
@@ -20,12 +43,16 @@ pub fn enter(args: &[String]) -> ExitCode {
         sudo.arg("unshare");
         sudo
     };
-    command.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(exe).arg("inside");
+    command.args(["--net", "--mount", "--fork", "--kill-child"]);
+    if pids == Pids::Own {
+        command.args(["--pid", "--mount-proc"]);
+    }
+    command.arg("--").arg(exe).args(["inside", pids.word()]);
     let mut child = match command.args(args).stdin(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(error) => {
             eprintln!("costs: cannot start unshare (util-linux): {error}");
-            return ExitCode::FAILURE;
+            return false;
         }
     };
     // `settle` reads the other end. Whatever kills this process closes it: Ctrl-C, which pid 1 of a namespace
@@ -33,7 +60,7 @@ pub fn enter(args: &[String]) -> ExitCode {
     let leash = child.stdin.take();
     let status = child.wait().expect("a child to wait for");
     drop(leash);
-    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    status.success()
 }
 
 /// A file system of the run's own, in memory: for what watchers write.
@@ -42,8 +69,8 @@ pub const MEMORY: &str = "/dev/shm";
 /// A copy of portreeve that any user can reach and run.
 pub const PUBLIC: &str = "/dev/shm/portreeve";
 
-/// What pid 1 of the namespaces does first.
-pub fn settle() {
+/// What the first process inside does first.
+pub fn settle(pids: Pids) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(1);
@@ -53,10 +80,22 @@ pub fn settle() {
     let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs", MEMORY]).status();
     assert!(mounted.is_ok_and(|status| status.success()), "cannot mount a tmpfs");
     std::fs::copy(watch::EXECUTABLE, PUBLIC).expect("a copy of portreeve");
+    if pids == Pids::First {
+        mount_tracing();
+    }
     // On loopback a port in TIME_WAIT is given out again after a second: two connections of one name, which
     // `recall` could not tell apart.
     sysctl("net/ipv4/tcp_tw_reuse", 0);
     raise_descriptor_limit();
+}
+
+/// Where bpftrace looks for tracepoints, in the run's own mount namespace. Without it bpftrace says so itself.
+fn mount_tracing() {
+    for (kind, path) in [("tracefs", "/sys/kernel/tracing"), ("debugfs", "/sys/kernel/debug")] {
+        if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
+            let _ = Command::new("mount").args(["-t", kind, kind, path]).status();
+        }
+    }
 }
 
 /// Sets a number of the kernel's, in this run's namespaces alone.

@@ -51,6 +51,10 @@ impl Spread {
         Self::of((0..times).map(measure).collect())
     }
 
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Of an even number of values halfway between the two in the middle: of two, the smaller one would flatter.
     pub fn median(&self) -> f64 {
         let middle = |index: usize| self.0.get(index).copied().unwrap_or(f64::NAN);

@@ -14,7 +14,7 @@ use crate::roles::Closes;
 use crate::tables::Table;
 use crate::watch::{self, Cost, Log, Rights, Watcher, Who};
 
-const PER_S: u64 = 10_000;
+pub const PER_S: u64 = 10_000;
 
 const MEMORY_MIB: f64 = 64.0;
 
@@ -101,7 +101,7 @@ fn goals(runs: &[Reached], beside: Vec<(Who, String)>, plan: &Plan) -> Vec<Goal>
 }
 
 /// A gap counts what was lost, notices for instance: two of one connection count twice.
-fn missing(unaccounted: i128) -> String {
+pub fn missing(unaccounted: i128) -> String {
     match u64::try_from(unaccounted) {
         Ok(missing) => thousands(missing),
         Err(_) => format!("0 (over by {})", thousands(unaccounted.unsigned_abs() as u64)),

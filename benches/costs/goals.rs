@@ -12,12 +12,14 @@ pub struct Goal {
     cells: [String; COLUMNS.len()],
 }
 
-const COLUMNS: [(Who, &str); 5] = [
+const COLUMNS: [(Who, &str); 7] = [
     (Who::Portreeve, "portreeve"),
     (Who::Floor, "bare calls"),
     (Who::SsP, "ss -p loop"),
     (Who::Tcpspy, "tcpspy"),
     (Who::Lsof, "lsof loop"),
+    (Who::Tracer, "bpftrace"),
+    (Who::Conntrack, "conntrack"),
 ];
 
 impl Goal {

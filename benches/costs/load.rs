@@ -45,9 +45,25 @@ impl Crew {
         Self::of((0..count).map(|index| format!("sleeper {}", 10 + index % 3)))
     }
 
+    /// UDP sockets connected to this port, where nobody listens.
+    pub fn flowing(flows: usize, port: u16) -> Self {
+        let holders = (0..flows).step_by(PAIRS).map(|from| PAIRS.min(flows - from));
+        Self::of(holders.map(|flows| format!("flowing {flows} {port}")))
+    }
+
+    /// So many new UDP flows a second to port 22, each held for `life`.
+    pub fn sending(per_second: u64, life: Duration) -> Self {
+        Self::of([format!("sender {per_second} {}", life.as_micros())])
+    }
+
+    /// A listener on port 22.
+    pub fn server() -> Self {
+        Self::of(["server".to_owned()])
+    }
+
     /// A listener on port 22 and five processes connected to it.
     pub fn ssh() -> Self {
-        let mut crew = Self::of(["server".to_owned()]);
+        let mut crew = Self::server();
         crew.0.append(&mut Self::of(vec!["client".to_owned(); 5]).0);
         crew
     }
@@ -92,7 +108,9 @@ fn command(role: &str, tell: &PipeWriter) -> Command {
 pub struct Visit {
     pub pid: u32,
     pub port: u16,
-    /// CLOCK_MONOTONIC when `connect` had returned.
+    /// CLOCK_MONOTONIC before `connect`.
+    pub connecting_ns: u64,
+    /// When it had returned.
     pub connected_ns: u64,
     /// And before `close`; the same for those that stay.
     pub closing_ns: u64,
@@ -164,8 +182,14 @@ impl Visits {
 impl Visit {
     fn parse(line: &str) -> Self {
         let mut words = line.split_whitespace().map(|word| word.parse::<u64>().expect("a number"));
-        let mut next = || words.next().expect("four numbers");
-        Self { pid: next() as u32, port: next() as u16, connected_ns: next(), closing_ns: next() }
+        let mut next = || words.next().expect("five numbers");
+        Self {
+            pid: next() as u32,
+            port: next() as u16,
+            connecting_ns: next(),
+            connected_ns: next(),
+            closing_ns: next(),
+        }
     }
 }
 

@@ -20,7 +20,9 @@ mod diag;
 mod figures;
 mod flood;
 mod floors;
+mod flows;
 mod goals;
+mod latency;
 mod load;
 mod machine;
 mod memory;
@@ -30,14 +32,19 @@ mod plan;
 mod quiet;
 mod recall;
 mod records;
+mod resident;
 mod roles;
 mod tables;
 mod tap;
+mod tellers;
+mod told;
+mod unwatched;
 mod verify;
 mod watch;
 
 use std::process::ExitCode;
 
+use cage::Pids;
 use plan::{Plan, Section};
 
 fn main() -> ExitCode {
@@ -46,7 +53,7 @@ fn main() -> ExitCode {
         Some("role") => roles::play(&args[1..]),
         Some("inside") => inside(&args[1..]),
         _ => match Plan::parse(&args) {
-            Ok(Some(_)) => cage::enter(&args),
+            Ok(Some(plan)) => enter(&plan, &args),
             Ok(None) => ExitCode::SUCCESS,
             Err(message) => {
                 eprintln!("costs: {message}");
@@ -56,9 +63,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// One cage after the other, each for its sections.
+fn enter(plan: &Plan, args: &[String]) -> ExitCode {
+    for pids in [Pids::Own, Pids::First] {
+        if plan.sections.iter().any(|section| section.pids() == pids) && !cage::enter(pids, args) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 fn inside(args: &[String]) -> ExitCode {
-    cage::settle();
-    let plan = Plan::parse(args).expect("parsed once outside").expect("asked for outside");
+    let pids = Pids::parse(&args[0]);
+    let mut plan = Plan::parse(&args[1..]).expect("parsed once outside").expect("asked for outside");
+    plan.sections.retain(|section| section.pids() == pids);
+    cage::settle(pids);
     print!("{}", machine::describe());
     let mut goals = Vec::new();
     for section in &plan.sections {
@@ -75,6 +94,11 @@ fn inside(args: &[String]) -> ExitCode {
             Section::Recall => recall::run(&plan),
             Section::Flood => flood::run(&plan),
             Section::Verify => verify::run(&plan),
+            Section::Flows => flows::run(&plan),
+            Section::Unwatched => unwatched::run(&plan),
+            Section::Latency => latency::run(&plan),
+            Section::Told => told::run(&plan),
+            Section::Resident => resident::run(&plan),
         };
         println!("{}", before.until_now());
         goals.extend(reached);

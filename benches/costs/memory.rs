@@ -61,12 +61,17 @@ fn resident(watcher: &Watcher, opens: usize, plan: &Plan) -> (f64, f64) {
     if opened != opens {
         eprintln!("memory: {opened} opens logged, {opens} expected");
     }
-    (kib(&status, "VmRSS:").map_or(f64::NAN, mib), peak_mib(&status))
+    (resident_mib(&status), peak_mib(&status))
 }
 
 /// The most that a process ever had resident, by its `status`.
 pub fn peak_mib(status: &str) -> f64 {
     kib(status, "VmHWM:").map_or(f64::NAN, mib)
+}
+
+/// What it has resident now.
+pub fn resident_mib(status: &str) -> f64 {
+    kib(status, "VmRSS:").map_or(f64::NAN, mib)
 }
 
 fn kib(status: &str, name: &str) -> Option<u64> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cage::Pids;
+
 const USAGE: &str = "\
 cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sudo asks)
 
@@ -16,6 +18,12 @@ cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sud
   recall     which share of short connections is seen, and attributed
   flood      10,000 connections a second: what is told, memory, pace
   verify     checking a log of a million records
+  flows      UDP: one reading of many flows, and CPU of watchers beside them
+  ebpf       the four below: they need a build with the feature ebpf, and run beside bpftrace, bcc and conntrack
+  unwatched  what a watcher costs each connection that nobody watches
+  latency    how soon a connection is told
+  told       10,000 connections a second: what is told, and by whom they were made
+  resident   resident memory once loaded, CPU while nothing happens
 ";
 
 #[derive(Clone, Copy, PartialEq)]
@@ -31,9 +39,24 @@ pub enum Section {
     Recall,
     Flood,
     Verify,
+    Flows,
+    Unwatched,
+    Latency,
+    Told,
+    Resident,
 }
 
-const ALL: [(&str, Section); 11] = [
+impl Section {
+    /// The program in the kernel works in the machine's first namespace of processes alone.
+    pub fn pids(self) -> Pids {
+        if EBPF.contains(&self) { Pids::First } else { Pids::Own }
+    }
+}
+
+/// The sections of the source `ebpf`.
+const EBPF: [Section; 4] = [Section::Unwatched, Section::Latency, Section::Told, Section::Resident];
+
+const ALL: [(&str, Section); 16] = [
     ("quiet", Section::Quiet),
     ("processes", Section::Processes),
     ("active", Section::Active),
@@ -45,6 +68,11 @@ const ALL: [(&str, Section); 11] = [
     ("recall", Section::Recall),
     ("flood", Section::Flood),
     ("verify", Section::Verify),
+    ("flows", Section::Flows),
+    ("unwatched", Section::Unwatched),
+    ("latency", Section::Latency),
+    ("told", Section::Told),
+    ("resident", Section::Resident),
 ];
 
 pub struct Plan {
@@ -77,6 +105,11 @@ pub struct Plan {
     pub records: u64,
     /// Connections followed at once for the memory row.
     pub followed: usize,
+    /// UDP flows, for one reading of them; of the last as many are watched.
+    pub flows: Vec<usize>,
+    /// Connections to a port that nobody watches, and times that each watcher is measured so.
+    pub unwatched: usize,
+    pub rounds: usize,
 }
 
 impl Plan {
@@ -92,6 +125,7 @@ impl Plan {
                     print!("{USAGE}");
                     return Ok(None);
                 }
+                "ebpf" => chosen.extend(EBPF),
                 name => match ALL.iter().find(|(known, _)| *known == name) {
                     Some((_, section)) => chosen.push(*section),
                     None => return Err(format!("what is {name:?}?\n\n{USAGE}")),
@@ -122,6 +156,9 @@ impl Plan {
             recalls: 200,
             records: 1_000_000,
             followed: 50_000,
+            flows: vec![100, 1_000, 10_000],
+            unwatched: 10_000,
+            rounds: 7,
         }
     }
 
@@ -148,6 +185,9 @@ impl Plan {
             recalls: 20,
             records: 50_000,
             followed: 5_000,
+            flows: vec![1_000],
+            unwatched: 2_000,
+            rounds: 2,
             ..full
         }
     }

@@ -135,6 +135,8 @@ fn read(who: Who, text: &str) -> Vec<(u16, Sight)> {
         Who::Tcpspy => read_tcpspy(text),
         Who::Portreeve => read_portreeve(text),
         Who::Floor => read_tap(text),
+        // Not among the peers of this section.
+        Who::Tracer | Who::Conntrack => Vec::new(),
     }
 }
 

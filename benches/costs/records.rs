@@ -32,6 +32,8 @@ impl Record {
 #[derive(Default)]
 pub struct Tally {
     pub opened: u64,
+    /// Of those, the opens that told an owner.
+    pub owned: u64,
     pub closed: u64,
     /// Opens of a connection that an earlier one had already told, by its community id: the hash of its addresses.
     pub twice: u64,
@@ -55,6 +57,7 @@ impl Tally {
             match value_of("\"event\":{\"action\":\"", &line) {
                 "connection-opened" => {
                     tally.opened += 1;
+                    tally.owned += u64::from(line.contains("\"status\":\"owned\""));
                     let id = value_of("\"community_id\":\"", &line);
                     tally.twice += u64::from(!id.is_empty() && !known.insert(id.to_owned()));
                 }

@@ -5,12 +5,13 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZero;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::set_current_timer_slack;
 use socket2::{Domain, Socket, Type};
 
@@ -55,12 +56,16 @@ impl Closes {
 }
 
 pub fn play(args: &[String]) -> ExitCode {
+    // Where there is no pid namespace, nothing else ends it when the run is killed.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let number = |index: usize| args[index].parse::<u64>().expect("a number");
     let micros = |index| Duration::from_micros(number(index));
     match args[0].as_str() {
         "sleeper" => sleeper(number(1) as usize),
         "holder" => holder(number(1) as usize),
         "server" => server(),
+        "flowing" => flowing(number(1) as usize, number(2) as u16),
+        "sender" => sender(number(1), micros(2)),
         "client" => client(),
         "door" => door(&args[1]),
         "waiter" => {
@@ -108,6 +113,33 @@ fn holder(pairs: usize) {
     forever();
 }
 
+/// A UDP socket that is connected; nothing is sent by that.
+fn flow(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    socket.connect((Ipv4Addr::LOCALHOST, port)).expect("a remote end");
+    socket
+}
+
+fn flowing(flows: usize, port: u16) {
+    let _held: Vec<UdpSocket> = (0..flows).map(|_| flow(port)).collect();
+    stand("");
+    forever();
+}
+
+fn sender(per_second: u64, life: Duration) {
+    stand("");
+    let mut standing = VecDeque::new();
+    at_rate(per_second, EVER, || {
+        let socket = flow(SSH.1);
+        // Nobody listens: the answer is an error, which the next call would tell.
+        let _ = socket.send(b".");
+        standing.push_back((Instant::now(), socket));
+        while standing.front().is_some_and(|(since, _)| since.elapsed() >= life) {
+            standing.pop_front();
+        }
+    });
+}
+
 /// Accepts on port 22 and closes what its client has closed, as sshd does. Its threads stand from the start: one born
 /// for each connection would be a newer task than the client's, which no sshd is.
 fn server() {
@@ -130,11 +162,12 @@ fn connect(port: u16) -> (TcpStream, String) {
     if port != 0 {
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("a free port");
     }
+    let connecting_ns = figures::monotonic_ns();
     socket.connect(&SocketAddr::from(SSH).into()).expect("the server on port 22");
     let stream = TcpStream::from(socket);
     let connected_ns = figures::monotonic_ns();
     let port = stream.local_addr().expect("its address").port();
-    (stream, format!("{} {port} {connected_ns}", std::process::id()))
+    (stream, format!("{} {port} {connecting_ns} {connected_ns}", std::process::id()))
 }
 
 /// What a login is made of: the server's process, which holds the inbound connection, and the client below it.

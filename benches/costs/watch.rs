@@ -22,6 +22,9 @@ pub enum Who {
     SsP,
     Tcpspy,
     Lsof,
+    /// bpftrace, or the tools of bcc: programs in the kernel.
+    Tracer,
+    Conntrack,
 }
 
 impl Who {
@@ -48,6 +51,7 @@ pub enum Rights {
     PtraceRaw,
 }
 
+#[derive(Clone)]
 pub struct Watcher {
     pub name: String,
     pub who: Who,
@@ -66,7 +70,7 @@ pub struct Cost {
 }
 
 impl Watcher {
-    fn new(name: &str, who: Who, argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(name: &str, who: Who, argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { name: name.to_owned(), who, argv: argv.into_iter().map(Into::into).collect() }
     }
 
@@ -85,9 +89,19 @@ impl Watcher {
         Self::new(&format!("{command}; sleep .05"), who, ["sh", "-c", &script])
     }
 
+    /// The same, ending when this program does: for where no pid namespace sees to that.
+    pub fn tethered(self) -> Self {
+        let tether = ["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned);
+        Self { argv: tether.into_iter().chain(self.argv).collect(), ..self }
+    }
+
     /// Starts it with its output where `stdout` says.
     pub fn start(&self, stdout: Stdio) -> Running {
         let stderr = if self.who.is_loop() { Stdio::piped() } else { Stdio::inherit() };
+        self.start_with(stdout, stderr)
+    }
+
+    pub fn start_with(&self, stdout: Stdio, stderr: Stdio) -> Running {
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
@@ -212,8 +226,8 @@ impl Log {
     }
 
     /// By which it can be opened once more, from its beginning.
-    fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
 

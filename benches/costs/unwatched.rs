@@ -1,0 +1,163 @@
+//! What a watcher costs each connection to a port that nobody watches.
+//!
+//! A thread, bound to one processor, connects to itself over loopback, closes by a reset, and does it again: a hundred times
+//! a batch. Of each run the batch in the middle counts, so that whoever else had the processor for a while does not.
+//! Before and behind each watcher the same runs with nothing: what a watcher adds is told against the mean of the two.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_linger;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Socket, Type};
+
+use crate::figures::{Spread, cpu_us, number, thousands};
+use crate::goals::Goal;
+use crate::load::Crew;
+use crate::plan::Plan;
+use crate::tables::Table;
+use crate::tellers::{self, Teller};
+use crate::watch::{Log, Who};
+
+const BATCH: usize = 100;
+
+const AT_MOST_US: f64 = 1.0;
+
+/// For one connection.
+#[derive(Clone, Copy)]
+struct Cost {
+    cpu_us: f64,
+    wall_us: f64,
+}
+
+/// All runs beside one watcher.
+#[derive(Default)]
+struct Runs {
+    cpu_us: Vec<f64>,
+    more_cpu_us: Vec<f64>,
+    wall_us: Vec<f64>,
+    more_wall_us: Vec<f64>,
+    own_us: Vec<f64>,
+}
+
+pub fn run(plan: &Plan) -> Vec<Goal> {
+    let _ssh = Crew::server();
+    let mut tellers = vec![None];
+    tellers.extend(tellers::all().into_iter().chain(tellers::rules()).map(Some));
+    let mut runs: Vec<Runs> = tellers.iter().map(|_| Runs::default()).collect();
+    let mut before = connect_many(plan.unwatched);
+    for round in 1..=plan.rounds {
+        eprintln!("unwatched: round {round} of {}", plan.rounds);
+        for (teller, runs) in tellers.iter().zip(&mut runs) {
+            let beside = beside(teller.as_ref(), plan);
+            let after = connect_many(plan.unwatched);
+            if let Some((cost, own_us)) = beside {
+                runs.add(cost, [before, after], own_us);
+            }
+            before = after;
+        }
+    }
+    print(&tellers, &runs, plan);
+    let wanted =
+        |who| move |teller: &Option<Teller>| teller.as_ref().is_some_and(|one| one.who() == Some(who));
+    let more = |who| {
+        let index = tellers.iter().position(wanted(who))?;
+        Some(Spread::of(runs[index].more_cpu_us.clone()).median())
+    };
+    let Some(own) = more(Who::Portreeve) else { return Vec::new() };
+    let what = "a connection to an unwatched port, ebpf: CPU in its process, µs";
+    let goal = Goal::new(what, &AT_MOST_US.to_string(), number(own), own <= AT_MOST_US);
+    let others = [Who::Tracer, Who::Conntrack].into_iter().filter_map(|who| Some((who, more(who)?)));
+    vec![others.fold(goal, |goal, (who, us)| goal.beside(who, number(us)))]
+}
+
+/// What it costs beside this one, and what that one itself uses meanwhile; both for one connection.
+fn beside(teller: Option<&Teller>, plan: &Plan) -> Option<(Cost, f64)> {
+    let Some(teller) = teller else { return Some((connect_many(plan.unwatched), f64::NAN)) };
+    if teller.watcher.is_none() {
+        let _rule = teller.rule().ok()?;
+        return Some((connect_many(plan.unwatched), f64::NAN));
+    }
+    let log = Log::new();
+    let mut standing =
+        teller.start_into(&log).inspect_err(|error| eprintln!("{}: {error}", teller.name)).ok()?;
+    std::thread::sleep(Duration::from_millis(300));
+    standing.running.settle();
+    let began = Instant::now();
+    let cost = connect_many(plan.unwatched);
+    let wall = began.elapsed();
+    let own = standing.running.stop()?;
+    Some((cost, own.percent / 100.0 * wall.as_secs_f64() * 1e6 / plan.unwatched as f64))
+}
+
+impl Runs {
+    fn add(&mut self, cost: Cost, around: [Cost; 2], own_us: f64) {
+        let [before, after] = around;
+        self.cpu_us.push(cost.cpu_us);
+        self.more_cpu_us.push(cost.cpu_us - f64::midpoint(before.cpu_us, after.cpu_us));
+        self.wall_us.push(cost.wall_us);
+        self.more_wall_us.push(cost.wall_us - f64::midpoint(before.wall_us, after.wall_us));
+        self.own_us.push(own_us);
+    }
+}
+
+fn print(tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
+    let title = format!(
+        "A connection to a port that nobody watches, both ends here, µs: {} runs of {}",
+        plan.rounds,
+        thousands(plan.unwatched as u64)
+    );
+    let head =
+        ["", "CPU in its process", "more than nothing", "time", "more than nothing", "the watcher's own CPU"];
+    let mut table = Table::new(&title, head.map(str::to_owned));
+    for (teller, runs) in tellers.iter().zip(runs) {
+        let name = teller.as_ref().map_or("nothing, against nothing", |teller| &teller.name);
+        let Runs { cpu_us, more_cpu_us, wall_us, more_wall_us, own_us } = runs;
+        let median = |values: &Vec<f64>| number(Spread::of(values.clone()).median());
+        let all = |values: &Vec<f64>| Spread::of(values.clone()).show();
+        table.row(
+            name,
+            [median(cpu_us), all(more_cpu_us), median(wall_us), all(more_wall_us), median(own_us)],
+        );
+    }
+    table.print(plan.markdown);
+    tellers::print_missing();
+}
+
+/// In a thread of its own, which alone is bound: what is started by others must not inherit that.
+fn connect_many(count: usize) -> Cost {
+    let thread = std::thread::spawn(move || {
+        bind_to_the_last_processor();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let batches: Vec<Cost> = (0..count.div_ceil(BATCH)).map(|_| batch(&listener)).collect();
+        let middle = |value: fn(&Cost) -> f64| Spread::of(batches.iter().map(value).collect()).median();
+        Cost { cpu_us: middle(|cost| cost.cpu_us), wall_us: middle(|cost| cost.wall_us) }
+    });
+    thread.join().expect("the connecting thread")
+}
+
+fn bind_to_the_last_processor() {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    if let Some(last) = (0..CpuSet::MAX_CPU).rfind(|cpu| allowed.is_set(*cpu)) {
+        let mut one = CpuSet::new();
+        one.set(last);
+        let _ = sched_setaffinity(None, &one);
+    }
+}
+
+fn batch(listener: &TcpListener) -> Cost {
+    let address = listener.local_addr().expect("its address").into();
+    let began = Instant::now();
+    let cpu_us = cpu_us(|| {
+        for _ in 0..BATCH {
+            let near = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            near.connect(&address).expect("a connection");
+            set_socket_linger(&near, Some(Duration::ZERO)).expect("an option");
+            let far = listener.accept().expect("its other end");
+            // The near end first.
+            drop(near);
+            drop(far);
+        }
+    });
+    Cost { cpu_us: cpu_us / BATCH as f64, wall_us: began.elapsed().as_secs_f64() * 1e6 / BATCH as f64 }
+}
