@@ -9,6 +9,9 @@ use rustix::thread::CapabilitySet;
 
 use crate::figures;
 
+/// What the line of a version holds, of those that have one.
+const VERSIONS: [&str; 4] = ["revision", "iproute2", "bpftrace v", "conntrack v"];
+
 /// Machine, kernel and peers in a few lines.
 pub fn describe() -> String {
     let mut text = String::new();
@@ -24,13 +27,14 @@ pub fn describe() -> String {
         let _ = writeln!(text, "the kernel's socket hash: {} buckets", figures::thousands(entries));
     }
     let _ = writeln!(text, "rights of [root]: {}; of [CAP_SYS_PTRACE]: that one alone, as nobody", rights());
-    for (program, args) in [("lsof", ["-v"]), ("ss", ["-V"]), ("tcpspy", ["-h"])] {
+    for (program, args) in
+        [("lsof", ["-v"]), ("ss", ["-V"]), ("tcpspy", ["-h"]), ("bpftrace", ["-V"]), ("conntrack", ["-V"])]
+    {
         match Command::new(program).args(args).output() {
             Ok(output) => {
                 let said = [output.stdout, output.stderr].concat();
                 let said = String::from_utf8_lossy(&said);
-                if let Some(line) =
-                    said.lines().find(|line| line.contains("revision") || line.contains("iproute2"))
+                if let Some(line) = said.lines().find(|line| VERSIONS.iter().any(|word| line.contains(word)))
                 {
                     let _ = writeln!(text, "{program}: {}", line.trim());
                 }
@@ -52,6 +56,8 @@ fn rights() -> String {
         ("CAP_NET_RAW", Cap::NET_RAW),
         ("CAP_NET_ADMIN", Cap::NET_ADMIN),
         ("CAP_SYS_ADMIN", Cap::SYS_ADMIN),
+        ("CAP_BPF", Cap::BPF),
+        ("CAP_PERFMON", Cap::PERFMON),
     ];
     let held = rustix::thread::capabilities(None).map_or(Cap::empty(), |sets| sets.effective);
     let held = useful.into_iter().filter(|(_, one)| held.contains(*one)).map(|(name, _)| name);

@@ -157,7 +157,7 @@ impl Plan {
             records: 1_000_000,
             followed: 50_000,
             flows: vec![100, 1_000, 10_000],
-            unwatched: 10_000,
+            unwatched: 20_000,
             rounds: 7,
         }
     }

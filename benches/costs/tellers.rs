@@ -225,6 +225,7 @@ pub fn all() -> Vec<Teller> {
 
 /// What does not run here, loudly, below each table that lacks it.
 pub fn print_missing() {
+    println!();
     for (name, tried) in TRIED.iter() {
         if let Err(reason) = tried {
             println!("  NOT RUN: {name}: {reason}");

@@ -4,6 +4,7 @@
 //! a batch. Of each run the batch in the middle counts, so that whoever else had the processor for a while does not.
 //! Before and behind each watcher the same runs with nothing: what a watcher adds is told against the mean of the two.
 
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ const AT_MOST_US: f64 = 1.0;
 #[derive(Clone, Copy)]
 struct Cost {
     cpu_us: f64,
+    /// Of all kernel threads: some of what a watcher causes is done by those.
+    threads_us: f64,
     wall_us: f64,
 }
 
@@ -35,6 +38,7 @@ struct Cost {
 struct Runs {
     cpu_us: Vec<f64>,
     more_cpu_us: Vec<f64>,
+    more_threads_us: Vec<f64>,
     wall_us: Vec<f64>,
     more_wall_us: Vec<f64>,
     own_us: Vec<f64>,
@@ -95,6 +99,7 @@ impl Runs {
         let [before, after] = around;
         self.cpu_us.push(cost.cpu_us);
         self.more_cpu_us.push(cost.cpu_us - f64::midpoint(before.cpu_us, after.cpu_us));
+        self.more_threads_us.push(cost.threads_us - f64::midpoint(before.threads_us, after.threads_us));
         self.wall_us.push(cost.wall_us);
         self.more_wall_us.push(cost.wall_us - f64::midpoint(before.wall_us, after.wall_us));
         self.own_us.push(own_us);
@@ -107,17 +112,31 @@ fn print(tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
         plan.rounds,
         thousands(plan.unwatched as u64)
     );
-    let head =
-        ["", "CPU in its process", "more than nothing", "time", "more than nothing", "the watcher's own CPU"];
+    let head = [
+        "",
+        "CPU in its process",
+        "more than nothing",
+        "kernel threads, more",
+        "time",
+        "more than nothing",
+        "the watcher's own CPU",
+    ];
     let mut table = Table::new(&title, head.map(str::to_owned));
     for (teller, runs) in tellers.iter().zip(runs) {
         let name = teller.as_ref().map_or("nothing, against nothing", |teller| &teller.name);
-        let Runs { cpu_us, more_cpu_us, wall_us, more_wall_us, own_us } = runs;
+        let Runs { cpu_us, more_cpu_us, more_threads_us, wall_us, more_wall_us, own_us } = runs;
         let median = |values: &Vec<f64>| number(Spread::of(values.clone()).median());
         let all = |values: &Vec<f64>| Spread::of(values.clone()).show();
         table.row(
             name,
-            [median(cpu_us), all(more_cpu_us), median(wall_us), all(more_wall_us), median(own_us)],
+            [
+                median(cpu_us),
+                all(more_cpu_us),
+                all(more_threads_us),
+                median(wall_us),
+                all(more_wall_us),
+                median(own_us),
+            ],
         );
     }
     table.print(plan.markdown);
@@ -126,14 +145,19 @@ fn print(tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
 
 /// In a thread of its own, which alone is bound: what is started by others must not inherit that.
 fn connect_many(count: usize) -> Cost {
+    let before = kernel_threads_cpu_us();
     let thread = std::thread::spawn(move || {
         bind_to_the_last_processor();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let batches: Vec<Cost> = (0..count.div_ceil(BATCH)).map(|_| batch(&listener)).collect();
-        let middle = |value: fn(&Cost) -> f64| Spread::of(batches.iter().map(value).collect()).median();
-        Cost { cpu_us: middle(|cost| cost.cpu_us), wall_us: middle(|cost| cost.wall_us) }
+        let batches: Vec<Batch> = (0..count.div_ceil(BATCH)).map(|_| batch(&listener)).collect();
+        let middle = |value: fn(&Batch) -> f64| Spread::of(batches.iter().map(value).collect()).median();
+        (middle(|batch| batch.cpu_us), middle(|batch| batch.wall_us))
     });
-    thread.join().expect("the connecting thread")
+    let (cpu_us, wall_us) = thread.join().expect("the connecting thread");
+    // What the last ones left to do.
+    std::thread::sleep(Duration::from_millis(20));
+    let threads_us = (kernel_threads_cpu_us() - before) / count as f64;
+    Cost { cpu_us, threads_us, wall_us }
 }
 
 fn bind_to_the_last_processor() {
@@ -145,7 +169,25 @@ fn bind_to_the_last_processor() {
     }
 }
 
-fn batch(listener: &TcpListener) -> Cost {
+/// CPU time of all that have no program of their own, children of `kthreadd`.
+fn kernel_threads_cpu_us() -> f64 {
+    let threads = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some("2"))
+    });
+    let cpu_ns = threads.filter_map(|entry| {
+        let schedstat = fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    cpu_ns.sum::<f64>() / 1e3
+}
+
+struct Batch {
+    cpu_us: f64,
+    wall_us: f64,
+}
+
+fn batch(listener: &TcpListener) -> Batch {
     let address = listener.local_addr().expect("its address").into();
     let began = Instant::now();
     let cpu_us = cpu_us(|| {
@@ -159,5 +201,5 @@ fn batch(listener: &TcpListener) -> Cost {
             drop(far);
         }
     });
-    Cost { cpu_us: cpu_us / BATCH as f64, wall_us: began.elapsed().as_secs_f64() * 1e6 / BATCH as f64 }
+    Batch { cpu_us: cpu_us / BATCH as f64, wall_us: began.elapsed().as_secs_f64() * 1e6 / BATCH as f64 }
 }
