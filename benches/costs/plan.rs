@@ -162,7 +162,8 @@ impl Plan {
         }
     }
 
-    /// Without the section by processes: `newborn` tells what their number costs.
+    /// Without the section by processes: `newborn` tells what their number costs. Those of `ebpf` are named or left out: most of
+    /// their time goes into starting peers.
     fn quick() -> Self {
         let full = Self::full();
         Self {
@@ -170,7 +171,7 @@ impl Plan {
                 .sections
                 .iter()
                 .copied()
-                .filter(|section| *section != Section::Processes)
+                .filter(|section| *section != Section::Processes && !EBPF.contains(section))
                 .collect(),
             quick: true,
             sockets: vec![10_000],
