@@ -92,14 +92,25 @@ fn read_tables(buffer: &mut [u8]) {
     }
 }
 
+/// By which sources: polling alone, the tables as files, the kernel's own words. Of other namespaces nothing is read.
+fn watchers() -> Vec<Watcher> {
+    let options = [
+        &["--events", "none"][..],
+        &["--events", "none", "--transport", "tcp,udp"],
+        &["--events", "none", "--transport", "tcp,udp", "--source", "procfs"],
+        &["--events", "ebpf", "--transport", "tcp,udp"],
+    ];
+    let own = |options: &[&str]| {
+        let options: Vec<&str> = ["--netns", "own"].iter().chain(options).copied().collect();
+        Some(watch::portreeve_with(Rights::Root, &options)?.tethered())
+    };
+    options.into_iter().filter_map(own).collect()
+}
+
 /// Flows that stand, and flows that come and go.
 fn beside(plan: &Plan) {
     let flows = plan.flows.last().copied().unwrap_or(0);
-    let own = |options: &[&str]| watch::portreeve_with(Rights::Root, options);
-    let both = ["--transport", "tcp,udp"];
-    let by_files = ["--transport", "tcp,udp", "--source", "procfs"];
-    let watchers: Vec<Watcher> =
-        [Some(watch::portreeve()), own(&both), own(&by_files)].into_iter().flatten().collect();
+    let watchers = watchers();
     let time = |who| if who == Who::Portreeve { plan.watch * 3 } else { plan.watch };
     let quiet = |port, sends: bool| -> Costs {
         eprintln!("flows: {flows} to port {port}, {}", if sends { "others come and go" } else { "quiet" });

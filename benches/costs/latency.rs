@@ -56,7 +56,7 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
     let head = ["", "from", "told", "right process", "wrong", "p50", "p99", "max", "% of a core"];
     let mut table = Table::new(&title, head.map(str::to_owned));
     let mut goal: Option<Goal> = None;
-    for teller in tellers::all() {
+    for teller in tellers::of_connections() {
         eprintln!("latency: {}", teller.name);
         let Some(outcome) = visit_all(&teller, plan) else { continue };
         let Outcome { ms, right, wrong, percent } = &outcome;

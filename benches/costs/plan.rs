@@ -20,7 +20,7 @@ cargo bench --bench costs -- [--quick] [--markdown] [SECTION...]   (root, or sud
   verify     checking a log of a million records
   flows      UDP: one reading of many flows, and CPU of watchers beside them
   ebpf       the four below: they need a build with the feature ebpf, and run beside bpftrace, bcc and conntrack
-  unwatched  what a watcher costs each connection that nobody watches
+  unwatched  what a watcher costs each connection and each UDP datagram that nobody watches
   latency    how soon a connection is told
   told       10,000 connections a second: what is told, and by whom they were made
   resident   resident memory once loaded, CPU while nothing happens
@@ -49,7 +49,7 @@ pub enum Section {
 impl Section {
     /// The program in the kernel works in the machine's first namespace of processes alone.
     pub fn pids(self) -> Pids {
-        if EBPF.contains(&self) { Pids::First } else { Pids::Own }
+        if EBPF.contains(&self) || self == Self::Flows { Pids::First } else { Pids::Own }
     }
 }
 

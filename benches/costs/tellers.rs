@@ -63,6 +63,8 @@ const LIVES: &str = r#"tracepoint:sock:inet_sock_set_state
 pub struct Teller {
     pub name: String,
     pub tells: Tells,
+    /// It is told of UDP flows too.
+    pub has_udp: bool,
     /// `None`: the rule alone.
     pub watcher: Option<Watcher>,
     /// For `nft -f -`.
@@ -71,7 +73,13 @@ pub struct Teller {
 
 impl Teller {
     fn new(watcher: Watcher, tells: Tells) -> Self {
-        Self { name: watcher.name.clone(), tells, watcher: Some(watcher.tethered()), rule: None }
+        Self {
+            name: watcher.name.clone(),
+            tells,
+            has_udp: watcher.name.contains("tcp,udp"),
+            watcher: Some(watcher.tethered()),
+            rule: None,
+        }
     }
 
     fn own(options: &[&str]) -> Option<Self> {
@@ -223,6 +231,11 @@ pub fn all() -> Vec<Teller> {
     TRIED.iter().filter_map(|(_, tried)| tried.as_ref().ok().cloned()).collect()
 }
 
+/// Those that tell of connections alone.
+pub fn of_connections() -> Vec<Teller> {
+    all().into_iter().filter(|teller| !teller.has_udp).collect()
+}
+
 /// What does not run here, loudly, below each table that lacks it.
 pub fn print_missing() {
     println!();
@@ -236,7 +249,13 @@ pub fn print_missing() {
 /// A rule by itself, for each that needs one.
 pub fn rules() -> Vec<Teller> {
     let alone = |name: &str, rule: String| {
-        let teller = Teller { name: name.to_owned(), tells: Tells::Opening, watcher: None, rule: Some(rule) };
+        let teller = Teller {
+            name: name.to_owned(),
+            tells: Tells::Opening,
+            has_udp: false,
+            watcher: None,
+            rule: Some(rule),
+        };
         teller.rule().is_ok().then_some(teller)
     };
     let rules = [
@@ -258,7 +277,12 @@ fn logging() -> String {
 type Tried = (String, Result<Teller, String>);
 
 static TRIED: LazyLock<Vec<Tried>> = LazyLock::new(|| {
-    let own = [&["--events", "ebpf"][..], &["--events", "auto"], &["--events", "destroy,syn"]];
+    let own = [
+        &["--events", "ebpf"][..],
+        &["--events", "ebpf", "--transport", "tcp,udp"],
+        &["--events", "auto"],
+        &["--events", "destroy,syn"],
+    ];
     let mut tried: Vec<Tried> = own.into_iter().filter_map(Teller::own).map(try_out).collect();
     if let Some(teller) = Teller::own(&["--events", "nflog:22"]) {
         tried.push(try_out(teller.with_rule(&logging())));

@@ -48,7 +48,7 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
     ];
     let mut table = Table::new(&title, head.map(str::to_owned));
     let mut goal: Option<Goal> = None;
-    for teller in tellers::all() {
+    for teller in tellers::of_connections() {
         eprintln!("told: {}", teller.name);
         let Some(outcome) = flood(&teller, time) else { continue };
         if teller.who() == Some(Who::Portreeve) {

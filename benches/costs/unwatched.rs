@@ -1,11 +1,10 @@
-//! What a watcher costs each connection to a port that nobody watches.
+//! What a watcher costs each connection, and each UDP datagram, to a port that nobody watches.
 //!
-//! A thread, bound to one processor, connects to itself over loopback, closes by a reset, and does it again: a hundred times
-//! a batch. Of each run the batch in the middle counts, so that whoever else had the processor for a while does not.
+//! A thread, bound to one processor, talks to itself over loopback, again and again: a hundred times a batch. Of each run the batch in the middle counts, so that whoever else had the processor for a while does not.
 //! Before and behind each watcher the same runs with nothing: what a watcher adds is told against the mean of the two.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
@@ -23,6 +22,27 @@ use crate::watch::{Log, Who};
 const BATCH: usize = 100;
 
 const AT_MOST_US: f64 = 1.0;
+
+/// What the thread does.
+#[derive(Clone, Copy, PartialEq)]
+enum Load {
+    /// Connects, and closes by a reset.
+    Connections,
+    /// Sends one datagram by a new socket.
+    Flows,
+    /// Sends one more by the same.
+    Datagrams,
+}
+
+impl Load {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Connections => "A connection",
+            Self::Flows => "A UDP flow of one datagram",
+            Self::Datagrams => "One more UDP datagram",
+        }
+    }
+}
 
 /// For one connection.
 #[derive(Clone, Copy)]
@@ -46,22 +66,31 @@ struct Runs {
 
 pub fn run(plan: &Plan) -> Vec<Goal> {
     let _ssh = Crew::server();
-    let mut tellers = vec![None];
-    tellers.extend(tellers::all().into_iter().chain(tellers::rules()).map(Some));
+    let all: Vec<Teller> = tellers::all().into_iter().chain(tellers::rules()).collect();
+    let with_udp: Vec<Teller> =
+        all.iter().filter(|teller| teller.has_udp || teller.watcher.is_none()).cloned().collect();
+    let goals = measure(Load::Connections, all, plan);
+    measure(Load::Flows, with_udp.clone(), plan);
+    measure(Load::Datagrams, with_udp, plan);
+    goals
+}
+
+fn measure(load: Load, tellers: Vec<Teller>, plan: &Plan) -> Vec<Goal> {
+    let tellers: Vec<Option<Teller>> = std::iter::once(None).chain(tellers.into_iter().map(Some)).collect();
     let mut runs: Vec<Runs> = tellers.iter().map(|_| Runs::default()).collect();
-    let mut before = connect_many(plan.unwatched);
+    let mut before = repeat(load, plan.unwatched);
     for round in 1..=plan.rounds {
-        eprintln!("unwatched: round {round} of {}", plan.rounds);
+        eprintln!("unwatched: {}, round {round} of {}", load.words(), plan.rounds);
         for (teller, runs) in tellers.iter().zip(&mut runs) {
-            let beside = beside(teller.as_ref(), plan);
-            let after = connect_many(plan.unwatched);
+            let beside = beside(load, teller.as_ref(), plan);
+            let after = repeat(load, plan.unwatched);
             if let Some((cost, own_us)) = beside {
                 runs.add(cost, [before, after], own_us);
             }
             before = after;
         }
     }
-    print(&tellers, &runs, plan);
+    print(load, &tellers, &runs, plan);
     let wanted =
         |who| move |teller: &Option<Teller>| teller.as_ref().is_some_and(|one| one.who() == Some(who));
     let more = |who| {
@@ -76,11 +105,11 @@ pub fn run(plan: &Plan) -> Vec<Goal> {
 }
 
 /// What it costs beside this one, and what that one itself uses meanwhile; both for one connection.
-fn beside(teller: Option<&Teller>, plan: &Plan) -> Option<(Cost, f64)> {
-    let Some(teller) = teller else { return Some((connect_many(plan.unwatched), f64::NAN)) };
+fn beside(load: Load, teller: Option<&Teller>, plan: &Plan) -> Option<(Cost, f64)> {
+    let Some(teller) = teller else { return Some((repeat(load, plan.unwatched), f64::NAN)) };
     if teller.watcher.is_none() {
         let _rule = teller.rule().ok()?;
-        return Some((connect_many(plan.unwatched), f64::NAN));
+        return Some((repeat(load, plan.unwatched), f64::NAN));
     }
     let log = Log::new();
     let mut standing =
@@ -88,7 +117,7 @@ fn beside(teller: Option<&Teller>, plan: &Plan) -> Option<(Cost, f64)> {
     std::thread::sleep(Duration::from_millis(300));
     standing.running.settle();
     let began = Instant::now();
-    let cost = connect_many(plan.unwatched);
+    let cost = repeat(load, plan.unwatched);
     let wall = began.elapsed();
     let own = standing.running.stop()?;
     Some((cost, own.percent / 100.0 * wall.as_secs_f64() * 1e6 / plan.unwatched as f64))
@@ -106,9 +135,10 @@ impl Runs {
     }
 }
 
-fn print(tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
+fn print(load: Load, tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
     let title = format!(
-        "A connection to a port that nobody watches, both ends here, µs: {} runs of {}",
+        "{} to a port that nobody watches, both ends here, µs: {} runs of {}",
+        load.words(),
         plan.rounds,
         thousands(plan.unwatched as u64)
     );
@@ -144,12 +174,12 @@ fn print(tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
 }
 
 /// In a thread of its own, which alone is bound: what is started by others must not inherit that.
-fn connect_many(count: usize) -> Cost {
+fn repeat(load: Load, count: usize) -> Cost {
     let before = kernel_threads_cpu_us();
     let thread = std::thread::spawn(move || {
         bind_to_the_last_processor();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let batches: Vec<Batch> = (0..count.div_ceil(BATCH)).map(|_| batch(&listener)).collect();
+        let mut act = act(load);
+        let batches: Vec<Batch> = (0..count.div_ceil(BATCH)).map(|_| batch(&mut act)).collect();
         let middle = |value: fn(&Batch) -> f64| Spread::of(batches.iter().map(value).collect()).median();
         (middle(|batch| batch.cpu_us), middle(|batch| batch.wall_us))
     });
@@ -187,19 +217,40 @@ struct Batch {
     wall_us: f64,
 }
 
-fn batch(listener: &TcpListener) -> Batch {
-    let address = listener.local_addr().expect("its address").into();
+fn batch(act: &mut impl FnMut()) -> Batch {
     let began = Instant::now();
-    let cpu_us = cpu_us(|| {
-        for _ in 0..BATCH {
-            let near = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-            near.connect(&address).expect("a connection");
-            set_socket_linger(&near, Some(Duration::ZERO)).expect("an option");
-            let far = listener.accept().expect("its other end");
-            // The near end first.
-            drop(near);
-            drop(far);
-        }
-    });
+    let cpu_us = cpu_us(|| (0..BATCH).for_each(|_| act()));
     Batch { cpu_us: cpu_us / BATCH as f64, wall_us: began.elapsed().as_secs_f64() * 1e6 / BATCH as f64 }
+}
+
+fn act(load: Load) -> Box<dyn FnMut()> {
+    let any = (Ipv4Addr::LOCALHOST, 0);
+    if load == Load::Connections {
+        let listener = TcpListener::bind(any).expect("a port");
+        return Box::new(move || connect(&listener));
+    }
+    let receiver = UdpSocket::bind(any).expect("a port");
+    let to = receiver.local_addr().expect("its address");
+    let sender = move || {
+        let sender = UdpSocket::bind(any).expect("a port");
+        sender.connect(to).expect("a remote end");
+        sender
+    };
+    let same = (load == Load::Datagrams).then(sender);
+    Box::new(move || {
+        let new = same.is_none().then(sender);
+        let sender = same.as_ref().or(new.as_ref()).expect("one of the two");
+        sender.send(b".").expect("room for a datagram");
+        receiver.recv(&mut [0; 1]).expect("the datagram");
+    })
+}
+
+fn connect(listener: &TcpListener) {
+    let near = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    near.connect(&listener.local_addr().expect("its address").into()).expect("a connection");
+    set_socket_linger(&near, Some(Duration::ZERO)).expect("an option");
+    let far = listener.accept().expect("its other end");
+    // The near end first.
+    drop(near);
+    drop(far);
 }
