@@ -170,7 +170,9 @@ fn print(load: Load, tellers: &[Option<Teller>], runs: &[Runs], plan: &Plan) {
         );
     }
     table.print(plan.markdown);
-    tellers::print_missing();
+    if load == Load::Connections {
+        tellers::print_missing();
+    }
 }
 
 /// In a thread of its own, which alone is bound: what is started by others must not inherit that.
