@@ -265,7 +265,9 @@ impl Pipeline {
                 let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
                 // While much is lost, what was told of these ends is taken for what this began.
                 let is_told = is_told || self.may_be_told(space, tuple, at);
-                if !is_told && self.syns.len() < MOST_SYNS {
+                if !is_told && self.syns.len() >= MOST_SYNS {
+                    self.lose_syn(syn);
+                } else if !is_told {
                     let failures = self.new_failures(proc, space);
                     let opens = space.gate.counters().map(|counters| counters.active_opens);
                     self.syns.insert(place, Syn { failures, opens, ..syn });
@@ -432,10 +434,19 @@ impl Pipeline {
     }
 
     fn overtake(&mut self, place: (Netns, Tuple), syn: Syn) {
-        if self.overtaken.len() < MOST_SYNS {
+        if self.overtaken.len() >= MOST_SYNS && !self.overtaken.contains_key(&place) {
+            self.lose_syn(syn);
+        } else {
             let (last, count) = self.overtaken.entry(place).or_insert((syn, 0));
             (*last, *count) = (syn, *count + 1);
         }
+    }
+
+    /// There is no room to wait for what becomes of it.
+    fn lose_syn(&mut self, syn: Syn) {
+        self.totals.notices_lost += 1;
+        let kind = if syn.seen == Seen::Nflog { Kind::Nflog(0) } else { Kind::Syn };
+        self.coverage.lost(kind, Some(1), syn.at);
     }
 
     pub(super) fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {

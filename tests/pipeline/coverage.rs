@@ -1,6 +1,7 @@
 use super::kernel::{Kernel, moment, pipeline};
+use portreeve::connection::Tuple;
 use portreeve::event::{Coverage, Event, What};
-use portreeve::source::Filter;
+use portreeve::source::{Filter, Kind, Observation};
 
 const REMOTE: &str = "203.0.113.7:22";
 
@@ -83,5 +84,29 @@ fn of_one_port_the_kernel_keeps_no_count_to_compare_with() {
     for minute in run("22") {
         assert!(!minute.comparable);
         assert_eq!((minute.accounted, minute.missed_at_most, minute.agrees), (None, None, None));
+    }
+}
+
+#[test]
+fn syns_for_which_there_is_no_room_are_counted() {
+    const ROOM: u16 = 16_384;
+    for (kind, name) in [(Kind::Syn, "syn"), (Kind::Nflog(22), "nflog")] {
+        let kernel = Kernel::new();
+        kernel.write();
+        let (proc, mut pipeline) = (kernel.proc(), pipeline(&kernel, "22", Filter::default()));
+        pipeline.tick(&proc, moment(0)).unwrap();
+        // Their sockets are gone: what became of them is waited for.
+        let syn = |port: u16| Observation::Syn {
+            kind,
+            netns: proc.own_netns().unwrap(),
+            tuple: Tuple { local: ([10, 0, 0, 1], port).into(), remote: REMOTE.parse().unwrap() },
+            device: 0,
+            uid: None,
+        };
+        pipeline.observe(&proc, moment(10), (0..ROOM + 7).map(syn).collect());
+        let told = pipeline.cover(moment(20));
+        let coverage = told.iter().find_map(coverage).unwrap();
+        assert_eq!(coverage.lost.get(name), Some(&7), "{name}: {:?}", coverage.lost);
+        assert_eq!(pipeline.totals().notices_lost, 7);
     }
 }
