@@ -44,8 +44,8 @@ pub struct Attributor {
     lineages: lineage::Shared<Lineage>,
     /// Holders that were read in this tick: a process with a thousand new connections is read once.
     this_tick: HashMap<u32, Rc<Known>>,
-    /// Those that the kernel told of in this tick.
-    openings: HashMap<u32, (opening::Program, Arc<Lineage>)>,
+    /// Those that the kernel told of lately.
+    openings: HashMap<u32, opening::Caller>,
     ancestors: Ancestors,
     memory: Memory,
     hasher: Hasher,
@@ -97,7 +97,6 @@ impl Attributor {
     /// What was read before is old.
     pub fn begin_tick(&mut self) {
         self.this_tick.clear();
-        self.openings.clear();
         self.ancestors.begin_tick();
     }
 

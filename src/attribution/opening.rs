@@ -7,80 +7,107 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Attributor;
 use super::search::Quest;
+use super::{Attributor, Known};
 use crate::ebpf::event::{Ancestor, Opening};
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, ChainCut, Lineage, Login, Process};
 
 /// So many of its descriptors are looked at for the socket.
 const MANY: usize = 2_048;
+/// So long a process is not read again that tells the same of itself.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Of so many of its openings in that time the descriptor is looked for: of one that lasts it is found later.
+const LOOKS: u32 = 16;
+/// As many who connect are kept, each with an open folder.
+const MOST_CALLERS: usize = 64;
 
-/// A process with the program that it ran when it connected: what it told once it tells of the next connection too.
-pub(super) struct Program {
-    start_ticks: u64,
-    comm: Vec<u8>,
-    args: Vec<Vec<u8>>,
-    executable: Option<Vec<u8>>,
+/// A process that connects: what it told of itself, and what was made of that.
+pub(super) struct Caller {
+    told: Opening,
+    lineage: Arc<Lineage>,
+    /// `None`: it was gone.
+    known: Option<Rc<Known>>,
+    looks: u32,
 }
 
-impl Program {
-    fn of(opening: &Opening) -> Self {
-        let Opening { start_ticks, comm, args, executable, .. } = opening;
-        Self {
-            start_ticks: *start_ticks,
-            comm: comm.clone(),
-            args: args.clone(),
-            executable: executable.clone(),
-        }
-    }
-
+impl Caller {
+    /// True as long as what was read of it stands for the next opening: nothing of what the kernel tells with each is
+    /// another, and the reading is young.
     fn is_of(&self, opening: &Opening) -> bool {
-        self.start_ticks == opening.start_ticks
-            && self.comm == opening.comm
-            && self.args == opening.args
-            && self.executable == opening.executable
+        let Opening { sight, is_attempt: _, socket_uid: _, pid, tid: _, start_ticks, ids, .. } = opening;
+        let Opening { login, session, cgroup, tty, comm, args, args_bytes, args_cut, .. } = opening;
+        let Opening { executable, executable_cut, executable_deleted, ancestors, .. } = opening;
+        let told = &self.told;
+        sight.at.abs_diff(told.sight.at) < AGAIN
+            && (*pid, *start_ticks, *ids) == (told.pid, told.start_ticks, told.ids)
+            && (*login, *session, *cgroup, *tty) == (told.login, told.session, told.cgroup, told.tty)
+            && (*args_bytes, *args_cut) == (told.args_bytes, told.args_cut)
+            && (*executable_cut, *executable_deleted) == (told.executable_cut, told.executable_deleted)
+            && (comm, args, executable) == (&told.comm, &told.args, &told.executable)
+            && *ancestors == told.ancestors
     }
 }
 
 impl Attributor {
     /// The owner of a socket that is being connected, and its ancestors: 0.1 ms, or 10 µs where the one that connected is
-    /// not to be read or has ended.
+    /// not to be read or has ended, or 1 µs where it was read just now.
     pub fn attribute_opening(
         &mut self,
         proc: &Proc,
         opening: &Opening,
         is_read: bool,
     ) -> (Attribution, Option<Rc<Held>>) {
-        let held = if is_read { proc.hold(opening.pid).ok() } else { None };
-        if let Some(attributed) = held.and_then(|held| self.attribute_living(proc, opening, &Rc::new(held))) {
-            return attributed;
+        if let Some(caller) = self.openings.get_mut(&opening.pid).filter(|caller| caller.is_of(opening)) {
+            caller.looks += 1;
+            let known = caller.known.clone().filter(|_| is_read && caller.looks < LOOKS);
+            let lineage = Arc::clone(&caller.lineage);
+            return match known {
+                Some(known) => {
+                    self.this_tick.insert(opening.pid, Rc::clone(&known));
+                    self.attribute_living(proc, opening, &known)
+                }
+                None => (told(lineage), None),
+            };
         }
-        let known = self.openings.get(&opening.pid).filter(|(program, _)| program.is_of(opening));
-        let lineage = match known {
-            Some((_, lineage)) => Arc::clone(lineage),
-            None => {
-                let lineage = self.lineage_of_opening(proc, opening);
-                self.openings.insert(opening.pid, (Program::of(opening), Arc::clone(&lineage)));
-                lineage
-            }
+        let held = if is_read { proc.hold(opening.pid).ok() } else { None };
+        let known = held.and_then(|held| self.know(proc, Rc::new(held)));
+        let known = known.filter(|known| known.process.start_ticks == opening.start_ticks);
+        let (attribution, held) = match &known {
+            Some(known) => self.attribute_living(proc, opening, known),
+            None => (told(self.lineage_of_opening(proc, opening)), None),
         };
-        (Attribution::Owned { lineage, holders: Arc::new([]), latency: Duration::ZERO }, None)
+        self.keep(opening, &attribution, known);
+        (attribution, held)
+    }
+
+    fn keep(&mut self, opening: &Opening, attribution: &Attribution, known: Option<Rc<Known>>) {
+        let Attribution::Owned { lineage, .. } = attribution else { return };
+        if lineage.process.pid != opening.pid {
+            // Somebody above is the owner of that socket, and not of each.
+            return;
+        }
+        if self.openings.len() >= MOST_CALLERS {
+            self.openings.clear();
+        }
+        let caller = Caller { told: opening.clone(), lineage: Arc::clone(lineage), known, looks: 0 };
+        self.openings.insert(opening.pid, caller);
+    }
+
+    /// Lets go of those who connected longer ago.
+    pub fn forget_callers(&mut self, now: Duration) {
+        self.openings.retain(|_, caller| caller.told.sight.at + AGAIN > now);
     }
 
     fn attribute_living(
         &mut self,
         proc: &Proc,
         opening: &Opening,
-        held: &Rc<Held>,
-    ) -> Option<(Attribution, Option<Rc<Held>>)> {
-        let known = self.know(proc, Rc::clone(held))?;
-        if known.process.start_ticks != opening.start_ticks {
-            return None;
-        }
+        known: &Rc<Known>,
+    ) -> (Attribution, Option<Rc<Held>>) {
         let found = opening.sight.inode.and_then(|inode| {
             let (mut wanted, mut found) = (HashMap::from([(inode, opening.socket_uid)]), HashMap::new());
-            Quest { proc, wanted: &mut wanted, found: &mut found }.ask(held, MANY);
+            Quest { proc, wanted: &mut wanted, found: &mut found }.ask(&known.held, MANY);
             let found = found.remove(&inode)?;
             let (attribution, held) = self.attribute(proc, inode, &found, Duration::ZERO);
             let Attribution::Owned { lineage, holders, latency } = attribution else { return None };
@@ -89,10 +116,10 @@ impl Attributor {
         // It may live and have let go of it by now, or hide it among many.
         let (lineage, holders, latency, owner) = match found {
             Some(found) => found,
-            None => (self.lineage(proc, &known), Arc::from([]), Duration::ZERO, None),
+            None => (self.lineage(proc, known), Arc::from([]), Duration::ZERO, None),
         };
         let lineage = self.completed(proc, lineage, opening);
-        Some((Attribution::Owned { lineage, holders, latency }, owner))
+        (Attribution::Owned { lineage, holders, latency }, owner)
     }
 
     /// Puts what was told in the place of what could not be read any more: of one that was ending, and of one that runs
@@ -146,6 +173,10 @@ impl Attributor {
         lineage.cut = (top != 1).then_some(ChainCut::Vanished);
         self.shared_lineage(lineage)
     }
+}
+
+fn told(lineage: Arc<Lineage>) -> Attribution {
+    Attribution::Owned { lineage, holders: Arc::new([]), latency: Duration::ZERO }
 }
 
 /// A process with the program that it ran when it connected.

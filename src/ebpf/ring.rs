@@ -30,7 +30,7 @@ use crate::connection::Cookie;
 
 /// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
-/// Of readings that bring nothing, each so many asks what was lost: 3 µs.
+/// Of readings in a row that do not ask what was lost, which takes 3 µs, each so many does.
 const ASK_EVERY: u32 = 8;
 /// Descriptors that it may hand over.
 const MOST_FDS: usize = 16;
@@ -58,8 +58,11 @@ pub struct Ebpf {
     bitmap: Vec<u64>,
     lost: u64,
     missed: u64,
-    /// Readings since the last that brought something.
-    empty: u32,
+    /// Readings, and bytes of words, since it was asked what was lost.
+    readings: u32,
+    bytes: usize,
+    /// Bytes that the ring holds.
+    size: usize,
 }
 
 impl fmt::Debug for Ebpf {
@@ -143,18 +146,25 @@ impl Ebpf {
             && let Some(record) = self.ring.next()
         {
             taken += 1;
+            self.bytes += record.len();
             if let Some(word) = parse(&record) {
                 visit(word);
             }
         }
-        // What was lost last no word tells: it is asked for now and then.
-        self.empty = if taken == 0 { self.empty.wrapping_add(1) } else { 0 };
-        if taken == 0 && !self.empty.is_multiple_of(ASK_EVERY) {
-            return Received::default();
-        }
+        // A ring that was full gives much at once. What was left out, and what was lost last, no word tells: that is asked
+        // for now and then.
+        self.readings += 1;
+        let must_ask = self.bytes >= self.size / 8 || self.readings >= ASK_EVERY;
+        let asked = if must_ask { self.ask() } else { Received::default() };
+        Received { more: taken == most, ..asked }
+    }
+
+    /// What was lost since it was asked last.
+    fn ask(&mut self) -> Received {
+        (self.readings, self.bytes) = (0, 0);
         let (lost, missed) = self.count_lost();
         let received = Received {
-            more: taken == most,
+            more: false,
             lost: lost.saturating_sub(self.lost),
             missed: missed.saturating_sub(self.missed),
         };
@@ -219,9 +229,15 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
     }
     let (text, fds) = receive(from)?;
     let mut fds = fds.into_iter();
+    let mut size = 0;
     let mut map = |name: &str| {
         let fd = fds.next().ok_or_else(|| format!("the loader handed over no {name}"))?;
-        MapData::from_fd(fd).and_then(Map::from_map_data).map_err(|error| format!("{name}: {error}"))
+        let map = MapData::from_fd(fd).and_then(|data| {
+            // The ring's is the greatest of them.
+            size = usize::try_from(data.info()?.max_entries()).unwrap_or(usize::MAX).max(size);
+            Map::from_map_data(data)
+        });
+        map.map_err(|error| format!("{name}: {error}"))
     };
     let [ring, ports_map, full, flows] = MAPS.map(&mut map);
     let program = fds.next().ok_or("the loader handed over no program")?;
@@ -240,7 +256,9 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         bitmap: vec![0; BITMAP],
         lost: 0,
         missed: 0,
-        empty: 0,
+        readings: 0,
+        bytes: 0,
+        size,
     };
     (ebpf.lost, ebpf.missed) = ebpf.count_lost();
     ebpf.set_ports(ports)?;

@@ -45,8 +45,8 @@ pub(super) struct Words {
     by_inode: HashMap<(Netns, Inode), Cookie>,
     /// When words were lost last.
     lost_at: Option<Duration>,
-    /// That of the last opening in this batch.
-    last_way: Option<(Arc<Lineage>, Netns, Option<Way>)>,
+    /// That of the last opening whose process was read, and when.
+    last_way: Option<(Arc<Lineage>, Netns, Option<Way>, Duration)>,
     /// Words that a tick has taken, in their order.
     pub unheard: Vec<Observation>,
 }
@@ -123,7 +123,6 @@ impl Pipeline {
         let mut pids: Vec<u32> = openings.filter(unknown).map(|opening| opening.pid).collect();
         pids.dedup();
         self.attributor.begin_tick();
-        self.words.last_way = None;
         self.ask_where_they_live(proc, &pids, at, told);
     }
 
@@ -309,16 +308,19 @@ impl Pipeline {
         held: Option<&Rc<Held>>,
     ) -> Option<Way> {
         let Attribution::Owned { lineage, .. } = attribution else { return None };
-        if let Some((last, netns, way)) = &self.words.last_way
+        if let Some((last, netns, way, at)) = &self.words.last_way
             && held.is_none()
             && Arc::ptr_eq(last, lineage)
             && *netns == sight.netns
+            && sight.at.abs_diff(*at) < READING
+            // What a client opens beside its connection it opens for its server.
+            && !way.as_ref().is_some_and(|way| way.is_ssh)
         {
             return way.clone();
         }
         let key = Key { netns: sight.netns, tuple: sight.tuple, inode: sight.inode? };
         let way = self.way_of(proc, &key, Direction::Egress, attribution, held);
-        self.words.last_way = Some((Arc::clone(lineage), sight.netns, way.clone()));
+        self.words.last_way = Some((Arc::clone(lineage), sight.netns, way.clone(), sight.at));
         way
     }
 
@@ -664,6 +666,7 @@ impl Pipeline {
 
     /// In each tick: attempts to which there was no way, and openings that nobody answers.
     pub(super) fn tell_old_words(&mut self, at: Moment, told: &mut Vec<Event>) {
+        self.attributor.forget_callers(at.boot);
         if self.words.pending.is_empty() {
             return;
         }
