@@ -36,8 +36,16 @@ impl Formatter for Ascii {
 /// Never for the values of this crate: their keys are strings and their numbers finite.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(2048);
-    value.serialize(&mut Serializer::with_formatter(&mut line, Ascii))?;
+    write_json(value, &mut line)?;
     Ok(line)
+}
+
+/// The same, behind what is there.
+///
+/// # Errors
+/// As `to_json`.
+pub fn write_json<T: Serialize>(value: &T, to: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    value.serialize(&mut Serializer::with_formatter(to, Ascii))
 }
 
 /// Bytes as text: what is UTF-8 stays, another byte becomes `\xNN`, and a backslash that stands before `x` becomes

@@ -436,8 +436,11 @@ fn lost(gap: &Gap) -> String {
 /// A name as one word: quoted as a shell would where it is none.
 #[must_use]
 pub fn word(name: &[u8]) -> String {
-    let text = escape(name);
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-+./:=@%,^".contains(&b);
+    if !name.is_empty() && name.iter().all(|byte| plain(*byte)) {
+        return String::from_utf8_lossy(name).into_owned();
+    }
+    let text = escape(name);
     match text.bytes().all(plain) && !text.is_empty() {
         true => text,
         false => format!("'{}'", text.replace('\'', r"'\''")),
@@ -447,7 +450,14 @@ pub fn word(name: &[u8]) -> String {
 /// Arguments as a shell would take them.
 #[must_use]
 pub fn command_line(args: &[Vec<u8>]) -> String {
-    args.iter().map(|arg| word(arg)).collect::<Vec<_>>().join(" ")
+    let mut line = String::with_capacity(args.iter().map(|arg| arg.len() + 1).sum());
+    for (place, arg) in args.iter().enumerate() {
+        if place > 0 {
+            line.push(' ');
+        }
+        line.push_str(&word(arg));
+    }
+    line
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod bound;
 pub mod community;
 mod file;
 pub mod message;
+mod portrait;
 mod program;
 pub mod record;
 mod way;

@@ -3,16 +3,21 @@
 //! Every field of a connection is placed here or dropped by name. A field that is not known is absent; where its
 //! absence could mislead, `portreeve.*` says why. portreeve-events(5) is this page for readers.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::ascii::{readable, to_json};
+use super::ascii::{readable, to_json, write_json};
 use super::bound;
 use super::community::community_id;
 use super::message::message;
+use super::portrait::{Portrait, Portraits};
 use super::way;
 use super::who::user_fields;
 use super::{Bytes, Coverage, Ending, Event, Gap, Packets, Started, What};
@@ -58,8 +63,13 @@ pub struct Body {
 /// Gives events the schema's names.
 pub struct Renderer {
     host: Host,
-    stream: String,
-    run: String,
+    /// The members that each record has.
+    ecs: Box<RawValue>,
+    agent: Box<RawValue>,
+    machine: Box<RawValue>,
+    portraits: Portraits,
+    /// Where records are written before their length is known.
+    room: Vec<u8>,
     new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
 }
 
@@ -72,7 +82,11 @@ impl Renderer {
         run: String,
         new_id: Box<dyn FnMut(Moment) -> uuid::Uuid>,
     ) -> Self {
-        Self { host, stream, run, new_id }
+        let agent = json!({
+            "type": "portreeve", "version": env!("CARGO_PKG_VERSION"), "id": stream, "ephemeral_id": run,
+        });
+        let (ecs, agent, machine) = (raw(&json!({ "version": ECS })), raw(&agent), raw(&host.fields()));
+        Self { host, ecs, agent, machine, portraits: Portraits::default(), room: Vec::new(), new_id }
     }
 
     /// What records repeat of the machine.
@@ -92,58 +106,60 @@ impl Renderer {
     pub fn render(&mut self, event: &Event) -> Body {
         let id = (self.new_id)(event.at);
         let message = message(event);
-        let mut json = Vec::new();
+        let mut room = std::mem::take(&mut self.room);
         for cut in [Cut::None, Cut::Ancestors, Cut::Arguments, Cut::Everything] {
             let mut record = self.record(event, &message, id, cut);
             if cut == Cut::Everything {
                 record.members.bound();
             }
+            room.clear();
             // The values are maps, strings and integers: serde_json has no error for them.
-            json = to_json(&record).unwrap_or_default();
-            if json.len() + ENDING <= LONGEST {
+            let _ = write_json(&record, &mut room);
+            if room.len() + ENDING <= LONGEST {
                 break;
             }
         }
-        // `event` is the last member and `sequence` will be its last: both are still open.
-        json.truncate(json.len().saturating_sub(2));
-        // Thousands of these may wait for a full disk.
-        json.shrink_to_fit();
+        // `event` is the last member and `sequence` will be its last: both are still open. Thousands of these may wait for a
+        // full disk: no more than there is.
+        let json = room.get(..room.len().saturating_sub(2)).unwrap_or_default().to_vec();
+        self.room = room;
         Body { at: event.at, action: event.what.action(), message, json }
     }
 
-    fn record(&self, event: &Event, message: &str, id: uuid::Uuid, cut: Cut) -> Record {
-        let mut record = Record {
+    fn record<'a>(&'a mut self, event: &Event, message: &'a str, id: uuid::Uuid, cut: Cut) -> Record<'a> {
+        let mut members = Members::default();
+        members.own("schema", SCHEMA.into());
+        members.own("boottime_us", micros(event.at.boot).into());
+        self.tell(&mut members, event, cut);
+        Record {
             timestamp: time(event.at),
-            message: if cut == Cut::Everything {
-                message.chars().take(500).collect()
-            } else {
-                message.to_owned()
+            message: match cut {
+                Cut::Everything => message.chars().take(500).collect(),
+                _ => Cow::Borrowed(message),
             },
-            ecs: json!({ "version": ECS }),
-            agent: json!({
-                "type": "portreeve", "version": env!("CARGO_PKG_VERSION"), "id": self.stream, "ephemeral_id": self.run,
-            }),
-            host: self.host_fields(event),
-            members: Members::default(),
-            event: self.event_fields(event, id),
-        };
-        record.members.own("schema", SCHEMA.into());
-        record.members.own("boottime_us", micros(event.at.boot).into());
-        self.tell(&mut record.members, event, cut);
-        record
+            ecs: &self.ecs,
+            agent: &self.agent,
+            host: match event.what {
+                What::Started(_) => Cow::Owned(raw(&self.host.system_fields())),
+                _ => Cow::Borrowed(&*self.machine),
+            },
+            members,
+            event: event_fields(event, id),
+        }
     }
 
-    fn tell(&self, record: &mut Members, event: &Event, cut: Cut) {
+    fn tell(&mut self, record: &mut Members, event: &Event, cut: Cut) {
+        let portraits = Some(&mut self.portraits);
         match &event.what {
             What::Opened(connection) | What::Multiplexed(connection) => {
-                self.host.connection(record, connection, cut);
+                self.host.connection(record, connection, cut, portraits);
             }
             What::Changed { connection, changed } => {
-                self.host.connection(record, connection, cut);
+                self.host.connection(record, connection, cut, portraits);
                 record.own("changed", json!(changed));
             }
             What::Closed { connection, ending } => {
-                self.host.connection(record, connection, cut);
+                self.host.connection(record, connection, cut, portraits);
                 close(record, connection.direction, ending);
             }
             What::ProcessStarted(who) => self.host.program(record, who, event.at, cut),
@@ -184,93 +200,102 @@ impl Renderer {
             What::Sealed(seal) => record.own("seal", json!(seal)),
         }
     }
+}
 
-    fn host_fields(&self, event: &Event) -> Value {
-        let mut host = json!({ "name": self.host.name });
-        set(&mut host, "boot", self.host.boot_id.as_ref().map(|id| json!({ "id": id })));
-        if let What::Started(_) = event.what {
-            let mut os = json!({ "type": "linux" });
-            set(&mut os, "full", self.host.os.as_ref().map(|os| json!(os)));
-            set(&mut os, "kernel", self.host.kernel.as_ref().map(|kernel| json!(kernel)));
-            set(&mut host, "os", Some(os));
-        }
-        host
+fn event_fields(event: &Event, id: uuid::Uuid) -> EventFields {
+    let what = &event.what;
+    let (kind, types, outcome): (_, &[&str], _) = match what {
+        What::Opened(_) => ("event", &["connection", "start"], "success"),
+        What::Changed { .. } => ("event", &["connection", "change"], "success"),
+        What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
+        What::ProcessStarted(_) => ("event", &["start"], "success"),
+        What::FileChanged(file) => ("event", file.types(), "success"),
+        What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
+        What::Multiplexed(_) => ("event", &["start"], "success"),
+        What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
+        What::Reloaded { .. } => ("state", &["change"], "success"),
+        What::Started(_) => ("state", &["start"], "success"),
+        What::Stopped { .. } => ("state", &["end"], "success"),
+        What::Gap(_) => ("state", &["error"], "failure"),
+        What::Coverage(_) => ("metric", &["info"], "success"),
+        What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
+        What::ClockStepped { .. } | What::Sealed(_) => ("state", &["info"], "success"),
+    };
+    let connection = what.connection();
+    // An attempt is neither a success nor a failure yet. Nobody answers when a UDP socket is connected.
+    let pending = connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport != Transport::Tcp);
+    let is_close = matches!(what, What::Closed { .. });
+    let about: (&[&str], _) = match what {
+        What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
+        What::FileChanged(_) => (&["file"], "portreeve.file"),
+        What::Multiplexed(_) => (&["session"], "portreeve.connection"),
+        _ if connection.is_some() => (&["network"], "portreeve.connection"),
+        _ => (&["host"], "portreeve.watch"),
+    };
+    let mut fields = EventFields {
+        action: what.action(),
+        kind,
+        category: about.0,
+        types,
+        outcome: if pending && !is_close { "unknown" } else { outcome },
+        reason: None,
+        start: None,
+        end: None,
+        duration: None,
+        id: id.to_string(),
+        provider: "portreeve",
+        dataset: about.1,
+    };
+    if let Some(connection) = connection {
+        fields.start = connection.seen.tells_start().then(|| time(connection.opened));
     }
-
-    fn event_fields(&self, event: &Event, id: uuid::Uuid) -> EventFields {
-        let what = &event.what;
-        let (kind, types, outcome): (_, &[&str], _) = match what {
-            What::Opened(_) => ("event", &["connection", "start"], "success"),
-            What::Changed { .. } => ("event", &["connection", "change"], "success"),
-            What::Closed { ending, .. } => ("event", &["connection", "end"], outcome_of(ending.success)),
-            What::ProcessStarted(_) => ("event", &["start"], "success"),
-            What::FileChanged(file) => ("event", file.types(), "success"),
-            What::ProcessEnded(end) => ("event", &["end"], end.fate.outcome()),
-            What::Multiplexed(_) => ("event", &["start"], "success"),
-            What::Reloaded { outcome: Err(_), .. } => ("state", &["change"], "failure"),
-            What::Reloaded { .. } => ("state", &["change"], "success"),
-            What::Started(_) => ("state", &["start"], "success"),
-            What::Stopped { .. } => ("state", &["end"], "success"),
-            What::Gap(_) => ("state", &["error"], "failure"),
-            What::Coverage(_) => ("metric", &["info"], "success"),
-            What::LogOpened { .. } | What::LogRepaired { .. } => ("state", &["info"], "success"),
-            What::ClockStepped { .. } | What::Sealed(_) => ("state", &["info"], "success"),
-        };
-        let connection = what.connection();
-        // An attempt is neither a success nor a failure yet. Nobody answers when a UDP socket is connected.
-        let pending =
-            connection.is_some_and(|c| c.state == TcpState::SynSent || c.transport != Transport::Tcp);
-        let is_close = matches!(what, What::Closed { .. });
-        let about: (&[&str], _) = match what {
-            What::ProcessStarted(_) | What::ProcessEnded(_) => (&["process"], "portreeve.process"),
-            What::FileChanged(_) => (&["file"], "portreeve.file"),
-            What::Multiplexed(_) => (&["session"], "portreeve.connection"),
-            _ if connection.is_some() => (&["network"], "portreeve.connection"),
-            _ => (&["host"], "portreeve.watch"),
-        };
-        let mut fields = EventFields {
-            action: what.action(),
-            kind,
-            category: about.0,
-            types,
-            outcome: if pending && !is_close { "unknown" } else { outcome },
-            reason: None,
-            start: None,
-            end: None,
-            duration: None,
-            id: id.to_string(),
-            provider: "portreeve",
-            dataset: about.1,
-        };
-        if let Some(connection) = connection {
-            fields.start = connection.seen.tells_start().then(|| time(connection.opened));
-        }
-        if let What::ProcessEnded(end) = what {
-            fields.start = Some(time(end.started));
-            fields.end = Some(time(end.ended));
-            fields.duration = Some(nanos(end.duration()));
-        }
-        if let What::Closed { connection, ending } = what {
-            fields.reason = Some(ending.reason.name());
-            fields.end = Some(time(ending.gone_by));
-            fields.duration = ending.duration(connection).map(nanos);
-        }
-        fields
+    if let What::ProcessEnded(end) = what {
+        fields.start = Some(time(end.started));
+        fields.end = Some(time(end.ended));
+        fields.duration = Some(nanos(end.duration()));
     }
+    if let What::Closed { connection, ending } = what {
+        fields.reason = Some(ending.reason.name());
+        fields.end = Some(time(ending.gone_by));
+        fields.duration = ending.duration(connection).map(nanos);
+    }
+    fields
 }
 
 impl Host {
+    fn fields(&self) -> Value {
+        let mut host = json!({ "name": self.name });
+        set(&mut host, "boot", self.boot_id.as_ref().map(|id| json!({ "id": id })));
+        host
+    }
+
+    /// With its system, for the first record.
+    fn system_fields(&self) -> Value {
+        let (mut host, mut os) = (self.fields(), json!({ "type": "linux" }));
+        set(&mut os, "full", self.os.as_ref().map(|os| json!(os)));
+        set(&mut os, "kernel", self.kernel.as_ref().map(|kernel| json!(kernel)));
+        set(&mut host, "os", Some(os));
+        host
+    }
+
     /// A connection as its records tell it, to be kept for a later run. `Recorded` in it stays as it is.
     #[must_use]
     pub fn kept(&self, connection: &Connection) -> Map<String, Value> {
         let mut members = Members::default();
-        self.connection(&mut members, connection, Cut::None);
-        let Members { mut fields, own } = members;
+        self.connection(&mut members, connection, Cut::None, None);
+        let (mut fields, own) = members.into_maps();
         fields.insert("portreeve".to_owned(), Value::Object(own));
         fields
     }
 
-    fn connection(&self, record: &mut Members, connection: &Connection, cut: Cut) {
+    /// `portraits`: where what is told of its owner may have been told before.
+    pub(super) fn connection(
+        &self,
+        record: &mut Members,
+        connection: &Connection,
+        cut: Cut,
+        portraits: Option<&mut Portraits>,
+    ) {
         let Connection { id, netns, inode, cookie, transport, tuple, state, .. } = connection;
         let Connection { uid, user, seen, opened, last_seen: _, attribution, direction, way, .. } =
             connection;
@@ -299,7 +324,14 @@ impl Host {
         record.own("connection", own);
         set_attribution(record, attribution);
         match attribution {
-            Attribution::Owned { lineage, .. } => self.lineage(record, lineage, *opened, cut),
+            Attribution::Owned { lineage, .. } => {
+                let origin = way.as_ref().map(|way| &way.origin);
+                let portraits = portraits.filter(|_| cut == Cut::None);
+                record.portrait = portraits.and_then(|known| known.of(self, lineage, origin, *opened));
+                if record.portrait.is_none() {
+                    self.lineage(record, lineage, *opened, cut);
+                }
+            }
             Attribution::Recorded(recorded) => recite(record, recorded, cut),
             Attribution::Audited { asker, .. } => self.asker(record, asker, *opened, cut),
             Attribution::Unknown(_) => {
@@ -310,6 +342,9 @@ impl Host {
         }
         // What a former run told of the way stands with what it told of the owner.
         if let Some(way) = way.as_ref().filter(|_| !matches!(attribution, Attribution::Recorded(_))) {
+            if record.portrait.is_none() {
+                way::tell_origin(record, &way.origin);
+            }
             way::tell(record, way, cut);
         }
         if cut > Cut::None {
@@ -369,25 +404,72 @@ impl Cut {
 
 /// Members in the order in which they are written.
 #[derive(Serialize)]
-pub(super) struct Record {
+pub(super) struct Record<'a> {
     #[serde(rename = "@timestamp")]
     timestamp: String,
-    message: String,
-    ecs: Value,
-    agent: Value,
-    host: Value,
+    message: Cow<'a, str>,
+    ecs: &'a RawValue,
+    agent: &'a RawValue,
+    host: Cow<'a, RawValue>,
     #[serde(flatten)]
     members: Members,
     event: EventFields,
 }
 
 /// Members that tell of the thing, not of the record.
-#[derive(Serialize, Default)]
+#[derive(Default)]
 pub(super) struct Members {
-    #[serde(flatten)]
     pub(super) fields: Map<String, Value>,
-    #[serde(rename = "portreeve")]
+    /// Below `portreeve`.
     own: Map<String, Value>,
+    /// What stands beside both of an owner that was told before.
+    portrait: Option<Rc<Portrait>>,
+}
+
+impl Serialize for Members {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { fields, own, portrait } = self;
+        let (drawn_fields, drawn_own) = match portrait.as_deref() {
+            Some(portrait) => (portrait.fields.as_slice(), portrait.own.as_slice()),
+            None => Default::default(),
+        };
+        let mut map = serializer.serialize_map(None)?;
+        Merged(fields, drawn_fields).each(|name, value| map.serialize_entry(name, value))?;
+        map.serialize_entry("portreeve", &Merged(own, drawn_own))?;
+        map.end()
+    }
+}
+
+/// Both in the order of their names, which are no other's.
+struct Merged<'a>(&'a Map<String, Value>, &'a [(String, Box<RawValue>)]);
+
+/// One of either.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Piece<'a> {
+    Plain(&'a Value),
+    Drawn(&'a RawValue),
+}
+
+impl Merged<'_> {
+    fn each<E>(&self, mut visit: impl FnMut(&str, &Piece) -> Result<(), E>) -> Result<(), E> {
+        let mut drawn = self.1.iter().peekable();
+        for (name, value) in self.0 {
+            while let Some((before, json)) = drawn.next_if(|(other, _)| other < name) {
+                visit(before, &Piece::Drawn(json))?;
+            }
+            visit(name, &Piece::Plain(value))?;
+        }
+        drawn.try_for_each(|(name, json)| visit(name, &Piece::Drawn(json)))
+    }
+}
+
+impl Serialize for Merged<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.each(|name, value| map.serialize_entry(name, value))?;
+        map.end()
+    }
 }
 
 impl Members {
@@ -397,6 +479,16 @@ impl Members {
         if texts.contains(&true) && !self.own.contains_key("truncated") {
             self.own("truncated", json!(["message", "portreeve"]));
         }
+    }
+
+    /// Both, of members without a portrait.
+    pub(super) fn into_maps(self) -> (Map<String, Value>, Map<String, Value>) {
+        (self.fields, self.own)
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_portrait(&self) -> bool {
+        self.portrait.is_some()
     }
 
     pub(super) fn put(&mut self, name: &str, value: Value) {
@@ -534,6 +626,12 @@ fn gap_fields(gap: &Gap) -> Value {
     set(&mut fields, "detail", gap.detail.as_ref().map(|detail| json!(readable(detail.as_bytes()))));
     set(&mut fields, "lost", (!gap.lost.is_empty()).then(|| json!(gap.lost)));
     fields
+}
+
+/// As JSON. The values are maps, strings and integers: serde_json has no error for them.
+fn raw(value: &Value) -> Box<RawValue> {
+    let json = to_json(value).ok().and_then(|json| String::from_utf8(json).ok());
+    json.and_then(|json| RawValue::from_string(json).ok()).unwrap_or_default()
 }
 
 pub(super) fn set(object: &mut Value, name: &str, value: Option<Value>) {

@@ -9,10 +9,9 @@ use crate::connection::Transport;
 use crate::ssh::{Forwards, Meaning, Route};
 use crate::way::{Origin, Way};
 
-/// Places all that is known of a way.
+/// Places all that is known of a way but where it begins.
 pub(super) fn tell(record: &mut Members, way: &Way, cut: Cut) {
-    let Way { origin, route, ssh, is_ssh, listening } = way;
-    tell_origin(record, origin);
+    let Way { origin: _, route, ssh, is_ssh, listening } = way;
     if let Some(route) = route {
         record.own("route", json!(route.name()));
     }

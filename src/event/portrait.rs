@@ -1,0 +1,199 @@
+//! What the records of an owner's connections repeat of it, as JSON that is made once.
+//!
+//! An open and its close tell the same owner, the same chain and the same session, and so does the next connection of that
+//! owner. Knows no field: what is drawn is what `who` and `way` say.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::ascii::to_json;
+use super::record::{Cut, Host, Members};
+use super::way;
+use crate::connection::Moment;
+use crate::process::Lineage;
+use crate::way::Origin;
+
+/// As many are kept: a few programs make most of the connections that come at once.
+const MOST: usize = 8;
+/// Starts are told in hundredths of a second, and so are the kernel's ticks: where the wall clock stands against the time
+/// since boot in the same half of one, each start is the same text.
+const STEP_NS: i128 = 5_000_000;
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Members with what they hold, in the order of their names.
+pub(super) type Drawn = Vec<(String, Box<RawValue>)>;
+
+/// An owner in the schema's names.
+#[derive(Debug)]
+pub(super) struct Portrait {
+    lineage: Arc<Lineage>,
+    origin: Option<Arc<Origin>>,
+    step: i128,
+    pub(super) fields: Drawn,
+    /// Below `portreeve`.
+    pub(super) own: Drawn,
+}
+
+/// Those that were wanted last, the very last one first.
+#[derive(Debug, Default)]
+pub(super) struct Portraits(Vec<Rc<Portrait>>);
+
+impl Portraits {
+    /// That of an owner and its session, of a connection that was opened then. `None`: it cannot be kept.
+    pub(super) fn of(
+        &mut self,
+        host: &Host,
+        lineage: &Arc<Lineage>,
+        origin: Option<&Arc<Origin>>,
+        opened: Moment,
+    ) -> Option<Rc<Portrait>> {
+        let step = step(host, lineage, opened)?;
+        let is_it = |known: &Rc<Portrait>| {
+            let is_origin = match (&known.origin, origin) {
+                (Some(known), Some(origin)) => Arc::ptr_eq(known, origin),
+                (known, origin) => known.is_none() && origin.is_none(),
+            };
+            known.step == step && Arc::ptr_eq(&known.lineage, lineage) && is_origin
+        };
+        let portrait = match self.0.iter().position(is_it) {
+            Some(place) => self.0.remove(place),
+            None => Rc::new(draw(host, lineage, origin, opened, step)?),
+        };
+        self.0.truncate(MOST - 1);
+        self.0.insert(0, Rc::clone(&portrait));
+        Some(portrait)
+    }
+}
+
+fn draw(
+    host: &Host,
+    lineage: &Arc<Lineage>,
+    origin: Option<&Arc<Origin>>,
+    opened: Moment,
+    step: i128,
+) -> Option<Portrait> {
+    let mut members = Members::default();
+    host.lineage(&mut members, lineage, opened, Cut::None);
+    if let Some(origin) = origin {
+        way::tell_origin(&mut members, origin);
+    }
+    let (fields, own) = members.into_maps();
+    let (lineage, origin) = (Arc::clone(lineage), origin.map(Arc::clone));
+    Some(Portrait { lineage, origin, step, fields: drawn(fields)?, own: drawn(own)? })
+}
+
+fn drawn(members: Map<String, Value>) -> Option<Drawn> {
+    let as_json = |value: Value| RawValue::from_string(String::from_utf8(to_json(&value).ok()?).ok()?).ok();
+    members.into_iter().map(|(name, value)| Some((name, as_json(value)?))).collect()
+}
+
+/// Where the wall clock stood against the time since boot. `None`: of one that started later it is told otherwise.
+fn step(host: &Host, lineage: &Lineage, opened: Moment) -> Option<i128> {
+    let has_started = |ticks: u64| u128::from(ticks) * 10_000_000 <= opened.boot.as_nanos();
+    let mut all = [&lineage.process].into_iter().chain(&lineage.ancestry);
+    if host.ticks_per_second != TICKS_PER_SECOND || !all.all(|process| has_started(process.start_ticks)) {
+        return None;
+    }
+    let boot = i128::try_from(opened.boot.as_nanos()).ok()?;
+    Some((opened.wall.as_nanosecond() - boot).div_euclid(STEP_NS))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::connection::{Connection, Direction, Netns, Seen, TcpState, Transport, Tuple};
+    use crate::process::{Attribution, ChainCut, Ids, Process};
+    use crate::way::Way;
+
+    fn process(pid: u32, start_ticks: u64) -> Arc<Process> {
+        let ids = Some(Ids { real_uid: 1_000, effective_uid: 0, real_gid: 7 });
+        let args = vec![b"ssh".to_vec(), "\u{1b} \u{fc}".into()];
+        let cgroup = Some(b"/system.slice/ssh.service".to_vec());
+        Arc::new(Process { start_ticks, ids, args, cgroup, comm: b"ssh".to_vec(), ..Process::of_pid(pid) })
+    }
+
+    fn connection(lineage: &Arc<Lineage>, origin: Option<&Arc<Origin>>, opened: Moment) -> Connection {
+        let way = origin.map(|origin| {
+            Arc::new(Way {
+                origin: Arc::clone(origin),
+                route: Some(crate::ssh::Route::Direct),
+                ssh: None,
+                is_ssh: true,
+                listening: Vec::new(),
+            })
+        });
+        Connection {
+            id: uuid::Uuid::nil(),
+            netns: Netns(1),
+            inode: None,
+            cookie: None,
+            transport: Transport::Tcp,
+            tuple: Tuple { local: "[::1]:1".parse().unwrap(), remote: "[::1]:22".parse().unwrap() },
+            state: TcpState::Established,
+            direction: Direction::Egress,
+            way,
+            uid: None,
+            user: None,
+            seen: Seen::Ebpf,
+            opened,
+            last_seen: opened,
+            attribution: Attribution::Owned {
+                lineage: Arc::clone(lineage),
+                holders: Arc::new([]),
+                latency: Duration::ZERO,
+            },
+        }
+    }
+
+    #[test]
+    fn what_was_told_before_is_told_again_to_the_letter() {
+        let host = Host {
+            name: "h".into(),
+            boot_id: Some("boot".into()),
+            os: None,
+            kernel: None,
+            ticks_per_second: 100,
+        };
+        let (mut portraits, mut with_portrait) = (Portraits::default(), 0);
+        let origin = |tuple: Option<Tuple>| {
+            let kind = if tuple.is_some() { crate::way::Kind::Ssh } else { Default::default() };
+            Arc::new(Origin { kind, inbound: tuple, ..Origin::default() })
+        };
+        let came = Tuple { local: "10.0.0.1:22".parse().unwrap(), remote: "10.0.0.2:9".parse().unwrap() };
+        let origins = [None, Some(origin(None)), Some(origin(Some(came)))];
+        let chains = [vec![], vec![process(3, 20)], vec![process(3, 20), process(1, 10)]];
+        let lineages = chains.into_iter().map(|ancestry| {
+            let cut = ancestry.is_empty().then_some(ChainCut::Vanished);
+            Arc::new(Lineage { process: process(9, 800), ancestry, cut, hash: None })
+        });
+        let lineages: Vec<_> = lineages.collect();
+        // The wall clock is slewed, and then set; the first of these is before the owner's start.
+        for (boot_ms, wall_ns) in
+            [(7_990, 0), (8_000, 0), (8_001, 4_000_000), (8_002, 9_000_000), (8_003, 10_000_000)]
+        {
+            let boot = Duration::from_millis(boot_ms);
+            let wall = jiff::Timestamp::from_second(1_800_000_000).unwrap() + boot;
+            let opened = Moment { wall: wall + Duration::from_nanos(wall_ns), boot };
+            for lineage in &lineages {
+                for origin in &origins {
+                    let connection = connection(lineage, origin.as_ref(), opened);
+                    for _ in 0..2 {
+                        let (mut plain, mut quick) = (Members::default(), Members::default());
+                        host.connection(&mut plain, &connection, Cut::None, None);
+                        host.connection(&mut quick, &connection, Cut::None, Some(&mut portraits));
+                        with_portrait += usize::from(quick.has_portrait());
+                        let (plain, quick) = (to_json(&plain).unwrap(), to_json(&quick).unwrap());
+                        assert_eq!(String::from_utf8(quick).unwrap(), String::from_utf8(plain).unwrap());
+                    }
+                }
+            }
+            assert!(portraits.0.len() <= MOST);
+        }
+        assert_eq!(with_portrait, 4 * 3 * 3 * 2);
+    }
+}
