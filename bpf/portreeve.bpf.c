@@ -46,6 +46,7 @@
 #define PATH 512
 #define NAME 256
 #define PATH_STEPS 24
+#define PAGE 4096
 
 #define READ __attribute__((preserve_access_index))
 
@@ -222,6 +223,9 @@ struct ancestor {
     char comm[16]; /* 16 */
 };
 
+#define TEXTS (ARGS + PATH + NAME)
+#define TAIL (TEXTS + ANCESTORS * sizeof(struct ancestor))
+
 struct open {
     struct head head;
     __u32 pid;        /* 72 */
@@ -242,8 +246,8 @@ struct open {
     __u16 path_len;   /* 154 */
     __u16 ancestors;  /* 156 */
     __u16 pad;
-    struct ancestor ancestor[ANCESTORS]; /* 160 */
-    __u8 tail[ARGS + PATH + NAME]; /* 416: arguments, then the path's names from the last to the first, each with a NUL */
+    __u8 tail[TAIL]; /* 160: arguments; the path's names from the last to the first, each with a NUL; ancestors */
+    struct ancestor ancestor[ANCESTORS]; /* as they are found; not told here */
 };
 #define OPEN_FIXED __builtin_offsetof(struct open, tail)
 
@@ -274,7 +278,8 @@ struct {
     __type(value, __u64);
 } lost SEC(".maps");
 
-/* Sockets whose opening was seen, by cookie: what was told of it, an OPEN, an ATTEMPT or a FLOW. */
+/* Sockets whose opening was seen, by cookie: what was told of it, an OPEN, an ATTEMPT or a FLOW, or that there was no room. */
+#define REFUSED 0
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 32768);
@@ -342,11 +347,21 @@ static __always_inline void count(__u32 which)
         __sync_fetch_and_add(count, 1);
 }
 
-/* What waits for the reader may wait for its next turn, unless the ring fills. */
-static __always_inline __u64 unhurried(void)
+/* True if less than a quarter of the ring is free: that is for the rest of what has been begun. */
+static __always_inline int is_scarce(void)
 {
+    __u64 quarter = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 4;
+    return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > 3 * quarter;
+}
+
+/* What hurries wakes the reader, and so does what begins a further quarter of the ring: who has more before it is awake. The
+   rest may wait for its next turn. */
+static __always_inline __u64 wakeup(int hurries)
+{
+    __u64 quarter = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 4;
     __u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
-    return waiting > bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+    int wakes = waiting < quarter ? hurries : waiting % quarter < PAGE;
+    return wakes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
 static __always_inline void fill_head(struct head *e, struct tcp_sock *tp, __u8 kind, __u8 state)
@@ -443,7 +458,6 @@ static __always_inline void fill_process(struct open *e, struct task_struct *tas
     }
     e->pad = 0;
     e->ancestors = 0;
-    __builtin_memset(e->ancestor, 0, sizeof(e->ancestor));
     for (int i = 0; i < ANCESTORS; i++) {
         struct task_struct *parent = leader->real_parent;
         if (!parent)
@@ -454,6 +468,7 @@ static __always_inline void fill_process(struct open *e, struct task_struct *tas
             break;
         e->ancestor[i].pid = leader->tgid;
         e->ancestor[i].started = leader->start_boottime;
+        e->ancestor[i].pad = 0;
         bpf_core_read(e->ancestor[i].comm, sizeof(e->comm), &leader->comm);
         e->ancestors = i + 1;
     }
@@ -488,16 +503,19 @@ static __always_inline int tell_open(struct open *e, __u32 socket_uid)
     __u64 size = args + *(volatile __u16 *)&e->path_len;
     /* Or the compiler compares a copy, and the verifier learns nothing of this one. */
     barrier_var(size);
-    if (size > ARGS + PATH + NAME)
+    __u64 above = *(volatile __u16 *)&e->ancestors * sizeof(struct ancestor);
+    barrier_var(above);
+    if (size > TEXTS || above > sizeof(e->ancestor))
         return 0;
+    bpf_probe_read_kernel(&e->tail[size], above, e->ancestor);
     /* At once: while it waits for its answer, what else there is to know of the process can be read. */
-    if (!bpf_ringbuf_output(&ring, e, OPEN_FIXED + size, BPF_RB_FORCE_WAKEUP))
+    if (!bpf_ringbuf_output(&ring, e, OPEN_FIXED + size + above, wakeup(1)))
         return 1;
     count(OPENINGS);
     return 0;
 }
 
-static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 kind, __u8 state, __u64 wakeup)
+static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 kind, __u8 state)
 {
     struct head *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
     if (!e) {
@@ -507,15 +525,19 @@ static __always_inline void tell_head(struct tcp_sock *tp, __u64 cookie, __u8 ki
     fill_head(e, tp, kind, state);
     e->cookie = cookie;
     e->flags = KNOWN;
-    bpf_ringbuf_submit(e, wakeup);
+    bpf_ringbuf_submit(e, wakeup(1));
 }
 
 static __always_inline struct open *begin_open(struct tcp_sock *tp, __u64 cookie, __u8 flags)
 {
-    __u32 zero = 0, told = flags & ATTEMPT ? ATTEMPT : OPEN;
+    __u32 zero = 0, told = is_scarce() ? REFUSED : flags & ATTEMPT ? ATTEMPT : OPEN;
     struct open *e = bpf_map_lookup_elem(&scratch, &zero);
 
     bpf_map_update_elem(&seen, &cookie, &told, BPF_ANY);
+    if (told == REFUSED) {
+        count(OPENINGS);
+        return 0;
+    }
     if (e) {
         fill_head(&e->head, tp, OPEN, TCP_CLOSE);
         e->head.cookie = cookie;
@@ -534,7 +556,7 @@ static __always_inline int opening(struct sock *sk)
     __u32 *told = bpf_map_lookup_elem(&seen, &cookie);
     if (told && *told == ATTEMPT) {
         *told = OPEN;
-        tell_head(tp, cookie, SYN, TCP_CLOSE, BPF_RB_FORCE_WAKEUP);
+        tell_head(tp, cookie, SYN, TCP_CLOSE);
         return 0;
     }
     struct open *e = begin_open(tp, cookie, KNOWN);
@@ -550,8 +572,15 @@ static __always_inline int ending(struct sock *sk, int old, int new)
     if (!tp)
         return 0;
     __u64 cookie = bpf_get_socket_cookie(sk);
+    __u32 *told = bpf_map_lookup_elem(&seen, &cookie);
+    if (told && *told == REFUSED && is_scarce()) {
+        count(OTHERS);
+        if (new == TCP_CLOSE)
+            bpf_map_delete_elem(&seen, &cookie);
+        return 0;
+    }
     if (new == TCP_ESTABLISHED) {
-        tell_head(tp, cookie, ESTABLISHED, old, BPF_RB_FORCE_WAKEUP);
+        tell_head(tp, cookie, ESTABLISHED, old);
         return 0;
     }
     /* One that stood before is told too; so is one that was accepted, where the other end's port is watched. */
@@ -570,7 +599,7 @@ static __always_inline int ending(struct sock *sk, int old, int new)
     e->error = sk->sk_err;
     e->repeats = tp->inet_conn.icsk_retransmits;
     __builtin_memset(e->pad, 0, sizeof(e->pad));
-    bpf_ringbuf_submit(e, unhurried());
+    bpf_ringbuf_submit(e, wakeup(0));
     return 0;
 }
 
@@ -651,6 +680,10 @@ static __always_inline void begin_flow(struct bpf_sock_addr *ctx, __u16 port, in
     struct open *e = bpf_map_lookup_elem(&scratch, &zero);
     if (!e)
         return;
+    if (is_scarce()) {
+        count(OPENINGS);
+        return;
+    }
     fill_flow(&e->head, sk, &at, state);
     struct flow flow = {.first = e->head.at, .last = e->head.at};
     /* Where another thread was quicker, that has told. */
@@ -782,7 +815,7 @@ static __always_inline int tell_sent(struct packet *packet, __u64 now)
     e->rport = packet->at.rport;
     __builtin_memcpy(e->laddr, packet->laddr, 16);
     __builtin_memcpy(e->raddr, packet->at.raddr, 16);
-    bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+    bpf_ringbuf_submit(e, wakeup(1));
     return 1;
 }
 
@@ -851,7 +884,7 @@ int let_go(struct bpf_sock *ctx)
     e->kind = LET_GO;
     e->family = AF_INET;
     e->flags = KNOWN;
-    bpf_ringbuf_submit(e, unhurried());
+    bpf_ringbuf_submit(e, wakeup(0));
     return 1;
 }
 

@@ -17,12 +17,10 @@ const HEAD: usize = 72;
 /// `struct closed`.
 const CLOSED: usize = 104;
 /// `struct open` without its tail.
-const OPEN: usize = 416;
-/// `struct ancestor`, and how many there are.
+const OPEN: usize = 160;
+/// `struct ancestor`, and how many there are at most.
 const ANCESTOR: usize = 32;
 const ANCESTORS: usize = 8;
-/// Where they begin.
-const ANCESTRY: usize = 160;
 /// Bytes of `struct between`.
 pub const BETWEEN: usize = 32;
 /// Bytes of `struct flow`.
@@ -280,6 +278,7 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
     let (args_len, path_len) = (usize::from(u16_at(bytes, 152)?), usize::from(u16_at(bytes, 154)?));
     let tail = bytes.get(OPEN..)?;
     let (args, names) = (tail.get(..args_len)?, tail.get(args_len..args_len + path_len)?);
+    let above = tail.get(args_len + path_len..)?;
     let args_bytes = u64_at(bytes, 120)?;
     let set = |at| Some(u32_at(bytes, at)?).filter(|number| *number != u32::MAX);
     let (major, minor) = (u32_at(bytes, 128)?, u32_at(bytes, 132)?);
@@ -307,12 +306,12 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
         executable: path(names, flags & CUT != 0),
         executable_cut: flags & CUT != 0,
         executable_deleted: flags & DELETED != 0,
-        ancestors: (0..ancestors).map(|nth| parse_ancestor(bytes, nth)).collect::<Option<_>>()?,
+        ancestors: (0..ancestors).map(|nth| parse_ancestor(above, nth)).collect::<Option<_>>()?,
     })
 }
 
-fn parse_ancestor(bytes: &[u8], nth: usize) -> Option<Ancestor> {
-    let bytes = bytes.get(ANCESTRY + nth * ANCESTOR..)?.get(..ANCESTOR)?;
+fn parse_ancestor(above: &[u8], nth: usize) -> Option<Ancestor> {
+    let bytes = above.get(nth * ANCESTOR..)?.get(..ANCESTOR)?;
     Some(Ancestor {
         pid: u32_at(bytes, 8)?,
         start_ticks: u64_at(bytes, 0)? / TICK_NS,
@@ -425,14 +424,15 @@ mod tests {
             let member = rest.split(';').next().unwrap();
             let (member, count) = match member.trim_end_matches(']').split_once('[') {
                 Some((member, "ANCESTORS")) => (member, ANCESTORS),
-                Some((member, "ARGS + PATH + NAME")) => (member, 512 + 512 + 256),
+                Some((member, "TAIL")) => (member, 512 + 512 + 256 + ANCESTORS * ANCESTOR),
                 Some((member, count)) => (member, count.parse().unwrap()),
                 None => (member, 1),
             };
             at = at.next_multiple_of(align);
-            if let Some(said) = line.split("/* ").nth(1) {
-                let said = said.split([':', ' ', '*']).next().unwrap();
-                assert_eq!(said.parse(), Ok(at), "{name}.{member}");
+            if let Some(said) = line.split("/* ").nth(1)
+                && let Ok(said) = said.split([':', ' ', '*']).next().unwrap().parse::<usize>()
+            {
+                assert_eq!(said, at, "{name}.{member}");
             }
             members.push((member.to_owned(), at));
             at += size * count;
@@ -448,7 +448,7 @@ mod tests {
         assert_eq!((layout("between").1, layout("flow").1), (BETWEEN, FLOW));
         let (open, _) = layout("open");
         let at = |name: &str| open.iter().find(|(member, _)| member == name).unwrap().1;
-        assert_eq!((at("ancestor"), at("tail")), (ANCESTRY, OPEN));
+        assert_eq!(at("tail"), OPEN);
     }
 
     #[test]
