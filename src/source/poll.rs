@@ -212,6 +212,8 @@ impl Gather<'_> {
     fn add(&mut self, socket: Socket) {
         if socket.state == TcpState::Listen {
             self.listening.push(socket);
+        } else if socket.tuple.local.port() == 0 {
+            // While the kernel takes a socket down its row may still be there, without the port that it has given back.
         } else if self.wanted.selects(&socket) || self.wanted.is_servers(&socket) {
             self.ends += usize::from(socket.inode.is_none());
             if socket.inode.is_some() || self.ends <= MOST_ENDS {
