@@ -42,6 +42,11 @@ impl Ebpf {
     }
 
     /// Nothing.
+    pub fn want_count(&mut self) {
+        match *self {}
+    }
+
+    /// Nothing.
     ///
     /// # Errors
     /// Never.

@@ -159,6 +159,11 @@ impl Ebpf {
         Received { more: taken == most, ..asked }
     }
 
+    /// The next reading asks what was lost.
+    pub fn want_count(&mut self) {
+        self.readings = ASK_EVERY;
+    }
+
     /// What was lost since it was asked last.
     fn ask(&mut self) -> Received {
         (self.readings, self.bytes) = (0, 0);

@@ -569,6 +569,9 @@ impl Pipeline {
     /// The watch ends: what waits is told as it is.
     pub fn settle(&mut self, proc: &Proc, at: Moment) -> Vec<Event> {
         let mut told = Vec::new();
+        // What was lost last is counted, too.
+        self.hear_now(proc, at, &mut told);
+        self.tell_passed_by(proc, Duration::ZERO, at, &mut told);
         self.settle_audited(proc, at, true, &mut told);
         told
     }

@@ -20,6 +20,8 @@ use crate::table::{ABSENT_READS, Delta};
 /// So long an end that is known otherwise waits for its notice, and so long if nobody holds the socket any more.
 const NOTICE_GRACE: Duration = Duration::from_millis(100);
 const LATE_NOTICE: Duration = Duration::from_secs(1);
+/// In a flood the word of an end waits behind others: so long it is waited for, if later ones have not been taken before.
+const LATE_WORD: Duration = Duration::from_secs(5);
 /// An attempt that fails before its first repetition could have been due was answered.
 const FIRST_REPEAT: Duration = Duration::from_secs(1);
 
@@ -137,7 +139,7 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        if space.is_noticed(at.boot) {
+        if space.is_noticed(at.boot) || space.hears_words() && self.has_word(key) {
             self.waiting.entry(*key).or_insert(Waiting { by, failures, since: at });
         } else {
             let gone_by = self.table.get(key).and_then(|entry| entry.absent_from).unwrap_or(at);
@@ -149,9 +151,16 @@ impl Pipeline {
     /// when that is; else it is on its way, which takes long where processors are few.
     pub(super) fn tell_waited(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
         let waited = |waiting: &Waiting| at.boot.saturating_sub(waiting.since.boot);
+        if self.waiting.values().any(|waiting| waited(waiting) >= NOTICE_GRACE) {
+            self.hear_now(proc, at, told);
+        }
         let due = |(key, waiting): &(&Key, &Waiting)| {
-            waited(waiting) >= LATE_NOTICE
-                || waited(waiting) >= NOTICE_GRACE && self.holds.look(proc, key) != Sight::Gone
+            let waited = waited(waiting);
+            let has_time = match self.has_word(key) {
+                true => waited < LATE_WORD && !self.has_heard(waiting.since.boot + NOTICE_GRACE),
+                false => waited < LATE_NOTICE && self.holds.look(proc, key) == Sight::Gone,
+            };
+            waited >= NOTICE_GRACE && !has_time
         };
         let mut keys: Vec<Key> = self.waiting.iter().filter(due).map(|(key, _)| *key).collect();
         keys.sort_unstable();
@@ -285,6 +294,7 @@ impl Pipeline {
             return;
         }
         let connection = entry.connection;
+        self.note_overtaking(&connection);
         // A word may tell of an end that was before the last look's own moment.
         let is_before = connection.last_seen.boot > ending.gone_by.boot && ending.exact;
         let last_seen = if is_before { ending.gone_by } else { connection.last_seen };

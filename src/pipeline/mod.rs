@@ -249,7 +249,7 @@ impl Pipeline {
         self.tell_repeated_changes(at, &mut told);
         self.tell_old_syns(at, &mut told);
         self.settle_audited(proc, at, false, &mut told);
-        self.tell_old_words(at, &mut told);
+        self.tell_old_words(proc, at, &mut told);
         self.tell_idle_flows(proc, at, &mut told);
         self.look_at_masters(proc, at, &mut told);
         self.ask_owners(proc, at, &mut told);

@@ -616,20 +616,29 @@ impl Pipeline {
     ) {
         for socket in &delta.passed {
             let gone = socket.timewait_left.map_or(Duration::ZERO, |left| TIME_WAIT.saturating_sub(left));
-            let syn = self.syn_of(space.netns, socket.tuple);
-            let place = (space.netns, socket.tuple);
-            let connection = self.passing(place, syn, Seen::TimeWait, at);
-            let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
-            let ending = Ending {
-                reason: CloseReason::Closed,
-                success: Some(true),
-                last_seen: None,
-                gone_by: earlier(at, gone),
-                exact: false,
-                bytes: None,
-            };
-            self.tell_pair(connection, ending, at, told);
+            if space.hears_words() {
+                // Its words are on their way, and tell more.
+                self.let_pass(space.netns, socket, earlier(at, gone), at);
+            } else {
+                self.tell_one_passed(space.netns, socket, earlier(at, gone), at, told);
+            }
         }
+    }
+
+    pub(super) fn tell_one_passed(
+        &mut self,
+        netns: Netns,
+        socket: &Socket,
+        gone_by: Moment,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let syn = self.syn_of(netns, socket.tuple);
+        let connection = self.passing((netns, socket.tuple), syn, Seen::TimeWait, at);
+        let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
+        let (reason, success) = (CloseReason::Closed, Some(true));
+        let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes: None };
+        self.tell_pair(connection, ending, at, told);
     }
 }
 

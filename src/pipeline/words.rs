@@ -31,6 +31,8 @@ const UNSENT: Duration = Duration::from_millis(250);
 const UNANSWERED: Duration = Duration::from_millis(30);
 /// One that no table shows, and whose end may have been lost, is over after this.
 const LOST: Duration = Duration::from_secs(5);
+/// In a flood words come so late.
+const OVERTAKEN: Duration = Duration::from_secs(10);
 /// A table is read in less.
 const READING: Duration = Duration::from_millis(100);
 /// As many openings wait; an end of one beyond is told without its owner.
@@ -49,6 +51,13 @@ pub(super) struct Words {
     last_way: Option<(Arc<Lineage>, Netns, Option<Way>, Duration)>,
     /// Words that a tick has taken, in their order.
     pub unheard: Vec<Observation>,
+    /// All words of what was until then have been taken, but for those of another processor that are on their way.
+    heard: Duration,
+    /// Connections that others told to their end, whose words and those of their predecessors may come: when each was seen
+    /// last.
+    overtook: HashMap<(Netns, Tuple), Duration>,
+    /// Rows of what was over before it was seen, whose words may come: when they ended, and when they were read.
+    passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
 }
 
 /// An opening.
@@ -165,7 +174,86 @@ impl Pipeline {
     /// Takes what is told up to now, to be heard at the end of this tick.
     pub(super) fn hear_words_now(&mut self) {
         if let Some(events) = &self.events {
-            self.words.unheard.extend(events.words_now());
+            self.words.unheard.extend(events.words_now().0);
+        }
+    }
+
+    /// True if the kernel's own words tell of the end of this.
+    pub(super) fn has_word(&self, key: &Key) -> bool {
+        self.words.is_on
+            && self.table.get(key).is_some_and(|entry| {
+                let Connection { transport, direction, tuple, .. } = entry.connection.as_ref();
+                *transport == Transport::Tcp
+                    && *direction == Direction::Egress
+                    && self.select.looked_at().contains(tuple.remote.port())
+            })
+    }
+
+    /// True if what was told until then has been taken.
+    pub(super) fn has_heard(&self, until: Duration) -> bool {
+        self.words.heard >= until
+    }
+
+    /// Takes the words up to now, or as many as there is time for.
+    pub(super) fn hear_now(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
+        let (words, more) = self.events.as_ref().map(|events| events.words_now()).unwrap_or_default();
+        self.words.unheard.extend(words);
+        self.hear_rest(proc, at, told);
+        if !more {
+            self.words.heard = self.words.heard.max(at.boot);
+        }
+    }
+
+    /// What others than words told to its end.
+    pub(super) fn note_overtaking(&mut self, connection: &Connection) {
+        let is_others = connection.seen != Seen::Ebpf && connection.transport == Transport::Tcp;
+        if self.words.is_on && is_others && self.words.overtook.len() < MOST_PENDING {
+            self.words.overtook.insert((connection.netns, connection.tuple), connection.last_seen.boot);
+        }
+    }
+
+    /// True if of what stood later between these ends all has been told: then of this nothing is, and it is counted.
+    fn comes_too_late(&mut self, netns: Netns, tuple: Tuple, opened: Duration, at: Moment) -> bool {
+        let is_late = self.words.overtook.get(&(netns, tuple)).is_some_and(|last| *last > opened);
+        if is_late {
+            self.totals.notices_lost += 1;
+            self.coverage.lost(Kind::Ebpf, Some(1), at);
+        }
+        is_late
+    }
+
+    /// A row of what is over already waits for its words.
+    pub(super) fn let_pass(&mut self, netns: Netns, socket: &Socket, gone_by: Moment, at: Moment) {
+        if self.words.passed.len() < MOST_PENDING {
+            self.words.passed.entry((netns, socket.tuple)).or_insert((*socket, gone_by, at));
+        } else {
+            self.totals.notices_lost += 1;
+            self.coverage.lost(Kind::Ebpf, Some(1), at);
+        }
+    }
+
+    /// Those rows of which no word came within this.
+    pub(super) fn tell_passed_by(
+        &mut self,
+        proc: &Proc,
+        patience: Duration,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        let is_old = |read: &Moment| read.boot + patience <= at.boot;
+        if self.words.passed.values().any(|(.., read)| is_old(read)) {
+            self.hear_now(proc, at, told);
+        }
+        let heard = self.words.heard;
+        let is_over = |read: &Moment| heard >= read.boot + patience || read.boot + LOST <= at.boot;
+        let over = self.words.passed.extract_if(|_, (.., read)| is_old(read) && is_over(read));
+        let mut over: Vec<_> = over.collect();
+        over.sort_unstable_by_key(|(place, _)| *place);
+        for ((netns, tuple), (socket, gone_by, _)) in over {
+            // One that is open there is another, or the same, and its end will be told.
+            if self.table.between(netns, tuple).is_none() {
+                self.tell_one_passed(netns, &socket, gone_by, at, told);
+            }
         }
     }
 
@@ -209,13 +297,14 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
+        let Sight { netns, at: when, .. } = *word.sight();
+        self.words.heard = self.words.heard.max(when);
         match &word {
             // Of what was told before.
             Word::Sent(sight) => return self.take_first_packet(proc, sight, at, told),
             Word::LetGo(sight) => return self.take_let_go(sight, at, told),
             _ => {}
         }
-        let netns = word.sight().netns;
         let mut space = spaces.iter_mut().find(|space| space.netns == netns);
         if space.is_none() && !self.follows_all {
             return;
@@ -439,10 +528,14 @@ impl Pipeline {
         if self.table.get(&key).is_some() {
             // A table was quicker, and told no cookie.
             let socket = Socket { state, ..socket_of(&pending.sight, pending.uid) };
-            if self.table.look(&key, &socket, None, at) {
+            let seen = self.table.get(&key).map_or(pending.opened, |entry| entry.connection.last_seen);
+            if self.table.look(&key, &socket, None, seen) {
                 self.tell_established(&[key], at, told);
             }
             self.learn_owner(proc, key, pending.attribution, pending.held, at, told);
+            return;
+        }
+        if self.comes_too_late(space.netns, tuple, pending.opened.boot, at) {
             return;
         }
         if let Some(old) = self.table.between(space.netns, tuple) {
@@ -564,6 +657,7 @@ impl Pipeline {
         } else {
             return;
         }
+        self.words.passed.remove(&place);
         if hears_ends {
             // As of the end itself: the same socket may have begun anew since.
             self.expect_end(cookie, moment(at, sight.at));
@@ -632,6 +726,7 @@ impl Pipeline {
                 self.close(&key, Evidence::Gone, Default::default(), at, at, told);
                 self.tell_pair(connection, ending, at, told);
             }
+            None if self.comes_too_late(connection.netns, connection.tuple, connection.opened.boot, at) => {}
             None => self.tell_pair(connection, ending, at, told),
         }
     }
@@ -665,17 +760,25 @@ impl Pipeline {
     }
 
     /// In each tick: attempts to which there was no way, and openings that nobody answers.
-    pub(super) fn tell_old_words(&mut self, at: Moment, told: &mut Vec<Event>) {
+    pub(super) fn tell_old_words(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
         self.attributor.forget_callers(at.boot);
+        self.words.overtook.retain(|_, last| *last + OVERTAKEN > at.boot);
+        self.tell_passed_by(proc, READING, at, told);
         if self.words.pending.is_empty() {
             return;
         }
         let age = |pending: &Pending| at.boot.saturating_sub(pending.opened.boot);
+        let may_be_unsent = |pending: &Pending| !pending.is_sent && age(pending) >= UNSENT;
+        if self.words.pending.values().any(may_be_unsent) {
+            // In a flood its SYN waits behind others.
+            self.hear_now(proc, at, told);
+        }
+        let heard = self.words.heard;
         let mut over = Vec::new();
         for (cookie, pending) in &mut self.words.pending {
             let is_lost = self.words.lost_at.is_some_and(|lost| lost >= pending.opened.boot);
             match pending.asked {
-                _ if !pending.is_sent && age(pending) >= UNSENT => over.push(*cookie),
+                _ if may_be_unsent(pending) && heard >= pending.opened.boot + UNSENT => over.push(*cookie),
                 None if pending.is_sent && age(pending) >= UNANSWERED => {
                     pending.asked = Some(at.boot);
                     let space = self.spaces.iter_mut().find(|space| space.netns == pending.sight.netns);

@@ -408,9 +408,12 @@ impl Events {
     }
 
     /// The kernel's own words up to now: of each socket that a table shows, its opening is among them, unless there is a
-    /// flood.
-    pub fn words_now(&self) -> Vec<Observation> {
-        self.read_words(SOME_WORDS).0
+    /// flood: then there are more, which is told too. What was lost by now is among them.
+    pub fn words_now(&self) -> (Vec<Observation>, bool) {
+        if let Some(source) = &mut self.words().source {
+            source.want_count();
+        }
+        self.read_words(SOME_WORDS)
     }
 
     /// What a flow has carried that a word told of. `is_over`: as `Ebpf::count_flow` means it.

@@ -32,3 +32,5 @@ mod rare;
 mod scenarios;
 /// The search for an owner.
 mod search;
+/// The kernel's own words beside the table.
+mod words;

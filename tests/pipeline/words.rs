@@ -1,0 +1,127 @@
+//! What the kernel's own words and the table tell of the same connection, in the orders in which they may come.
+
+use portreeve::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple};
+use portreeve::ebpf::event::{Ended, Fault, Opening, Sight, Word};
+use portreeve::event::Event;
+use portreeve::pipeline::Pipeline;
+use portreeve::process::Ids;
+use portreeve::source::{Filter, Kind, Observation};
+
+use super::kernel::{Kernel, moment, pipeline, story};
+
+const OWN: Netns = Netns(4_026_531_840);
+const OURS: &str = "192.0.2.10:40000";
+const THEIRS: &str = "203.0.113.7:22";
+const INODE: u64 = 7_001;
+/// When the tick began that read the table; it went on for some milliseconds.
+const TICK: u64 = 1_000;
+
+struct Watch {
+    kernel: Kernel,
+    pipeline: Pipeline,
+}
+
+impl Watch {
+    /// The table has shown a connection of the process 300.
+    fn new() -> (Self, Vec<String>) {
+        let mut kernel = Kernel::new();
+        kernel.spawn(300, 100, "ssh", &["ssh", "git.example.net"]);
+        let mut watch = Self { pipeline: pipeline(&kernel, "22", Filter::default()), kernel };
+        watch.tick(0);
+        watch.kernel.connect(300, OURS, THEIRS, INODE);
+        watch.kernel.establish(INODE);
+        let told = watch.tick(TICK);
+        (watch, told)
+    }
+
+    fn tick(&mut self, millis: u64) -> Vec<String> {
+        self.kernel.write();
+        stories(&self.pipeline.tick(&self.kernel.proc(), moment(millis)).unwrap())
+    }
+
+    fn hear(&mut self, millis: u64, observed: Vec<Observation>) -> Vec<String> {
+        stories(&self.pipeline.observe(&self.kernel.proc(), moment(millis), observed))
+    }
+}
+
+fn stories(events: &[Event]) -> Vec<String> {
+    events.iter().filter(|event| event.what.connection().is_some()).map(story).collect()
+}
+
+/// The socket, so many milliseconds after the first moment.
+fn sight(millis: u64, local: &str, before: TcpState) -> Sight {
+    Sight {
+        at: moment(millis).boot,
+        cookie: Cookie::new(9),
+        tuple: Tuple { local: local.parse().unwrap(), remote: THEIRS.parse().unwrap() },
+        inode: Inode::new(INODE),
+        netns: OWN,
+        device: 0,
+        before,
+        is_known: true,
+    }
+}
+
+fn established(millis: u64) -> Observation {
+    Observation::Word(Word::Established(sight(millis, OURS, TcpState::SynSent)))
+}
+
+fn opening(millis: u64) -> Observation {
+    Observation::Word(Word::Open(Box::new(Opening {
+        sight: sight(millis, "0.0.0.0:0", TcpState::Close),
+        is_attempt: false,
+        socket_uid: 1_000,
+        pid: 300,
+        tid: 300,
+        start_ticks: 1_300,
+        ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
+        login: Some(1_000),
+        session: Some(3),
+        cgroup: 1,
+        tty: None,
+        comm: b"ssh".to_vec(),
+        args: vec![b"ssh".to_vec(), b"git.example.net".to_vec()],
+        args_bytes: 20,
+        args_cut: false,
+        executable: Some(b"/usr/bin/ssh".to_vec()),
+        executable_cut: false,
+        executable_deleted: false,
+        ancestors: Vec::new(),
+    })))
+}
+
+fn closed(millis: u64) -> Observation {
+    let counts = Counts { established: true, ..Counts::default() };
+    let sight = sight(millis, OURS, TcpState::LastAck);
+    Observation::Word(Word::Closed(Ended { sight, counts, fault: Fault::None, has_fin: true }))
+}
+
+#[test]
+fn a_connection_that_a_table_showed_while_it_was_read_is_not_told_again_by_its_opening() {
+    let (mut watch, told) = Watch::new();
+    assert_eq!(told, [format!("{OURS} connection-opened by 300 poll established")]);
+    // It began after the tick did, and the row was read after that: its words are younger than what the table told.
+    assert_eq!(watch.hear(TICK + 20, vec![established(TICK + 4)]), [""; 0]);
+    assert_eq!(watch.hear(TICK + 21, vec![opening(TICK + 3)]), [""; 0]);
+    watch.kernel.peer_fin(INODE);
+    watch.kernel.close(INODE);
+    let end = format!("{OURS} connection-closed by 300 closed Some(true)");
+    assert_eq!(watch.hear(TICK + 60, vec![closed(TICK + 50)]), [end]);
+    assert_eq!(watch.tick(TICK + 100), [""; 0]);
+}
+
+#[test]
+fn a_socket_that_connects_again_after_words_were_lost_is_another_connection() {
+    let (mut watch, _) = Watch::new();
+    let lost = Observation::Lost { kind: Kind::Ebpf, netns: OWN, count: Some(2) };
+    assert_eq!(watch.hear(TICK + 20, vec![established(TICK + 4), lost]), [""; 0]);
+    // The word of the end is lost; a table cannot be read for so long.
+    let told = watch.hear(TICK + 900, vec![opening(TICK + 800), established(TICK + 801)]);
+    let end = format!("{OURS} connection-closed by 300 closed Some(true)");
+    assert_eq!(told, [end, format!("{OURS} connection-opened by 300 ebpf established")]);
+    // As young as a reading may be, it is what the table showed, whatever was lost.
+    let (mut watch, _) = Watch::new();
+    let lost = Observation::Lost { kind: Kind::Ebpf, netns: OWN, count: Some(2) };
+    assert_eq!(watch.hear(TICK + 20, vec![established(TICK + 4), lost, opening(TICK + 3)]), [""; 0]);
+    assert!(watch.tick(TICK + 100).is_empty());
+}
