@@ -21,8 +21,10 @@ use rustix::io::Errno;
 const OBJECT: &[u8] = include_bytes_aligned!("../../bpf/portreeve.bpf.o");
 const TRACEPOINT: &str = "inet_sock_set_state";
 
+/// What is told stands there.
+pub(super) const RING: &str = "ring";
 /// Descriptors that are handed over first, in this order; behind them come the links, as many as there are.
-pub(super) const MAPS: [&str; 4] = ["ring", "ports", "lost", "flows"];
+pub(super) const MAPS: [&str; 4] = [RING, "ports", "lost", "flows"];
 pub(super) const PROGRAM: &str = "changed";
 const ATTEMPTS: [&str; 2] = ["attempt4", "attempt6"];
 /// Those of UDP: who sends, what leaves and comes, which socket is closed.
@@ -87,7 +89,7 @@ fn load(ring: Option<u32>, with_udp: bool) -> Result<Loaded, String> {
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf));
     if let Some(bytes) = ring {
-        loader.map_max_entries("ring", bytes);
+        loader.map_max_entries(RING, bytes);
     }
     let marked = u8::from(with_udp);
     loader.override_global(WITH_UDP, &marked, true);

@@ -24,7 +24,7 @@ use rustix::net::{
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::event::{BETWEEN, FLOW, FlowCounts, Word, between, parse, parse_flow};
-use super::load::{DONE, MAPS, MESSAGE, hand_over};
+use super::load::{DONE, MAPS, MESSAGE, RING, hand_over};
 use super::{LOADER, LOADER_WITH_UDP, Received};
 use crate::connection::Cookie;
 
@@ -238,8 +238,9 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
     let mut map = |name: &str| {
         let fd = fds.next().ok_or_else(|| format!("the loader handed over no {name}"))?;
         let map = MapData::from_fd(fd).and_then(|data| {
-            // The ring's is the greatest of them.
-            size = usize::try_from(data.info()?.max_entries()).unwrap_or(usize::MAX).max(size);
+            if name == RING {
+                size = usize::try_from(data.info()?.max_entries()).unwrap_or(usize::MAX);
+            }
             Map::from_map_data(data)
         });
         map.map_err(|error| format!("{name}: {error}"))

@@ -235,6 +235,8 @@ fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
             return not_run(test, &state.to_string());
         }
         lab.inside(|| {
+            // Each port is used again and again, so that one connection may be taken for another.
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 21000").unwrap();
             let listener = TcpListener::bind("127.0.0.1:2299").unwrap();
             for _ in 0..MADE {
                 let client = TcpStream::connect("127.0.0.1:2299").unwrap();
@@ -255,6 +257,15 @@ fn of_a_flood_each_connection_is_told_or_its_words_are_counted_as_lost() {
             opens.iter().map(|open| open["portreeve"]["connection"]["id"].to_string()).collect();
         assert_eq!(ids.len(), opens.len());
         assert_eq!(with_action(&records, "connection-closed").len(), opens.len());
+        let cookies: Vec<_> =
+            opens.iter().filter_map(|open| open["portreeve"]["connection"]["cookie"].as_str()).collect();
+        let sockets: std::collections::BTreeSet<_> = cookies.iter().collect();
+        assert_eq!(sockets.len(), cookies.len(), "no socket is told twice");
+        let inexact = with_action(&records, "connection-closed").into_iter().filter(|close| {
+            let portreeve = &close["portreeve"];
+            portreeve["connection"]["seen"] == "ebpf" && portreeve["close"]["exact"] == false
+        });
+        println!("{events}: {} of those told by words ended inexactly", inexact.count());
         let coverages = with_action(&records, "coverage");
         let lost: u64 =
             coverages.iter().map(|one| one["portreeve"]["coverage"]["lost"]["ebpf"].as_u64().unwrap()).sum();
