@@ -3,7 +3,7 @@
 use portreeve::ebpf::event::{Word, parse};
 
 /// Bytes of an opening before its arguments and names.
-const OPEN: usize = 416;
+const OPEN: usize = 160;
 /// As many ancestors as one has room for.
 const ANCESTORS: usize = 8;
 
