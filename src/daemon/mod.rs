@@ -44,6 +44,10 @@ use schedule::{Schedule, Watchdog};
 /// Descriptors that are not spent on held owners.
 const SPARE_DESCRIPTORS: u64 = 512;
 
+/// Before the end so many times what is missing is waited for, and so long.
+const LAST_LOOKS: usize = 5;
+const LAST_LOOK: Duration = Duration::from_millis(10);
+
 /// So few connections of a minute without an owner may be chance.
 const FEW: u64 = 10;
 
@@ -442,6 +446,21 @@ impl Daemon {
         }
     }
 
+    /// The last coverage. What has just ended is in no table any more, and its notice is on its way: it is waited for.
+    fn cover_to_the_end(&mut self) -> Moment {
+        let mut looks = 0;
+        loop {
+            let at = self.moment();
+            looks += 1;
+            if let Some(covered) = self.pipeline.cover(at, looks == LAST_LOOKS) {
+                self.push(covered);
+                return at;
+            }
+            let late = self.events.wait(LAST_LOOK);
+            let _ = self.observe(late);
+        }
+    }
+
     /// Takes what the kernel has told already, as far as a moment allows.
     fn drain(&mut self) -> Result<(), ReaderGone> {
         let until = Instant::now() + Duration::from_millis(40);
@@ -550,8 +569,7 @@ impl Daemon {
         self.push(settled);
         let over = self.pipeline.end_executions(at);
         self.push(over);
-        let covered = self.pipeline.cover(at);
-        self.push(covered);
+        let at = self.cover_to_the_end();
         let mut totals = self.pipeline.totals();
         (totals.late, totals.lost) = (self.late, self.ledger.lost());
         let stopped = Event { at, what: What::Stopped { reason, totals: Box::new(totals) } };

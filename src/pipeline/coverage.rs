@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::Pipeline;
 use super::namespace::Namespace;
-use crate::connection::{Connection, Moment, Seen, TcpState, Transport};
+use crate::connection::{Connection, Moment, Seen, Transport};
 use crate::event::{Coverage, Event, KernelCounts, Percentiles, Totals, What};
 use crate::netlink::{Diag, states};
 use crate::proc::Counters;
@@ -24,6 +24,8 @@ use crate::source::tally::Ended;
 const EVERY: Duration = Duration::from_secs(60);
 /// A whole table that takes longer to read is not read for this.
 const TOO_DEAR: Duration = Duration::from_millis(200);
+/// So many ticks a record waits for notices that are on their way.
+const MOST_PUT_OFF: u8 = 3;
 /// Losses are told at most this often.
 const TELL_LOSS_EVERY: Duration = Duration::from_secs(1);
 
@@ -41,11 +43,25 @@ pub(super) struct Collected {
     lost: BTreeMap<&'static str, u64>,
     /// Lost and not yet told in a gap: since when, how many, and whether more that nobody counted.
     untold: BTreeMap<Kind, (Moment, u64, bool)>,
+    /// Ticks by which the record is late.
+    put_off: u8,
     told_loss: Duration,
+    sums: Sums,
+}
+
+/// What all namespaces together opened, and what of that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sums {
     kernel: KernelCounts,
     accounted: i64,
     unmatched: u64,
     comparable: bool,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self { kernel: KernelCounts::default(), accounted: 0, unmatched: 0, comparable: true }
+    }
 }
 
 /// What the counters of a namespace said when the last record was made.
@@ -80,10 +96,8 @@ impl Default for Collected {
             lost: Kind::ALL.into_iter().map(|kind| (kind.name(), 0)).collect(),
             untold: BTreeMap::new(),
             told_loss: Duration::ZERO,
-            kernel: KernelCounts::default(),
-            accounted: 0,
-            unmatched: 0,
-            comparable: true,
+            put_off: 0,
+            sums: Sums::default(),
         }
     }
 }
@@ -131,6 +145,24 @@ impl Collected {
         *uncounted |= count.is_none();
     }
 
+    /// What became of a namespace that is gone cannot be asked any more.
+    pub fn add_gone(&mut self, space: &Namespace) {
+        let (kernel, tallied) = space.counted();
+        self.sums.add(&space.balance, kernel, tallied, 0);
+        self.sums.comparable &= space.balance.whole && space.on.contains(&Kind::Destroy);
+    }
+}
+
+impl Sums {
+    /// What happened in a namespace since `before`, of which so many are alive now.
+    fn add(&mut self, before: &Balance, kernel: KernelCounts, tallied: Ended, alive: u64) {
+        self.kernel.active_opens += kernel.active_opens.saturating_sub(before.kernel.active_opens);
+        self.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(before.kernel.attempt_fails);
+        self.accounted += signed(destroyed(tallied)) - signed(destroyed(before.tallied));
+        self.accounted += signed(alive) - signed(before.alive);
+        self.add_unmatched(before, tallied);
+    }
+
     /// An end without its remote end may be that of a watched connection, unless SYNs told of all of those.
     fn add_unmatched(&mut self, before: &Balance, now: Ended) {
         let ends = now.disconnected.saturating_sub(before.tallied.disconnected);
@@ -142,22 +174,6 @@ impl Collected {
         if !before.syns_whole {
             self.accounted -= signed(unmatched);
         }
-    }
-
-    /// What became of a namespace that is gone cannot be asked any more.
-    pub fn add_gone(&mut self, space: &Namespace) {
-        let (kernel, tallied) = space.counted();
-        self.add(&space.balance, kernel, tallied, 0);
-        self.comparable &= space.balance.whole && space.on.contains(&Kind::Destroy);
-    }
-
-    /// What happened in a namespace since `before`, of which so many are alive now.
-    fn add(&mut self, before: &Balance, kernel: KernelCounts, tallied: Ended, alive: u64) {
-        self.kernel.active_opens += kernel.active_opens.saturating_sub(before.kernel.active_opens);
-        self.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(before.kernel.attempt_fails);
-        self.accounted += signed(destroyed(tallied)) - signed(destroyed(before.tallied));
-        self.accounted += signed(alive) - signed(before.alive);
-        self.add_unmatched(before, tallied);
     }
 }
 
@@ -190,7 +206,9 @@ impl Pipeline {
     pub(super) fn tell_coverage_if_due(&mut self, at: Moment, told: &mut Vec<Event>) {
         self.tell_losses(at, told);
         if self.coverage.from.is_some_and(|from| from.boot + EVERY <= at.boot) {
-            told.extend(self.cover(at));
+            let must = self.coverage.put_off >= MOST_PUT_OFF;
+            self.coverage.put_off += 1;
+            told.extend(self.cover(at, must).unwrap_or_default());
         }
     }
 
@@ -220,13 +238,26 @@ impl Pipeline {
     }
 
     /// What was seen since the last record, and a gap if more was missed than failed. Reads the whole table of each
-    /// namespace where that is affordable.
-    pub fn cover(&mut self, at: Moment) -> Vec<Event> {
+    /// namespace where that is affordable. `None`, unless it must: something would seem missed. A socket leaves the table some
+    /// milliseconds before the notice of its end comes, and is in neither until then.
+    pub fn cover(&mut self, at: Moment, must: bool) -> Option<Vec<Event>> {
         let mut spaces = std::mem::take(&mut self.spaces);
         let mut collected = std::mem::take(&mut self.coverage);
+        let before: Vec<Balance> = spaces.iter().map(|space| space.balance).collect();
+        let sums = collected.sums;
+        let mut is_short = false;
         for space in &mut spaces {
-            let comparable = space.balance_up(&mut collected, self.ephemeral, &self.cputime);
-            collected.comparable &= comparable;
+            let Sums { kernel, accounted, .. } = collected.sums;
+            let comparable = space.balance_up(&mut collected.sums, self.ephemeral, &self.cputime);
+            let opens = collected.sums.kernel.active_opens - kernel.active_opens;
+            is_short |= comparable && collected.sums.accounted - accounted < signed(opens);
+            collected.sums.comparable &= comparable;
+        }
+        if is_short && !must {
+            spaces.iter_mut().zip(before).for_each(|(space, before)| space.balance = before);
+            collected.sums = sums;
+            (self.spaces, self.coverage) = (spaces, collected);
+            return None;
         }
         self.spaces = spaces;
         let totals = self.totals();
@@ -246,17 +277,17 @@ impl Pipeline {
             told.push(Event::lost(from, at, "table_full", Some(most), Some(detail.to_owned())));
         }
         told.push(Event { at, what: What::Coverage(Box::new(coverage)) });
-        told
+        Some(told)
     }
 
     fn coverage_of(&self, collected: Collected, now: &Totals, at: Moment) -> Coverage {
         let before = &collected.totals;
-        let kernel = collected.kernel;
+        let kernel = collected.sums.kernel;
         let standing = collected.seen.get("start").copied().unwrap_or(0);
         let of_all_ports =
             self.select.ports.is_all() && self.select.filter == Default::default() && !self.select.inbound;
-        let accounted = match (collected.comparable, of_all_ports) {
-            (true, _) => u64::try_from(collected.accounted).ok(),
+        let accounted = match (collected.sums.comparable, of_all_ports) {
+            (true, _) => u64::try_from(collected.sums.accounted).ok(),
             (false, true) => Some((now.opens - before.opens).saturating_sub(standing + collected.flows)),
             (false, false) => None,
         };
@@ -282,7 +313,7 @@ impl Pipeline {
             accounted,
             missed_at_most: missed,
             agrees: missed.map(|missed| missed == 0),
-            unmatched: collected.unmatched,
+            unmatched: collected.sums.unmatched,
             lost: collected.lost,
         }
     }
@@ -305,7 +336,7 @@ impl Namespace {
         self.balance.whole = self.on.contains(&Kind::Destroy);
         self.balance.syns_whole = self.on.contains(&Kind::Syn) || self.hears_words();
         if !self.balance.is_new {
-            self.balance_up(&mut Collected::default(), ephemeral, cputime);
+            self.balance_up(&mut Sums::default(), ephemeral, cputime);
         }
     }
 
@@ -317,12 +348,7 @@ impl Namespace {
     }
 
     /// Adds what happened since the last call; true if all of it is known.
-    fn balance_up(
-        &mut self,
-        collected: &mut Collected,
-        ephemeral: (u16, u16),
-        cputime: &dyn Fn() -> Duration,
-    ) -> bool {
+    fn balance_up(&mut self, sums: &mut Sums, ephemeral: (u16, u16), cputime: &dyn Fn() -> Duration) -> bool {
         let (kernel, tallied) = self.counted();
         let old = self.balance;
         let before = cputime();
@@ -331,7 +357,7 @@ impl Namespace {
             None => None,
         };
         let cost = cputime().saturating_sub(before);
-        collected.add(&old, kernel, tallied, alive.unwrap_or(0));
+        sums.add(&old, kernel, tallied, alive.unwrap_or(0));
         let is_noticed = self.on.contains(&Kind::Destroy);
         let syns_whole = self.on.contains(&Kind::Syn) || self.hears_words();
         self.balance = Balance {
@@ -354,8 +380,9 @@ fn count_alive(diag: &mut Diag, ephemeral: (u16, u16)) -> Option<u64> {
     diag.dump(states::LISTEN, None, |socket| listeners.add(socket.tuple.local)).ok()?;
     let mut alive = 0;
     let count = |socket: crate::connection::Socket| {
-        // Nobody's FIN_WAIT2 is what TIME_WAIT is: its socket has been destroyed.
-        let is_over = socket.state == TcpState::FinWait2 && socket.inode.is_none();
+        // FIN_WAIT2 with TIME_WAIT's timer is what that is: its socket has been destroyed. Another's nobody holds any more, but
+        // it stands, where the other end's answer came while its process was closing it.
+        let is_over = socket.timewait_left.is_some();
         alive += u64::from(!is_over && is_outbound(&socket, &listeners, ephemeral));
     };
     diag.dump(states::LIVE, None, count).ok()?;

@@ -395,6 +395,9 @@ impl Pipeline {
         self.tell_passed(space, &delta, at, told);
         space.gate.share_with(self.namespaces.len());
         space.gate.has_read(at.boot, cost, unconfirmed);
+        if self.has_put_off(at) {
+            space.gate.want_read();
+        }
         let fragile = self.table.iter().filter(|(_, entry)| is_fragile(entry.connection.state));
         space.fragile = fragile.map(|(key, _)| key).filter(|key| key.netns == space.netns).collect();
     }

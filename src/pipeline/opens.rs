@@ -183,7 +183,10 @@ impl Pipeline {
             self.hear_openings(proc, space, sockets, at, told);
         }
         for socket in sockets {
-            if !is_told || !self.open_row(proc, space, socket, at, told) {
+            let is_due = !is_told
+                || !self.open_row(proc, space, socket, at, told)
+                    && (seen != Seen::Poll || !self.puts_off(space, socket, at));
+            if is_due {
                 others.push(*socket);
             }
         }

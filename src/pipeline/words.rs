@@ -58,6 +58,8 @@ pub(super) struct Words {
     overtook: HashMap<(Netns, Tuple), Duration>,
     /// Rows of what was over before it was seen, whose words may come: when they ended, and when they were read.
     passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
+    /// Rows that wait for their word, and since when.
+    put_off: HashMap<(Netns, Inode), Duration>,
 }
 
 /// An opening.
@@ -176,6 +178,25 @@ impl Pipeline {
         if let Some(events) = &self.events {
             self.words.unheard.extend(events.words_now().0);
         }
+    }
+
+    /// True of a row that is new and whose opening ought to have been told: it waits for the next tick, once. A word that
+    /// another processor has begun and not ended hides those behind it.
+    pub(super) fn puts_off(&mut self, space: &Namespace, socket: &Socket, at: Moment) -> bool {
+        let Some(inode) = socket.inode.filter(|_| space.hears_words()) else { return false };
+        let is_lossy = self.words.lost_at.is_some_and(|lost| lost + OVERTAKEN > at.boot);
+        let place = (space.netns, inode);
+        if is_lossy || self.words.put_off.remove(&place).is_some() {
+            return false;
+        }
+        self.words.put_off.insert(place, at.boot);
+        true
+    }
+
+    /// True if a row waits for the next tick.
+    pub(super) fn has_put_off(&mut self, at: Moment) -> bool {
+        self.words.put_off.retain(|_, since| *since + LOST > at.boot);
+        self.words.put_off.values().any(|since| *since == at.boot)
     }
 
     /// True if the kernel's own words tell of the end of this.

@@ -105,7 +105,7 @@ impl Watcher {
 
     pub fn stop(mut self, at: Moment) {
         self.tell_time(at);
-        self.pipeline.cover(at).into_iter().for_each(|event| self.ledger.push(event));
+        self.pipeline.cover(at, true).into_iter().flatten().for_each(|event| self.ledger.push(event));
         let mut totals = self.pipeline.totals();
         totals.lost = self.ledger.lost();
         let what = What::Stopped { reason: "SIGTERM".into(), totals: Box::new(totals) };

@@ -52,7 +52,7 @@ fn run(ports: &str) -> Vec<Coverage> {
         kernel.write();
         told.extend(pipeline.tick(&proc, moment(millis)).unwrap());
     }
-    told.extend(pipeline.cover(moment(150_000)));
+    told.extend(pipeline.cover(moment(150_000), true).unwrap());
     told.iter().filter_map(coverage).cloned().collect()
 }
 
@@ -104,7 +104,7 @@ fn syns_for_which_there_is_no_room_are_counted() {
             uid: None,
         };
         pipeline.observe(&proc, moment(10), (0..ROOM + 7).map(syn).collect());
-        let told = pipeline.cover(moment(20));
+        let told = pipeline.cover(moment(20), true).unwrap();
         let coverage = told.iter().find_map(coverage).unwrap();
         assert_eq!(coverage.lost.get(name), Some(&7), "{name}: {:?}", coverage.lost);
         assert_eq!(pipeline.totals().notices_lost, 7);

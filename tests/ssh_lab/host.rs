@@ -213,12 +213,16 @@ impl Host {
         }
     }
 
-    /// The machine's `ip` on the host's network; another system's `/usr` may lack it.
     pub fn ip(&self, words: &str) {
+        self.on_its_network(&format!("ip {words}"));
+    }
+
+    /// A program of the machine's on the host's network; another system's `/usr` may lack it.
+    fn on_its_network(&self, words: &str) {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.init.to_string(), "--", "ip"]).args(words.split(' '));
+        command.args(["--net", "--target", &self.init.to_string(), "--"]).args(words.split(' '));
         let done = command.output().unwrap();
-        assert!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{words}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Where the test, which stays outside, finds a path of the host.
@@ -310,7 +314,8 @@ impl Host {
         let mut sources = crate::SOURCES.join(" ");
         if listens_to_all() {
             sources = format!("{sources} {ALL_SOURCES}");
-            self.run("/run/portreeve rule nflog --ports 1-65535 > /run/lab/rule; nft -f /run/lab/rule");
+            self.run("/run/portreeve rule nflog --ports 1-65535 > /run/lab/rule");
+            self.on_its_network(&format!("nft -f {}", self.outside("/run/lab/rule").display()));
         }
         let more = arguments.join(" ");
         self.write("/run/lab/portreeve.toml", "");
