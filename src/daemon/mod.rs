@@ -51,20 +51,7 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 /// So few connections of a minute without an owner may be chance.
 const FEW: u64 = 10;
 
-/// Settings that a reload takes over; of these, those that the pipeline must know.
-const RELOADED: [&str; 11] = [
-    "ports",
-    "transport",
-    "udp-idle",
-    "include",
-    "exclude",
-    "ignore-hash",
-    "mask",
-    "inbound",
-    "ssh-anywhere",
-    "interval",
-    "count",
-];
+/// Settings that a reload takes over: those that the pipeline must know, and the others.
 const SELECTION: [&str; 9] = [
     "ports",
     "transport",
@@ -76,6 +63,7 @@ const SELECTION: [&str; 9] = [
     "inbound",
     "ssh-anywhere",
 ];
+const PACE: [&str; 2] = ["interval", "count"];
 
 /// Why a watch could not be begun.
 #[derive(Debug)]
@@ -541,8 +529,9 @@ impl Daemon {
 
     /// Takes what may change while running; answers which did. Where records go and how they look stays as it is.
     fn apply(&mut self, new: Settings, at: Moment) -> Vec<String> {
+        let is_reloaded = |name: &String| SELECTION.iter().chain(&PACE).any(|reloaded| reloaded == name);
         let (changed, fixed): (Vec<_>, Vec<_>) =
-            self.settings.differences(&new).into_iter().partition(|name| RELOADED.contains(&name.as_str()));
+            self.settings.differences(&new).into_iter().partition(is_reloaded);
         for name in fixed {
             log::warn!("{name} is another now: that takes a restart");
         }

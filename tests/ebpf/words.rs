@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portreeve::connection::{Netns, TcpState};
 use portreeve::ebpf::Ebpf;
-use portreeve::ebpf::event::{Ended, Fault, Opening, Sight, Word};
+use portreeve::ebpf::event::{Ended, Fault, Opening, Word};
 
 use crate::lab;
 use crate::support::lab::Lab;
@@ -22,24 +22,13 @@ pub fn taken(ebpf: &mut Ebpf, lab: &Lab) -> Vec<Word> {
     }
     // Those of a flow's packets and of its end name no namespace: the ports are ours.
     let names_none = |word: &Word| matches!(word, Word::Sent(_) | Word::LetGo(_));
-    words.retain(|word| names_none(word) || sight(word).netns == netns);
+    words.retain(|word| names_none(word) || word.sight().netns == netns);
     words
 }
 
 pub fn netns(lab: &Lab) -> Netns {
     use std::os::unix::fs::MetadataExt as _;
     Netns(std::fs::metadata(format!("/proc/{}/ns/net", lab.holder())).unwrap().ino())
-}
-
-fn sight(word: &Word) -> &Sight {
-    match word {
-        Word::Open(opening) | Word::Flow(opening) => &opening.sight,
-        Word::Syn(sight)
-        | Word::Established(sight)
-        | Word::Sent(sight)
-        | Word::LetGo(sight)
-        | Word::Closed(Ended { sight, .. }) => sight,
-    }
 }
 
 fn openings(words: &[Word]) -> Vec<&Opening> {
@@ -182,8 +171,8 @@ fn a_mapped_address_is_one_of_ipv4() {
     let words = taken(&mut ebpf, &lab);
     assert_eq!((openings(&words).len(), ends(&words).len()), (1, 1), "{words:#?}");
     for word in &words {
-        assert_eq!(sight(word).tuple.remote, "127.0.0.1:2205".parse().unwrap());
-        assert!(sight(word).tuple.local.is_ipv4());
+        assert_eq!(word.sight().tuple.remote, "127.0.0.1:2205".parse().unwrap());
+        assert!(word.sight().tuple.local.is_ipv4());
     }
 }
 
