@@ -60,6 +60,12 @@ pub enum Word {
 }
 
 impl Word {
+    /// False of what is told of packets and of a socket that is closed: which socket it is, words before have told.
+    #[must_use]
+    pub fn names_namespace(&self) -> bool {
+        !matches!(self, Self::Sent(_) | Self::LetGo(_))
+    }
+
     /// The socket, as it was then.
     #[must_use]
     pub fn sight(&self) -> &Sight {

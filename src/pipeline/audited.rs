@@ -258,8 +258,7 @@ impl Pipeline {
         }
         if self.audited.is_full() {
             self.audited.asked.pop_front();
-            self.totals.notices_lost += 1;
-            self.coverage.lost(Kind::Audit, Some(1), at);
+            self.count_lost(Kind::Audit, Some(1), at);
             self.lose_connects(at);
         }
         self.audited.asked.push_back(asked);

@@ -212,6 +212,12 @@ impl Pipeline {
         }
     }
 
+    /// Notices were lost, or nobody had room for them. `None`: nobody knows how many.
+    pub(super) fn count_lost(&mut self, kind: Kind, count: Option<u64>, at: Moment) {
+        self.totals.notices_lost += count.unwrap_or(1);
+        self.coverage.lost(kind, count, at);
+    }
+
     /// Losses as gaps, at most once a second.
     fn tell_losses(&mut self, at: Moment, told: &mut Vec<Event>) {
         if self.coverage.untold.is_empty() || at.boot < self.coverage.told_loss + TELL_LOSS_EVERY {

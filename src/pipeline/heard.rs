@@ -61,13 +61,13 @@ struct Asked {
     held: Option<Rc<Held>>,
 }
 
-impl Heard {
-    /// Remote ends of a socket.
-    fn of(&self, cookie: Cookie) -> Vec<(Cookie, SocketAddr)> {
-        let from = self.flows.range((cookie, LEAST)..).map(|(place, _)| *place);
-        from.take_while(|(of, _)| *of == cookie).collect()
-    }
+/// What there is of a socket.
+fn of_socket<T>(all: &BTreeMap<(Cookie, SocketAddr), T>, cookie: Cookie) -> Vec<(Cookie, SocketAddr)> {
+    let from = all.range((cookie, LEAST)..).map(|(place, _)| *place);
+    from.take_while(|(of, _)| *of == cookie).collect()
+}
 
+impl Heard {
     fn flow(&self, cookie: Option<Cookie>, key: &Key) -> Option<&Flow> {
         self.flows.get(&(cookie?, key.tuple.remote)).filter(|flow| flow.key == *key)
     }
@@ -79,12 +79,8 @@ impl Pipeline {
         let sight = opening.sight;
         let Some(cookie) = sight.cookie.filter(|_| self.select.wants_flow(&sight.tuple)) else { return };
         let before = (self.cputime)();
-        let (mut attribution, held) =
-            self.attributor.attribute_opening(proc, opening, !self.search_left.is_zero());
+        let (attribution, held) = self.owner_of(proc, opening);
         self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
-        if let Attribution::Owned { latency, .. } = &mut attribution {
-            *latency = (self.boottime)().saturating_sub(sight.at);
-        }
         let place = (cookie, sight.tuple.remote);
         if sight.before == TcpState::Established {
             self.end_others(place, moment(at, sight.at), at, told);
@@ -95,8 +91,7 @@ impl Pipeline {
             return;
         }
         if self.heard.asked.len() >= MOST_ASKED {
-            self.totals.notices_lost += 1;
-            self.coverage.lost(Kind::Ebpf, Some(1), at);
+            self.count_lost(Kind::Ebpf, Some(1), at);
             return;
         }
         self.heard.asked.insert(place, Asked { sight, uid: opening.socket_uid, attribution, held });
@@ -104,7 +99,7 @@ impl Pipeline {
 
     /// A socket that is connected elsewhere ends the flow to whom it was connected before.
     fn end_others(&mut self, but: (Cookie, SocketAddr), gone_by: Moment, at: Moment, told: &mut Vec<Event>) {
-        for place in self.heard.of(but.0).into_iter().filter(|place| *place != but) {
+        for place in of_socket(&self.heard.flows, but.0).into_iter().filter(|place| *place != but) {
             let Some(key) = self.heard.flows.get(&place).map(|flow| flow.key) else { continue };
             if self.table.get(&key).is_some_and(|entry| entry.connection.state == TcpState::Established) {
                 self.end_flow(&key, CloseReason::Closed, gone_by, true, at, told);
@@ -171,9 +166,7 @@ impl Pipeline {
             entry.unseen = false;
             self.learn_owner(proc, key, attribution, held, at, told);
         } else if self.table.len() >= MOST_FOLLOWED {
-            let (_, most) = self.left_out.get_or_insert((at, 0));
-            *most = (*most).max(1);
-            return;
+            return self.leave_out(1, at);
         } else {
             let connection = self.flow_of(&sight, key, cookie, uid, at);
             self.table.open(key, connection, sight.device, true);
@@ -210,14 +203,13 @@ impl Pipeline {
     /// A socket is closed.
     pub(super) fn take_let_go(&mut self, sight: &Sight, at: Moment, told: &mut Vec<Event>) {
         let Some(cookie) = sight.cookie else { return };
-        for place in self.heard.of(cookie) {
+        for place in of_socket(&self.heard.flows, cookie) {
             if let Some(flow) = self.heard.flows.get(&place).copied() {
                 self.end_flow(&flow.key, CloseReason::Closed, moment(at, sight.at), true, at, told);
             }
             self.heard.flows.remove(&place);
         }
-        let asked = self.heard.asked.range((cookie, LEAST)..).map(|(place, _)| *place);
-        for place in asked.take_while(|(of, _)| *of == cookie).collect::<Vec<_>>() {
+        for place in of_socket(&self.heard.asked, cookie) {
             self.heard.asked.remove(&place);
         }
     }

@@ -145,8 +145,7 @@ impl Pipeline {
             Kind::Files => {}
             Kind::Destroy | Kind::Syn | Kind::Nflog(_) | Kind::Ebpf => space.doubt(at.boot),
         }
-        self.totals.notices_lost += count.unwrap_or(1);
-        self.coverage.lost(kind, count, at);
+        self.count_lost(kind, count, at);
     }
 
     /// Each is looked up at once: while it is being set up its process is still there to be read.
@@ -444,9 +443,8 @@ impl Pipeline {
 
     /// There is no room to wait for what becomes of it.
     fn lose_syn(&mut self, syn: Syn) {
-        self.totals.notices_lost += 1;
         let kind = if syn.seen == Seen::Nflog { Kind::Nflog(0) } else { Kind::Syn };
-        self.coverage.lost(kind, Some(1), syn.at);
+        self.count_lost(kind, Some(1), syn.at);
     }
 
     pub(super) fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {

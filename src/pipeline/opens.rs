@@ -237,10 +237,15 @@ impl Pipeline {
         let room = MOST_FOLLOWED.saturating_sub(self.table.len());
         let (followed, others) = sockets.split_at(room.min(sockets.len()));
         if !others.is_empty() {
-            let (_, most) = self.left_out.get_or_insert((at, 0));
-            *most = (*most).max(others.len() as u64);
+            self.leave_out(others.len() as u64, at);
         }
         followed
+    }
+
+    /// There was no room for so many at once.
+    pub(super) fn leave_out(&mut self, count: u64, at: Moment) {
+        let (_, most) = self.left_out.get_or_insert((at, 0));
+        *most = (*most).max(count);
     }
 
     /// The SYN of a connection that a table has told of may still come.

@@ -173,11 +173,11 @@ impl Pipeline {
         }
     }
 
-    /// Takes what is told up to now, to be heard at the end of this tick.
-    pub(super) fn hear_words_now(&mut self) {
-        if let Some(events) = &self.events {
-            self.words.unheard.extend(events.words_now().0);
-        }
+    /// Takes what is told up to now, to be heard at the end of this tick. True if there is more.
+    pub(super) fn hear_words_now(&mut self) -> bool {
+        let (words, more) = self.events.as_ref().map(|events| events.words_now()).unwrap_or_default();
+        self.words.unheard.extend(words);
+        more
     }
 
     /// True of a row that is new and whose opening ought to have been told: it waits for the next tick, once. A word that
@@ -217,8 +217,7 @@ impl Pipeline {
 
     /// Takes the words up to now, or as many as there is time for.
     pub(super) fn hear_now(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
-        let (words, more) = self.events.as_ref().map(|events| events.words_now()).unwrap_or_default();
-        self.words.unheard.extend(words);
+        let more = self.hear_words_now();
         self.hear_rest(proc, at, told);
         if !more {
             self.words.heard = self.words.heard.max(at.boot);
@@ -237,8 +236,7 @@ impl Pipeline {
     fn comes_too_late(&mut self, netns: Netns, tuple: Tuple, opened: Duration, at: Moment) -> bool {
         let is_late = self.words.overtook.get(&(netns, tuple)).is_some_and(|last| *last > opened);
         if is_late {
-            self.totals.notices_lost += 1;
-            self.coverage.lost(Kind::Ebpf, Some(1), at);
+            self.count_lost(Kind::Ebpf, Some(1), at);
         }
         is_late
     }
@@ -248,8 +246,7 @@ impl Pipeline {
         if self.words.passed.len() < MOST_PENDING {
             self.words.passed.entry((netns, socket.tuple)).or_insert((*socket, gone_by, at));
         } else {
-            self.totals.notices_lost += 1;
-            self.coverage.lost(Kind::Ebpf, Some(1), at);
+            self.count_lost(Kind::Ebpf, Some(1), at);
         }
     }
 
@@ -294,8 +291,7 @@ impl Pipeline {
         }
         deaf.iter_mut().for_each(|space| space.doubt(at.boot));
         self.words.lost_at = Some(at.boot);
-        self.totals.notices_lost += count;
-        self.coverage.lost(Kind::Ebpf, Some(count), at);
+        self.count_lost(Kind::Ebpf, Some(count), at);
     }
 
     /// Words were lost, nobody knows of which namespace.
@@ -305,8 +301,7 @@ impl Pipeline {
             space.doubt(at.boot);
         }
         self.words.lost_at = Some(at.boot);
-        self.totals.notices_lost += count.unwrap_or(1);
-        self.coverage.lost(Kind::Ebpf, count, at);
+        self.count_lost(Kind::Ebpf, count, at);
     }
 
     /// Takes one word. Of a namespace that is not followed nothing is told.
@@ -320,14 +315,8 @@ impl Pipeline {
     ) {
         let Sight { netns, at: when, .. } = *word.sight();
         self.words.heard = self.words.heard.max(when);
-        match &word {
-            // Of what was told before.
-            Word::Sent(sight) => return self.take_first_packet(proc, sight, at, told),
-            Word::LetGo(sight) => return self.take_let_go(sight, at, told),
-            _ => {}
-        }
         let mut space = spaces.iter_mut().find(|space| space.netns == netns);
-        if space.is_none() && !self.follows_all {
+        if word.names_namespace() && space.is_none() && !self.follows_all {
             return;
         }
         match word {
@@ -336,8 +325,19 @@ impl Pipeline {
             Word::Established(sight) => self.take_established(proc, &mut space, sight, at, told),
             Word::Closed(ended) => self.take_closed(proc, &mut space, &ended, at, told),
             Word::Flow(opening) => self.take_flow(proc, &opening, at, told),
-            Word::Sent(_) | Word::LetGo(_) => {}
+            Word::Sent(sight) => self.take_first_packet(proc, &sight, at, told),
+            Word::LetGo(sight) => self.take_let_go(&sight, at, told),
         }
+    }
+
+    /// Who connects or sends.
+    pub(super) fn owner_of(&mut self, proc: &Proc, opening: &Opening) -> (Attribution, Option<Rc<Held>>) {
+        let is_read = !self.search_left.is_zero();
+        let (mut attribution, held) = self.attributor.attribute_opening(proc, opening, is_read);
+        if let Attribution::Owned { latency, .. } = &mut attribution {
+            *latency = (self.boottime)().saturating_sub(opening.sight.at);
+        }
+        (attribution, held)
     }
 
     fn take_opening(
@@ -358,11 +358,7 @@ impl Pipeline {
             return;
         }
         let before = (self.cputime)();
-        let (mut attribution, held) =
-            self.attributor.attribute_opening(proc, opening, !self.search_left.is_zero());
-        if let Attribution::Owned { latency, .. } = &mut attribution {
-            *latency = (self.boottime)().saturating_sub(sight.at);
-        }
+        let (attribution, held) = self.owner_of(proc, opening);
         let way = self.way_of_opening(proc, &sight, &attribution, held.as_ref());
         self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
         if let Some(key) = self.table.by_cookie(cookie) {
@@ -385,8 +381,7 @@ impl Pipeline {
             asked: None,
         };
         if self.words.pending.len() >= MOST_PENDING {
-            self.totals.notices_lost += 1;
-            self.coverage.lost(Kind::Ebpf, Some(1), at);
+            self.count_lost(Kind::Ebpf, Some(1), at);
             return;
         }
         if let Some(before) = self.words.insert(cookie, pending) {
@@ -740,8 +735,7 @@ impl Pipeline {
             // In a flood the words of a connection may come when those of the next on its ports are lost and a table has
             // shown that one: two cannot be open between the same ends.
             Some((_, opened)) if opened > connection.opened.boot => {
-                self.totals.notices_lost += 1;
-                self.coverage.lost(Kind::Ebpf, Some(1), at);
+                self.count_lost(Kind::Ebpf, Some(1), at);
             }
             Some((key, _)) => {
                 self.close(&key, Evidence::Gone, Default::default(), at, at, told);

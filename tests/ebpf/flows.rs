@@ -14,6 +14,7 @@ use super::words::{netns, taken};
 use crate::lab;
 use crate::support::lab::Lab;
 use crate::support::log::{assert_fields, with_action};
+use crate::support::udp::SERVER;
 use crate::support::watch::Watch;
 use crate::support::{not_run, output};
 
@@ -174,20 +175,6 @@ fn what_a_server_answers_is_no_flow_of_its_own() {
     assert_eq!(flow.sight.tuple.remote.port(), 2304, "the client's alone");
     assert_eq!(flow.sight.netns, netns(&lab));
 }
-
-/// Answers on these ports, by sockets that are bound and not connected.
-const SERVER: &str = "
-import select, socket, sys
-servers = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in sys.argv[1:]]
-for server, port in zip(servers, sys.argv[1:]):
-    server.bind(('127.0.0.1', int(port)))
-print('ready', flush=True)
-while True:
-    for server in select.select(servers, [], [])[0]:
-        asked, client = server.recvfrom(2048)
-        # To a question of names, that there is no such name.
-        server.sendto(asked[:2] + b'\\x81\\x83' + asked[4:], client)
-";
 
 struct Server(Child);
 

@@ -21,8 +21,7 @@ pub fn taken(ebpf: &mut Ebpf, lab: &Lab) -> Vec<Word> {
         }
     }
     // Those of a flow's packets and of its end name no namespace: the ports are ours.
-    let names_none = |word: &Word| matches!(word, Word::Sent(_) | Word::LetGo(_));
-    words.retain(|word| names_none(word) || word.sight().netns == netns);
+    words.retain(|word| !word.names_namespace() || word.sight().netns == netns);
     words
 }
 

@@ -9,22 +9,10 @@ use crate::lab;
 use crate::support::lab::Lab;
 use crate::support::log::{actions, assert_fields, with_action};
 use crate::support::output;
+use crate::support::udp::SERVER;
 use crate::support::watch::Watch;
 
 const UDP: [&str; 4] = ["--ports", "53,443,60001", "--transport", "tcp,udp"];
-
-/// Answers on each of these ports, by sockets that are bound and not connected.
-const SERVER: &str = "
-import select, socket, sys
-servers = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in sys.argv[1:]]
-for server, port in zip(servers, sys.argv[1:]):
-    server.bind(('127.0.0.1', int(port)))
-print('ready', flush=True)
-while True:
-    for server in select.select(servers, [], [])[0]:
-        asked, client = server.recvfrom(2048)
-        server.sendto(asked, client)
-";
 
 /// Connects a socket, asks, and keeps it until its standard input ends.
 const CLIENT: &str = "

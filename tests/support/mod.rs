@@ -19,6 +19,7 @@ pub mod log;
 mod not_run;
 pub mod processes;
 pub mod session;
+pub mod udp;
 pub mod watch;
 
 pub use not_run::not_run;
