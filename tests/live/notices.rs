@@ -282,9 +282,15 @@ fn with_syn_the_owner_of_a_connection_is_read_while_it_is_set_up() {
             std::thread::spawn(move || stream.read(&mut [0]));
         }
     });
-    for (seconds, count, most_missed) in
-        [("0.02", 20, Some(0)), ("0.005", 100, None), ("0.001", 100, None), ("0.0002", 100, None)]
-    {
+    // Two looks are a second apart: whose process is gone by then has its owner by its SYN. A busy machine may be late by
+    // more than the shorter ones last.
+    for (seconds, count, most_missed) in [
+        ("0.25", 12, Some(0)),
+        ("0.02", 20, None),
+        ("0.005", 100, None),
+        ("0.001", 100, None),
+        ("0.0002", 100, None),
+    ] {
         let mut watch = lab.watch(&["--interval", "1s"]);
         let mut pids = BTreeMap::new();
         for _ in 0..count {
