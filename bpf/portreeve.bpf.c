@@ -114,6 +114,7 @@ struct tcp_sock {
     __u64 bytes_received;
     __u64 bytes_sent;
     __u64 bytes_retrans;
+    __u32 segs_out;
     __u32 data_segs_in;
 } READ;
 
@@ -278,6 +279,14 @@ struct {
     __type(value, __u64);
 } lost SEC(".maps");
 
+/* Attempts to connect that were seen, to any port, by network namespace: what the kernel's own count of them is held against. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 8192);
+    __type(key, __u32);
+    __type(value, __u64);
+} attempts SEC(".maps");
+
 /* Sockets whose opening was seen, by cookie: what was told of it, an OPEN, an ATTEMPT or a FLOW, or that there was no room. */
 #define REFUSED 0
 struct {
@@ -338,6 +347,18 @@ static __always_inline int is_watched(__u16 port)
     __u32 word = port / 64;
     __u64 *bits = bpf_map_lookup_elem(&ports, &word);
     return bits && *bits >> port % 64 & 1;
+}
+
+static __always_inline void count_attempt(struct sock *sk, __s64 more)
+{
+    __u32 netns = sk->__sk_common.skc_net.net->ns.inum;
+    __u64 none = 0, *count = bpf_map_lookup_elem(&attempts, &netns);
+    if (!count) {
+        bpf_map_update_elem(&attempts, &netns, &none, BPF_NOEXIST);
+        count = bpf_map_lookup_elem(&attempts, &netns);
+    }
+    if (count)
+        __sync_fetch_and_add(count, more);
 }
 
 static __always_inline void count(__u32 which)
@@ -603,6 +624,13 @@ static __always_inline int ending(struct sock *sk, int old, int new)
     return 0;
 }
 
+/* No port was left for it, or its way was gone: the kernel counts what it sends a SYN for. */
+static __always_inline int is_unsent(struct sock *sk)
+{
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+    return tp && !tp->segs_out;
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(changed, struct sock *sk, int old, int new)
 {
@@ -610,6 +638,10 @@ int BPF_PROG(changed, struct sock *sk, int old, int new)
     int is_answered = new == TCP_ESTABLISHED && old == TCP_SYN_SENT;
     int ends = new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
 
+    if (opens)
+        count_attempt(sk, 1);
+    else if (ends && old == TCP_SYN_SENT && is_unsent(sk))
+        count_attempt(sk, -1);
     if (!(opens || is_answered || ends) || !is_watched(__builtin_bswap16(sk->__sk_common.skc_dport)))
         return 0;
     return opens ? opening(sk) : ending(sk, old, new);

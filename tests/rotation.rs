@@ -99,8 +99,8 @@ fn watch(port: u16, folder: &Path) -> Child {
 /// The rules that ship, for this folder, this user, and with `signal` in place of systemctl.
 fn shipped_rules(folder: &Path, signal: &str) -> PathBuf {
     let shipped = include_str!("../logrotate/portreeve");
-    let user = run(command("id").arg("-un"));
-    let group = run(command("id").arg("-gn"));
+    let user = run(command("id").arg("-u"));
+    let group = run(command("id").arg("-g"));
     let owner = format!("{} {}", user.trim(), group.trim());
     let adapted = shipped
         .replace("/var/log/portreeve", folder.to_str().expect("a path in UTF-8"))

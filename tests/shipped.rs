@@ -120,7 +120,7 @@ fn logrotate_reads_its_rules_without_a_word() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rules = folder.path().join("rules");
-    let owner = format!("{} {}", run(command("id").arg("-un")).trim(), run(command("id").arg("-gn")).trim());
+    let owner = format!("{} {}", run(command("id").arg("-u")).trim(), run(command("id").arg("-g")).trim());
     fs::write(&rules, read("logrotate/portreeve").replace("portreeve portreeve", &owner))
         .expect("it is writable");
     let said = outcome(

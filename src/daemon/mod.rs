@@ -135,7 +135,8 @@ pub fn run(
 ) -> Result<String, DaemonError> {
     let watched = Watched::new(settings.select.looked_at().ranges());
     let events = Events::new(settings.kinds(), Arc::new(watched)).map_err(DaemonError::System)?;
-    let events = events.reading(settings.audit_log.clone()).as_ladder(settings.events.is_ladder());
+    let events =
+        events.reading(settings.audit_log.clone()).sparing(settings.events.spared(settings.select.inbound));
     let events = events.with_udp(settings.select.udp);
     let ((sender, signals), bell) = (channel(), events.bell());
     let deliver = move |signal| {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Received;
 use super::event::{FlowCounts, Word};
-use crate::connection::Cookie;
+use crate::connection::{Cookie, Netns};
 
 /// Never there.
 #[derive(Debug)]
@@ -33,6 +33,12 @@ impl Ebpf {
 
     /// Nothing.
     pub fn count_flow(&mut self, _socket: Cookie, _remote: SocketAddr, _is_over: bool) -> Option<FlowCounts> {
+        match *self {}
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn count_attempts(&self, _netns: Netns) -> Option<u64> {
         match *self {}
     }
 

@@ -24,7 +24,7 @@ const TRACEPOINT: &str = "inet_sock_set_state";
 /// What is told stands there.
 pub(super) const RING: &str = "ring";
 /// Descriptors that are handed over first, in this order; behind them come the links, as many as there are.
-pub(super) const MAPS: [&str; 4] = [RING, "ports", "lost", "flows"];
+pub(super) const MAPS: [&str; 5] = [RING, "ports", "lost", "flows", "attempts"];
 pub(super) const PROGRAM: &str = "changed";
 const ATTEMPTS: [&str; 2] = ["attempt4", "attempt6"];
 /// Those of UDP: who sends, what leaves and comes, which socket is closed.

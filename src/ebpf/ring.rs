@@ -26,7 +26,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::event::{BETWEEN, FLOW, FlowCounts, Word, between, parse, parse_flow};
 use super::load::{DONE, MAPS, MESSAGE, RING, hand_over};
 use super::{LOADER, LOADER_WITH_UDP, Received};
-use crate::connection::Cookie;
+use crate::connection::{Cookie, Netns};
 
 /// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -47,6 +47,7 @@ pub struct Ebpf {
     ports: Array<MapData, u64>,
     full: Array<MapData, u64>,
     flows: HashMap<MapData, [u8; BETWEEN], [u8; FLOW]>,
+    attempts: HashMap<MapData, u32, u64>,
     /// The program, and what the kernel tells of it: how often it was not run. `None`: that cannot be read.
     program: Option<(OwnedFd, File)>,
     /// Closing them detaches.
@@ -137,6 +138,13 @@ impl Ebpf {
             let _others_took_its_place = self.flows.remove(&key);
         }
         counts.as_ref().and_then(parse_flow)
+    }
+
+    /// How many attempts to connect it has seen in this namespace, to any port: a system call. `None`: none yet, or so long ago
+    /// that thousands of other namespaces took its place.
+    #[must_use]
+    pub fn count_attempts(&self, netns: Netns) -> Option<u64> {
+        self.attempts.get(&u32::try_from(netns.0).ok()?, 0).ok()
     }
 
     /// Gives up to `most` words to `visit`, without waiting. Mostly costs no system call where there are none.
@@ -245,7 +253,7 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         });
         map.map_err(|error| format!("{name}: {error}"))
     };
-    let [ring, ports_map, full, flows] = MAPS.map(&mut map);
+    let [ring, ports_map, full, flows, attempts_map] = MAPS.map(&mut map);
     let program = fds.next().ok_or("the loader handed over no program")?;
     let told = File::open(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     let error = |error: aya::maps::MapError| format!("cannot map the ring: {error}");
@@ -255,6 +263,7 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         ports: Array::try_from(ports_map?).map_err(error)?,
         full: Array::try_from(full?).map_err(error)?,
         flows: HashMap::try_from(flows?).map_err(error)?,
+        attempts: HashMap::try_from(attempts_map?).map_err(error)?,
         program: told.ok().map(|told| (program, told)),
         _links: fds.collect(),
         without_attempts: attempts.to_owned(),

@@ -1,8 +1,9 @@
 //! What was seen beside what the kernel counted: once a minute, and at the end.
 //!
-//! The kernel counts every outbound open of a namespace, on all ports. Notices tell of every socket that was destroyed,
-//! on all ports too, and one reading of the whole table tells which are alive. Opens = destroyed + alive now - alive
-//! before: what remains was missed, or was opened while the two were being read.
+//! The kernel counts every outbound open of a namespace, on all ports. So does the program in it, where that is on, by each
+//! attempt that it sees. Else notices tell of every socket that was destroyed, on all ports too, and one reading of the whole
+//! table tells which are alive: opens = destroyed + alive now - alive before. What remains was missed, or was opened while
+//! the two were being read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,8 +70,11 @@ impl Default for Sums {
 pub(super) struct Balance {
     /// True for one that appeared during the watch: its counters began with 0.
     pub is_new: bool,
-    begun: bool,
+    /// True once it counts.
+    pub begun: bool,
     kernel: KernelCounts,
+    /// Attempts that the program had seen of those; it may see one before the kernel counts it, never behind.
+    attempts: u64,
     tallied: Ended,
     alive: u64,
     /// Notices without a remote end that were those of known connections.
@@ -138,26 +142,58 @@ impl Collected {
         self.latency.saturating_record(micros(latency));
     }
 
+    fn count(&mut self, kind: Kind, count: u64) {
+        *self.lost.entry(kind.name()).or_default() += count;
+    }
+
     pub fn lost(&mut self, kind: Kind, count: Option<u64>, at: Moment) {
-        *self.lost.entry(kind.name()).or_default() += count.unwrap_or(1);
+        self.count(kind, count.unwrap_or(1));
         let (_, sum, uncounted) = self.untold.entry(kind).or_insert((at, 0, false));
         *sum += count.unwrap_or(0);
         *uncounted |= count.is_none();
     }
 
     /// What became of a namespace that is gone cannot be asked any more.
-    pub fn add_gone(&mut self, space: &Namespace) {
+    pub fn add_gone(&mut self, space: &Namespace, attempts: Option<u64>) {
+        let mut gone = space.balance;
         let (kernel, tallied) = space.counted();
-        self.sums.add(&space.balance, kernel, tallied, 0);
-        self.sums.comparable &= space.balance.whole && space.on.contains(&Kind::Destroy);
+        if space.hears_words() {
+            self.sums.comparable &= self.sums.add_attempts(&mut gone, kernel, attempts);
+        } else {
+            self.sums.add(&gone, kernel, tallied, 0);
+            self.sums.comparable &= gone.whole && space.on.contains(&Kind::Destroy);
+        }
     }
 }
 
 impl Sums {
+    /// What the kernel counted in a namespace since `before`; answers how many opens.
+    fn add_counts(&mut self, before: &Balance, kernel: KernelCounts) -> u64 {
+        let opens = kernel.active_opens.saturating_sub(before.kernel.active_opens);
+        self.kernel.active_opens += opens;
+        self.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(before.kernel.attempt_fails);
+        opens
+    }
+
+    /// The same, and the attempts that the program has seen by now, which it was asked for later; false if that cannot be
+    /// compared. What it saw and the kernel did not count yet is left for the next time.
+    fn add_attempts(&mut self, balance: &mut Balance, kernel: KernelCounts, seen: Option<u64>) -> bool {
+        let opens = self.add_counts(balance, kernel);
+        balance.kernel = kernel;
+        let Some(new) = seen.unwrap_or(0).checked_sub(balance.attempts) else {
+            // It was forgotten for others, and has begun anew.
+            balance.attempts = seen.unwrap_or(0);
+            return false;
+        };
+        let known = opens.min(new);
+        balance.attempts += known;
+        self.accounted += signed(known);
+        true
+    }
+
     /// What happened in a namespace since `before`, of which so many are alive now.
     fn add(&mut self, before: &Balance, kernel: KernelCounts, tallied: Ended, alive: u64) {
-        self.kernel.active_opens += kernel.active_opens.saturating_sub(before.kernel.active_opens);
-        self.kernel.attempt_fails += kernel.attempt_fails.saturating_sub(before.kernel.attempt_fails);
+        self.add_counts(before, kernel);
         self.accounted += signed(destroyed(tallied)) - signed(destroyed(before.tallied));
         self.accounted += signed(alive) - signed(before.alive);
         self.add_unmatched(before, tallied);
@@ -218,6 +254,12 @@ impl Pipeline {
         self.coverage.lost(kind, count, at);
     }
 
+    /// Notices were lost of which each is told otherwise, if later: no gap.
+    pub(super) fn count_repaired(&mut self, kind: Kind, count: u64) {
+        self.totals.notices_lost += count;
+        self.coverage.count(kind, count);
+    }
+
     /// Losses as gaps, at most once a second.
     fn tell_losses(&mut self, at: Moment, told: &mut Vec<Event>) {
         if self.coverage.untold.is_empty() || at.boot < self.coverage.told_loss + TELL_LOSS_EVERY {
@@ -254,7 +296,10 @@ impl Pipeline {
         let mut is_short = false;
         for space in &mut spaces {
             let Sums { kernel, accounted, .. } = collected.sums;
-            let comparable = space.balance_up(&mut collected.sums, self.ephemeral, &self.cputime);
+            let comparable = match space.hears_words() {
+                true => space.balance_attempts(&mut collected.sums, self.attempts_in(space)),
+                false => space.balance_up(&mut collected.sums, self.ephemeral, &self.cputime),
+            };
             let opens = collected.sums.kernel.active_opens - kernel.active_opens;
             is_short |= comparable && collected.sums.accounted - accounted < signed(opens);
             collected.sums.comparable &= comparable;
@@ -284,6 +329,34 @@ impl Pipeline {
         }
         told.push(Event { at, what: What::Coverage(Box::new(coverage)) });
         Some(told)
+    }
+
+    /// Begins the count: what stands now was opened before. `attempts`: those that the program had seen before the kernel's
+    /// counters were read, so that none seems missed that came between the two.
+    pub(super) fn begin_balance(&self, space: &mut Namespace, attempts: Option<u64>) {
+        let is_new = space.balance.is_new;
+        space.balance.begun = true;
+        space.balance.whole = space.on.contains(&Kind::Destroy);
+        space.balance.syns_whole = space.on.contains(&Kind::Syn) || space.hears_words();
+        match (space.hears_words(), is_new) {
+            (true, true) => {
+                // It has seen all that were counted. What it has seen beyond that was another's, which had this number.
+                let seen = self.attempts_in(space).unwrap_or(0);
+                space.balance.attempts = seen.saturating_sub(space.counted().0.active_opens);
+            }
+            (true, false) => {
+                (space.balance.kernel, space.balance.attempts) = (space.counted().0, attempts.unwrap_or(0));
+            }
+            (false, true) => {}
+            (false, false) => {
+                space.balance_up(&mut Sums::default(), self.ephemeral, &self.cputime);
+            }
+        }
+    }
+
+    /// Attempts that the program in the kernel has seen there.
+    pub(super) fn attempts_in(&self, space: &Namespace) -> Option<u64> {
+        self.events.as_ref().filter(|_| space.hears_words())?.count_attempts(space.netns)
     }
 
     fn coverage_of(&self, collected: Collected, now: &Totals, at: Moment) -> Coverage {
@@ -334,23 +407,17 @@ fn missed(coverage: &Coverage, at: Moment) -> Option<Event> {
 }
 
 impl Namespace {
-    /// Begins the count: what stands now was opened before.
-    pub(super) fn begin_balance(&mut self, ephemeral: (u16, u16), cputime: &dyn Fn() -> Duration) {
-        if std::mem::replace(&mut self.balance.begun, true) {
-            return;
-        }
-        self.balance.whole = self.on.contains(&Kind::Destroy);
-        self.balance.syns_whole = self.on.contains(&Kind::Syn) || self.hears_words();
-        if !self.balance.is_new {
-            self.balance_up(&mut Sums::default(), ephemeral, cputime);
-        }
-    }
-
     /// What the kernel's counters and its notices of ends say now.
     fn counted(&self) -> (KernelCounts, Ended) {
         let Counters { active_opens, attempt_fails, .. } = self.gate.counters().unwrap_or_default();
         let tallied = self.tally.as_ref().map(|tally| tally.read()).unwrap_or_default();
         (KernelCounts { active_opens, attempt_fails }, tallied)
+    }
+
+    /// Adds what happened since the last call, by what the program in the kernel has seen; true if that can be compared.
+    fn balance_attempts(&mut self, sums: &mut Sums, attempts: Option<u64>) -> bool {
+        let (kernel, _) = self.counted();
+        sums.add_attempts(&mut self.balance, kernel, attempts)
     }
 
     /// Adds what happened since the last call; true if all of it is known.

@@ -315,13 +315,17 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) -> Result<(), ProcError> {
         let Some(net) = self.net_of(space) else { return Ok(()) };
+        let is_first = !space.balance.begun;
+        let attempts = if is_first { self.attempts_in(space) } else { None };
         let counters = proc.read_counters(net)?;
         space.failures.set(None);
         let verdict = space.gate.judge(counters, at.boot, space.opens(at.boot));
         if self.must_read(proc, space, verdict, at, told) {
             self.read(proc, space, at, told)?;
         }
-        space.begin_balance(self.ephemeral, &self.cputime);
+        if is_first {
+            self.begin_balance(space, attempts);
+        }
         self.tick_flows(proc, space, at, told);
         Ok(())
     }

@@ -88,7 +88,7 @@ impl Namespace {
 
     /// True if notices tell of every end.
     pub fn is_noticed(&self, at: Duration) -> bool {
-        self.hears_ends() && at >= self.doubtful_until
+        self.hears_ends() && at >= self.doubtful_until && !self.gate.is_unsure()
     }
 
     fn hears_ends(&self) -> bool {
@@ -329,7 +329,8 @@ impl Pipeline {
         self.origins.forget(netns);
         if let Some(place) = self.spaces.iter().position(|space| space.netns == netns) {
             let gone = self.spaces.swap_remove(place);
-            self.coverage.add_gone(&gone);
+            let attempts = self.attempts_in(&gone);
+            self.coverage.add_gone(&gone, attempts);
         }
     }
 

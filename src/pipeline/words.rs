@@ -45,8 +45,9 @@ pub(super) struct Words {
     pub is_on: bool,
     pending: HashMap<Cookie, Pending>,
     by_inode: HashMap<(Netns, Inode), Cookie>,
-    /// When words were lost last.
+    /// When words were lost last; when openings may have been among them.
     lost_at: Option<Duration>,
+    openings_lost_at: Option<Duration>,
     /// That of the last opening whose process was read, and when.
     last_way: Option<(Arc<Lineage>, Netns, Option<Way>, Duration)>,
     /// Words that a tick has taken, in their order.
@@ -184,7 +185,7 @@ impl Pipeline {
     /// another processor has begun and not ended hides those behind it.
     pub(super) fn puts_off(&mut self, space: &Namespace, socket: &Socket, at: Moment) -> bool {
         let Some(inode) = socket.inode.filter(|_| space.hears_words()) else { return false };
-        let is_lossy = self.words.lost_at.is_some_and(|lost| lost + OVERTAKEN > at.boot);
+        let is_lossy = self.words.openings_lost_at.is_some_and(|lost| lost + OVERTAKEN > at.boot);
         let place = (space.netns, inode);
         if is_lossy || self.words.put_off.remove(&place).is_some() {
             return false;
@@ -283,15 +284,16 @@ impl Pipeline {
         }
     }
 
-    /// Ends may not have been told. Where notices of ends are on, those tell them.
+    /// Answers and ends may not have been told, openings were: what is followed is looked at, unless notices of ends tell
+    /// of those. Nothing is lost by it but when it was.
     pub(super) fn miss_words(&mut self, spaces: &mut [Namespace], count: u64, at: Moment) {
         let mut deaf: Vec<_> = spaces.iter_mut().filter(|space| !space.on.contains(&Kind::Destroy)).collect();
         if deaf.is_empty() {
             return;
         }
-        deaf.iter_mut().for_each(|space| space.doubt(at.boot));
+        deaf.iter_mut().for_each(|space| space.gate.want_look_at_all());
         self.words.lost_at = Some(at.boot);
-        self.count_lost(Kind::Ebpf, Some(count), at);
+        self.count_repaired(Kind::Ebpf, count);
     }
 
     /// Words were lost, nobody knows of which namespace.
@@ -300,7 +302,7 @@ impl Pipeline {
             space.balance.syns_whole = false;
             space.doubt(at.boot);
         }
-        self.words.lost_at = Some(at.boot);
+        (self.words.lost_at, self.words.openings_lost_at) = (Some(at.boot), Some(at.boot));
         self.count_lost(Kind::Ebpf, count, at);
     }
 

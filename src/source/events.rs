@@ -142,8 +142,8 @@ pub struct Events {
     watched: Arc<Watched>,
     wanted: Vec<Kind>,
     audit_log: Option<PathBuf>,
-    /// True if SYNs are only for want of the kernel's own words.
-    is_ladder: bool,
+    /// Kinds that are only for want of the kernel's own words.
+    spared: Vec<Kind>,
     /// True if the kernel's own words are to tell of UDP flows too.
     with_udp: bool,
     /// Of all namespaces together.
@@ -195,8 +195,8 @@ impl Events {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let (rooms, words) = Default::default();
-        let (audit_log, is_ladder, with_udp) = Default::default();
-        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, is_ladder, with_udp, words })
+        let (audit_log, spared, with_udp) = Default::default();
+        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, spared, with_udp, words })
     }
 
     /// Reads audit records from this file or pipe, and not from the kernel.
@@ -211,10 +211,10 @@ impl Events {
         self.audit_log.is_some()
     }
 
-    /// Opens the source of SYNs only where the kernel's own words cannot be had.
+    /// Opens these only where the kernel's own words cannot be had.
     #[must_use]
-    pub fn as_ladder(self, is_ladder: bool) -> Self {
-        Self { is_ladder, ..self }
+    pub fn sparing(self, spared: Vec<Kind>) -> Self {
+        Self { spared, ..self }
     }
 
     /// Has UDP flows told too, where the kernel's own words can be had.
@@ -279,14 +279,13 @@ impl Events {
         self.leave(netns);
         let ports = self.watched.ranges();
         let words = self.open_words(netns, file.is_none(), &ports);
-        let has_words = self.is_ladder && self.words().source.is_some();
-        let wanted = |kind: &&Kind| match kind {
+        let has_words = self.words().source.is_some();
+        let is_wanted = |kind: &&Kind| match kind {
             Kind::Proc | Kind::Audit | Kind::Files => file.is_none(),
-            Kind::Syn => !has_words,
-            _ => true,
+            _ => !(has_words && self.spared.contains(kind)),
         };
-        let wanted: Vec<Kind> = self.wanted.iter().filter(wanted).copied().collect();
-        let is_spared = has_words && file.is_none() && self.wanted.contains(&Kind::Syn);
+        let (wanted, spared): (Vec<Kind>, Vec<Kind>) = self.wanted.iter().partition(is_wanted);
+        let is_own = file.is_none();
         let opened = match file {
             None => Ok(open(&wanted, &ports, self.audit_log.as_deref())),
             Some(file) => open_inside(file.as_fd(), &wanted, &ports),
@@ -317,7 +316,11 @@ impl Events {
             }
             Some(Err(reason)) => entered.off.push((Kind::Ebpf, reason)),
         }
-        entered.off.extend(is_spared.then(|| (Kind::Syn, "ebpf tells more of the same".to_owned())));
+        if is_own {
+            entered
+                .off
+                .extend(spared.into_iter().map(|kind| (kind, "ebpf tells more of the same".to_owned())));
+        }
         entered
     }
 
@@ -419,6 +422,12 @@ impl Events {
     /// What a flow has carried that a word told of. `is_over`: as `Ebpf::count_flow` means it.
     pub fn count_flow(&self, socket: Cookie, remote: SocketAddr, is_over: bool) -> Option<FlowCounts> {
         self.words().source.as_mut()?.count_flow(socket, remote, is_over)
+    }
+
+    /// As `Ebpf::count_attempts`.
+    #[must_use]
+    pub fn count_attempts(&self, netns: Netns) -> Option<u64> {
+        self.words().source.as_ref()?.count_attempts(netns)
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

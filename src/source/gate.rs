@@ -75,6 +75,8 @@ pub struct Gate {
     read_wanted: bool,
     /// True while something moved that no look and no read has explained, or a close waits to be confirmed.
     unexplained: bool,
+    /// True while an end may not have been told that is told elsewhere: nobody may rely on it.
+    unsure: bool,
     /// `EstabResets` when all was explained.
     resets_explained: u64,
     /// Opens that were counted and that no SYN has told yet; and how many SYNs told since the last tick.
@@ -163,6 +165,18 @@ impl Gate {
         self.unexplained = true;
     }
 
+    /// An end was not told, of whichever connection: every followed one must be looked at.
+    pub fn want_look_at_all(&mut self) {
+        self.want_look();
+        self.unsure = true;
+    }
+
+    /// True until that has been done.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
     /// The next tick must read.
     pub fn want_read(&mut self) {
         self.read_wanted = true;
@@ -197,7 +211,7 @@ impl Gate {
 
     /// Every followed connection has been looked at: what moved was not theirs, or has been told.
     pub fn explained(&mut self) {
-        self.unexplained = false;
+        (self.unexplained, self.unsure) = (false, false);
         self.resets_explained = self.last.map_or(0, |last| last.estab_resets);
     }
 

@@ -190,10 +190,14 @@ impl EventChoice {
         }
     }
 
-    /// True if `syn` is only for want of `ebpf`.
+    /// What is only for want of `ebpf`, which tells of what we connect: not how what was accepted ends.
     #[must_use]
-    pub fn is_ladder(&self) -> bool {
-        *self == Self::Auto
+    pub fn spared(&self, inbound: bool) -> Vec<Kind> {
+        match (self, inbound) {
+            (Self::Auto, false) => vec![Kind::Destroy, Kind::Syn],
+            (Self::Auto, true) => vec![Kind::Syn],
+            (Self::These(_), _) => Vec::new(),
+        }
     }
 }
 

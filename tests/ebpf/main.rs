@@ -33,6 +33,8 @@ macro_rules! ebpf {
     }};
 }
 
+/// Attempts, counted.
+mod counts;
 /// UDP flows, through the whole program and without it.
 mod flows;
 /// Privileges and memory.

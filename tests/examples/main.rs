@@ -244,7 +244,7 @@ fn ebpf(system: &impl System, test: &str) {
     if events(system)["ebpf"] == NOT_BUILT_IN {
         return not_run(test, "needs the feature ebpf for its last part");
     }
-    is_on(system, &["destroy", "ebpf"], &["CAP_SYS_PTRACE", "CAP_PERFMON", "CAP_BPF"]);
+    is_on(system, &["ebpf"], &["CAP_SYS_PTRACE", "CAP_PERFMON", "CAP_BPF"]);
     let open = attempt(system, "127.0.0.2", "ebpf");
     let id = &open["portreeve"]["connection"]["id"];
     let is_its = |record: &Value| record["portreeve"]["connection"]["id"] == *id;
