@@ -383,4 +383,18 @@ mod tests {
         gate.has_read(MS * 50, COST, false);
         assert_eq!(gate.failures(counters), Failures::default());
     }
+
+    #[test]
+    fn after_an_end_that_was_not_told_nobody_is_relied_on_until_all_were_looked_at() {
+        let (mut gate, counters) = after_a_read();
+        assert!(!gate.is_unsure());
+        gate.want_look_at_all();
+        assert!(gate.is_unsure());
+        assert_eq!(gate.judge(counters, 2 * COST, Opens::Noticed), Verdict::Unexplained);
+        gate.explained();
+        assert!(!gate.is_unsure());
+        gate.want_look_at_all();
+        gate.has_read(3 * COST, COST, false);
+        assert!(!gate.is_unsure());
+    }
 }
