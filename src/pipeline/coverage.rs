@@ -19,6 +19,7 @@ use crate::proc::Counters;
 use crate::process::Attribution;
 use crate::source::Kind;
 use crate::source::direction::{Listeners, is_outbound};
+use crate::source::gate::Opens;
 use crate::source::tally::Ended;
 
 /// Between two records.
@@ -359,6 +360,16 @@ impl Pipeline {
         self.events.as_ref().filter(|_| space.hears_words())?.count_attempts(space.netns)
     }
 
+    /// How the opens of this tick are learned of. Asks the program only where there were any.
+    pub(super) fn opens_of(&self, space: &Namespace, counters: Counters, at: Moment) -> Opens {
+        let opens = space.opens(at.boot);
+        let has_opened = space.gate.counters().is_none_or(|last| last.active_opens != counters.active_opens);
+        let is_seen = opens == Opens::Noticed
+            && space.hears_words()
+            && (!has_opened || space.balance.has_seen(counters.active_opens, self.attempts_in(space)));
+        if is_seen { Opens::Seen } else { opens }
+    }
+
     fn coverage_of(&self, collected: Collected, now: &Totals, at: Moment) -> Coverage {
         let before = &collected.totals;
         let kernel = collected.sums.kernel;
@@ -404,6 +415,14 @@ fn missed(coverage: &Coverage, at: Moment) -> Option<Event> {
     let from = coverage.span.map_or(at, |(from, _)| from);
     let detail = Some("outbound opens, of any port, that the kernel counted and nothing told of".to_owned());
     Some(Event::lost(from, at, "opens_missed", Some(missed), detail))
+}
+
+impl Balance {
+    /// True if the program has seen as many attempts as the kernel has counted by now.
+    fn has_seen(&self, active_opens: u64, attempts: Option<u64>) -> bool {
+        let opens = active_opens.saturating_sub(self.kernel.active_opens);
+        self.begun && attempts.unwrap_or(0).checked_sub(self.attempts).is_some_and(|seen| seen >= opens)
+    }
 }
 
 impl Namespace {

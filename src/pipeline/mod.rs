@@ -319,7 +319,7 @@ impl Pipeline {
         let attempts = if is_first { self.attempts_in(space) } else { None };
         let counters = proc.read_counters(net)?;
         space.failures.set(None);
-        let verdict = space.gate.judge(counters, at.boot, space.opens(at.boot));
+        let verdict = space.gate.judge(counters, at.boot, self.opens_of(space, counters, at));
         if self.must_read(proc, space, verdict, at, told) {
             self.read(proc, space, at, told)?;
         }

@@ -22,6 +22,8 @@
 //! Where SYNs tell of every open to a watched port (`Opens::Noticed`), an open that was counted and told needs no reading,
 //! and one that was only counted is another port's, or was missed: it is read for as soon as 1/100 of a core allows.
 //!
+//! Where each open was seen by the program in the kernel (`Opens::Seen`), whatever its port, none calls for a reading.
+//!
 //! What stays is seen by the repair read, at the latest one repair interval later.
 
 use std::time::Duration;
@@ -59,6 +61,8 @@ pub enum Opens {
     Counted,
     /// Those of watched ports by their SYN; `ActiveOpens` counts those of all ports.
     Noticed,
+    /// As many as it counts were seen, and of those that are watched it is told.
+    Seen,
 }
 
 /// Counters of the last tick, and the purse that pays for unasked reads.
@@ -135,6 +139,7 @@ impl Gate {
                 self.owed = self.owed.saturating_add(opened).saturating_sub(self.noticed);
                 self.strange |= late > 0;
             }
+            Opens::Seen => self.owed = 0,
         }
         self.noticed = 0;
         // What is unreachable tells nothing of its own: the attempt's failure moves another counter.
@@ -334,6 +339,12 @@ mod tests {
         assert!(judge(&mut gate, 0, 0));
         gate.has_read(MS * 1_000, COST, false);
         assert!(!judge(&mut gate, 0, 0));
+        assert!(!judge(&mut gate, 5, 0));
+        for tick in 60..70 {
+            counters.active_opens += 9;
+            assert_ne!(gate.judge(counters, MS * 50 * tick, Opens::Seen), Verdict::Read);
+            assert!(!gate.is_strange(), "the program saw them");
+        }
     }
 
     #[test]
