@@ -294,11 +294,11 @@ impl Pipeline {
             return;
         }
         let connection = entry.connection;
-        self.note_overtaking(&connection);
         // A word may tell of an end that was before the last look's own moment.
         let is_before = connection.last_seen.boot > ending.gone_by.boot && ending.exact;
         let last_seen = if is_before { ending.gone_by } else { connection.last_seen };
         let ending = Ending { last_seen: Some(last_seen), ..ending };
+        self.note_told_last(&connection, ending.last_seen);
         if self.lets_end_wait(key, &connection, &ending, at) {
             return;
         }

@@ -130,6 +130,8 @@ pub struct Pipeline {
     /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
     /// those of connections that were over by then: of these a notice tells.
     overtaken: HashMap<(Netns, Tuple), (observe::Syn, u32)>,
+    /// Connections that were told to their end, when what tells of one before them may still come: when each was seen last.
+    told_last: HashMap<(Netns, Tuple), Duration>,
     /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
     syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
     audited: Audited,
@@ -203,6 +205,7 @@ impl Pipeline {
             told_by_end: HashMap::new(),
             syns: HashMap::new(),
             overtaken: HashMap::new(),
+            told_last: HashMap::new(),
             syns_told: HashMap::new(),
             audited: Audited::default(),
             words: Words::default(),

@@ -51,6 +51,13 @@ pub(super) struct Syn {
     opens: Option<u64>,
 }
 
+impl Syn {
+    /// As of this moment at the latest.
+    pub(super) fn taken_by(self, at: Moment) -> Self {
+        Self { at: if self.at.boot <= at.boot { self.at } else { at }, ..self }
+    }
+}
+
 impl Pipeline {
     /// Takes what was observed between two ticks, in the order in which it came; answers what is to be told.
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
@@ -158,11 +165,10 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         for space in spaces {
-            let mut born = Vec::new();
-            for syn in &syns {
+            let mut born: Vec<(Seen, Socket)> = Vec::new();
+            let mut later = syns.iter();
+            while let Some(syn) = later.next() {
                 let Observation::Syn { kind, netns, tuple, device, uid } = syn else { continue };
-                // Of several connections between the same ends a lookup finds the last, and that once.
-                let is_found = born.iter().any(|(_, born): &(Seen, Socket)| born.tuple == *tuple);
                 if *netns != space.netns
                     || !self.select.wants(tuple)
                     || self.is_told_twice(space, *kind, *tuple, at)
@@ -171,8 +177,14 @@ impl Pipeline {
                 }
                 let seen = if *kind == Kind::Syn { Seen::Syn } else { Seen::Nflog };
                 let syn = Syn { at, seen, uid: *uid, failures: Failures::default(), opens: None };
-                if is_found || self.syns.contains_key(&(*netns, *tuple)) {
-                    self.overtake((*netns, *tuple), syn);
+                let place = (*netns, *tuple);
+                // Of several connections between the same ends a lookup finds the last, and those before are over: it is
+                // not opened before they are told.
+                let comes_again = later.clone().any(|later| is_like(later, *kind, place));
+                if self.syns.contains_key(&place) || self.overtaken.contains_key(&place) {
+                    self.overtake(place, syn);
+                } else if comes_again {
+                    self.let_syn_wait(proc, space, place, syn);
                 } else {
                     let found = self.look_up_syn(proc, space, *tuple, *device, syn, told);
                     born.extend(found.map(|socket| (seen, socket)));
@@ -236,11 +248,12 @@ impl Pipeline {
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
             // That of a connection that a table told, one that is repeated, or one whose place another has taken meanwhile.
-            (Some(_), Some(key)) if inode == Some(key.inode) => {
+            (Some(found), Some(key)) if inode == Some(key.inode) => {
                 let waits = self.table.get(&key).is_some_and(|e| e.connection.state == TcpState::SynSent);
                 if self.told_by_end.remove(&place).is_none() && !waits {
                     self.overtake(place, syn);
                 }
+                self.take_sight(space, &key, Some(found), Failures::default(), at, told);
                 None
             }
             (Some(found), known) if inode.is_some() => {
@@ -253,26 +266,33 @@ impl Pipeline {
                 }
                 Some(found.socket)
             }
-            // Its place is in the table still, and it is over as well.
-            (_, Some(_)) => {
-                if self.told_by_end.remove(&place).is_none() {
-                    self.overtake(place, syn);
-                }
-                None
-            }
             _ => {
-                let is_told = self.told_by_end.remove(&place).is_some_and(|at| at.boot + SYN_LATE > now);
-                // While much is lost, what was told of these ends is taken for what this began.
-                let is_told = is_told || self.may_be_told(space, tuple, at);
-                if !is_told && self.syns.len() >= MOST_SYNS {
-                    self.lose_syn(syn);
-                } else if !is_told {
-                    let failures = self.new_failures(proc, space);
-                    let opens = space.gate.counters().map(|counters| counters.active_opens);
-                    self.syns.insert(place, Syn { failures, opens, ..syn });
-                }
+                self.let_syn_wait(proc, space, place, syn);
                 None
             }
+        }
+    }
+
+    /// What this began is over, and something else tells of it, or has told.
+    fn let_syn_wait(&mut self, proc: &Proc, space: &Namespace, place: (Netns, Tuple), syn: Syn) {
+        let (tuple, at) = (place.1, syn.at);
+        let told = self.told_by_end.remove(&place);
+        if self.table.between(space.netns, tuple).is_some() {
+            // Its place is in the table still, and it is over as well.
+            if told.is_none() {
+                self.overtake(place, syn);
+            }
+            return;
+        }
+        let is_told = told.is_some_and(|told| told.boot + SYN_LATE > at.boot);
+        // While much is lost, what was told of these ends is taken for what this began.
+        let is_told = is_told || self.may_be_told(space, tuple, at);
+        if !is_told && self.syns.len() >= MOST_SYNS {
+            self.lose_syn(syn);
+        } else if !is_told {
+            let failures = self.new_failures(proc, space);
+            let opens = space.gate.counters().map(|counters| counters.active_opens);
+            self.syns.insert(place, Syn { failures, opens, ..syn });
         }
     }
 
@@ -357,8 +377,7 @@ impl Pipeline {
         told: &mut Vec<Event>,
     ) {
         let place = (space.netns, ended.tuple);
-        let syn = self.syns.remove(&place);
-        let syn = syn.or_else(|| self.take_overtaken(place));
+        let syn = self.take_first_syn(place);
         if syn.is_none() && space.hears_syns() && self.told_by_end.len() < MOST_MISSED {
             self.told_by_end.insert(place, at);
         }
@@ -403,6 +422,7 @@ impl Pipeline {
             }
         }
         self.overtaken.retain(|_, (last, _)| last.at.boot + SYN_LATE > at.boot);
+        self.told_last.retain(|_, last| *last + SYN_LATE > at.boot);
         self.syns_told.retain(|_, (last, ..)| last.boot + SYN_LATE > at.boot);
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
@@ -447,7 +467,17 @@ impl Pipeline {
         self.count_lost(kind, Some(1), syn.at);
     }
 
-    pub(super) fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
+    /// That of the first of the connections between these ends of which nothing else was told.
+    pub(super) fn take_first_syn(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
+        let waits = self.syns.get(&place).map(|syn| syn.at.boot);
+        let overtaken = self.overtaken.get(&place).map(|(syn, _)| syn.at.boot);
+        match waits {
+            Some(waits) if overtaken.is_none_or(|overtaken| waits <= overtaken) => self.syns.remove(&place),
+            _ => self.take_overtaken(place),
+        }
+    }
+
+    fn take_overtaken(&mut self, place: (Netns, Tuple)) -> Option<Syn> {
         let (syn, count) = self.overtaken.get_mut(&place)?;
         let syn = *syn;
         *count -= 1;
@@ -470,7 +500,7 @@ impl Pipeline {
         let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
         let overtaken = self.overtaken.keys().find(from).copied();
         let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return false };
-        let Some(syn) = self.take_overtaken(place).or_else(|| self.syns.remove(&place)) else { return false };
+        let Some(syn) = self.take_first_syn(place) else { return false };
         let resets = self.new_failures(proc, space).resets;
         let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
         self.tell_syn(place, syn, at, told);
@@ -480,7 +510,7 @@ impl Pipeline {
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of
     /// it. Never called a success.
     fn tell_syn(&mut self, place: (Netns, Tuple), syn: Syn, at: Moment, told: &mut Vec<Event>) {
-        let connection = self.passing(place, Some(syn), syn.seen, syn.at);
+        let connection = self.passing(place, Some(syn), syn.seen, at);
         let (reason, success) = match syn.failures {
             // Whether it had been answered is not known.
             Failures { attempts: 0, resets: 1.., .. } => (CloseReason::Reset, None),
@@ -560,7 +590,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells its open and its close, unless a filter proves that it is not wanted.
+    /// Tells its open and its close, unless a filter proves that it is not wanted, or it comes too late.
     pub(super) fn tell_both(
         &mut self,
         connection: Connection,
@@ -571,6 +601,14 @@ impl Pipeline {
         if !self.select.filter.admits(&known(&connection)) {
             return;
         }
+        if !self.frees_ends(&connection, at, told) {
+            match teller(connection.seen) {
+                Some(kind) => self.count_lost(kind, Some(1), at),
+                None => self.totals.doubtful_ends += 1,
+            }
+            return;
+        }
+        self.note_told_last(&connection, ending.last_seen);
         let connection = Arc::new(connection);
         self.coverage.opened(&connection);
         self.totals.opens += 1;
@@ -579,6 +617,61 @@ impl Pipeline {
         self.totals.closes += 1;
         told.push(Event { at, what: What::Opened(Arc::clone(&connection)) });
         told.push(Event { at, what: What::Closed { connection, ending } });
+    }
+
+    /// Two cannot be open between the same ends: what stood there before this one is closed. False if this one was before
+    /// what stands there, or before what was told to its end. In a flood what tells of a connection may be taken when a
+    /// table has shown the next on its ports.
+    fn frees_ends(&mut self, connection: &Connection, at: Moment, told: &mut Vec<Event>) -> bool {
+        let Connection { netns, tuple, seen, opened, .. } = connection;
+        let began = seen.tells_start().then_some(opened.boot);
+        let standing = self.table.between(*netns, *tuple);
+        let standing = standing.and_then(|key| Some((key, self.table.get(&key)?.connection.last_seen.boot)));
+        match standing {
+            // One of which only its end is told was before: else that of the other had been told sooner.
+            Some((_, last)) if began.is_none_or(|began| began <= last) => false,
+            Some((key, _)) => {
+                self.close(&key, Evidence::Gone, Failures::default(), at, at, told);
+                true
+            }
+            None => !began.is_some_and(|began| self.comes_too_late((*netns, *tuple), began)),
+        }
+    }
+
+    /// True if of what stood later between these ends all has been told.
+    pub(super) fn comes_too_late(&self, place: (Netns, Tuple), began: Duration) -> bool {
+        self.told_last.get(&place).is_some_and(|last| began < *last)
+    }
+
+    /// What was told to its end, if what tells of one before it between the same ends may still come.
+    pub(super) fn note_told_last(&mut self, connection: &Connection, last_seen: Option<Moment>) {
+        let place = (connection.netns, connection.tuple);
+        let has_syn = || self.syns.contains_key(&place) || self.overtaken.contains_key(&place);
+        let may_come = self.words.is_on && connection.seen != Seen::Ebpf || has_syn();
+        if let Some(last_seen) = last_seen
+            && connection.transport == Transport::Tcp
+            && may_come
+            && self.told_last.len() < MOST_SYNS
+        {
+            self.told_last.insert(place, last_seen.boot);
+        }
+    }
+}
+
+/// True for a SYN between these ends that the same source tells.
+fn is_like(syn: &Observation, by: Kind, place: (Netns, Tuple)) -> bool {
+    matches!(syn, Observation::Syn { kind, netns, tuple, .. } if *kind == by && (*netns, *tuple) == place)
+}
+
+/// Whose notice told of what is over when it is told. `None`: a table.
+fn teller(seen: Seen) -> Option<Kind> {
+    match seen {
+        Seen::Syn => Some(Kind::Syn),
+        Seen::Nflog => Some(Kind::Nflog(0)),
+        Seen::Audit => Some(Kind::Audit),
+        Seen::Ebpf => Some(Kind::Ebpf),
+        Seen::Destroy => Some(Kind::Destroy),
+        Seen::Poll | Seen::Start | Seen::TimeWait => None,
     }
 }
 

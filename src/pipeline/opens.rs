@@ -641,7 +641,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let syn = self.syn_of(netns, socket.tuple);
+        // A SYN that was taken later came late: had another connection begun, this row would be gone.
+        let syn = self.syn_of(netns, socket.tuple).map(|syn| syn.taken_by(gone_by));
         let connection = self.passing((netns, socket.tuple), syn, Seen::TimeWait, at);
         let connection = Connection { state: socket.state, cookie: socket.cookie, ..connection };
         let (reason, success) = (CloseReason::Closed, Some(true));

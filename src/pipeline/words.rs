@@ -54,9 +54,6 @@ pub(super) struct Words {
     pub unheard: Vec<Observation>,
     /// All words of what was until then have been taken, but for those of another processor that are on their way.
     heard: Duration,
-    /// Connections that others told to their end, whose words and those of their predecessors may come: when each was seen
-    /// last.
-    overtook: HashMap<(Netns, Tuple), Duration>,
     /// Rows of what was over before it was seen, whose words may come: when they ended, and when they were read.
     passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
     /// Rows that wait for their word, and since when.
@@ -223,23 +220,6 @@ impl Pipeline {
         if !more {
             self.words.heard = self.words.heard.max(at.boot);
         }
-    }
-
-    /// What others than words told to its end.
-    pub(super) fn note_overtaking(&mut self, connection: &Connection) {
-        let is_others = connection.seen != Seen::Ebpf && connection.transport == Transport::Tcp;
-        if self.words.is_on && is_others && self.words.overtook.len() < MOST_PENDING {
-            self.words.overtook.insert((connection.netns, connection.tuple), connection.last_seen.boot);
-        }
-    }
-
-    /// True if of what stood later between these ends all has been told: then of this nothing is, and it is counted.
-    fn comes_too_late(&mut self, netns: Netns, tuple: Tuple, opened: Duration, at: Moment) -> bool {
-        let is_late = self.words.overtook.get(&(netns, tuple)).is_some_and(|last| *last > opened);
-        if is_late {
-            self.count_lost(Kind::Ebpf, Some(1), at);
-        }
-        is_late
     }
 
     /// A row of what is over already waits for its words.
@@ -553,7 +533,8 @@ impl Pipeline {
             self.learn_owner(proc, key, pending.attribution, pending.held, at, told);
             return;
         }
-        if self.comes_too_late(space.netns, tuple, pending.opened.boot, at) {
+        if self.comes_too_late((space.netns, tuple), pending.opened.boot) {
+            self.count_lost(Kind::Ebpf, Some(1), at);
             return;
         }
         if let Some(old) = self.table.between(space.netns, tuple) {
@@ -668,7 +649,7 @@ impl Pipeline {
             self.totals.doubtful_ends += u64::from(space.as_ref().is_some_and(|s| s.is_doubtful(at.boot)));
         } else if pending.is_some() || sight.is_known && self.select.wants(&sight.tuple) {
             self.tell_word_pair(pending, cookie, ended, at, told);
-            let syn = self.syns.remove(&place).is_some() || self.take_overtaken(place).is_some();
+            let syn = self.take_first_syn(place).is_some();
             if !syn && hears_syns {
                 self.told_by_end.insert(place, at);
             }
@@ -726,26 +707,7 @@ impl Pipeline {
         let (reason, success) = why(ended);
         let last_seen = Some(connection.opened);
         let ending = Ending { reason, success, last_seen, gone_by: over, exact: true, bytes: bytes(ended) };
-        self.tell_over(connection, ending, at, told);
-    }
-
-    /// Tells a connection that is over, as far as its ends are free by now.
-    fn tell_over(&mut self, connection: Connection, ending: Ending, at: Moment, told: &mut Vec<Event>) {
-        let standing = self.table.between(connection.netns, connection.tuple);
-        let standing = standing.and_then(|key| Some((key, self.table.get(&key)?.connection.opened.boot)));
-        match standing {
-            // In a flood the words of a connection may come when those of the next on its ports are lost and a table has
-            // shown that one: two cannot be open between the same ends.
-            Some((_, opened)) if opened > connection.opened.boot => {
-                self.count_lost(Kind::Ebpf, Some(1), at);
-            }
-            Some((key, _)) => {
-                self.close(&key, Evidence::Gone, Default::default(), at, at, told);
-                self.tell_pair(connection, ending, at, told);
-            }
-            None if self.comes_too_late(connection.netns, connection.tuple, connection.opened.boot, at) => {}
-            None => self.tell_pair(connection, ending, at, told),
-        }
+        self.tell_pair(connection, ending, at, told);
     }
 
     fn close_told(&mut self, key: &Key, ended: &Ended, at: Moment, told: &mut Vec<Event>) {
@@ -772,14 +734,13 @@ impl Pipeline {
         };
         let last_seen = Some(connection.opened);
         let ending = Ending { reason, success, last_seen, gone_by: at, exact: true, bytes: None };
-        self.tell_over(connection, ending, at, told);
+        self.tell_pair(connection, ending, at, told);
         true
     }
 
     /// In each tick: attempts to which there was no way, and openings that nobody answers.
     pub(super) fn tell_old_words(&mut self, proc: &Proc, at: Moment, told: &mut Vec<Event>) {
         self.attributor.forget_callers(at.boot);
-        self.words.overtook.retain(|_, last| *last + OVERTAKEN > at.boot);
         self.tell_passed_by(proc, READING, at, told);
         if self.words.pending.is_empty() {
             return;

@@ -88,7 +88,7 @@ fn server(lab: &Lab) -> Python {
 }
 
 /// What is told so far breaks no rule.
-fn verify(lab: &Lab, watch: &Watch) {
+pub fn verify(lab: &Lab, watch: &Watch) {
     let path = lab.path("to-verify.jsonl");
     std::fs::File::create(&path).unwrap().write_all(&watch.text()).unwrap();
     let text = output(lab.command(crate::support::watch::PORTREEVE).arg("verify").arg(&path));

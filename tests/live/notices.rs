@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::flows::verify;
 use crate::lab;
 use crate::support::lab::Lab;
 use crate::support::log::{actions, assert_fields, pick, with_action};
@@ -548,6 +549,7 @@ fn of_one_port_that_is_used_again_and_again_each_connection_is_another() {
         }
         sleep_ms(1000);
         watch.wait_for("some close", |records| with_action(records, "connection-closed").pop());
+        verify(&lab, &watch);
         let records = watch.stop().records;
         let (opens, closes) =
             (with_action(&records, "connection-opened"), with_action(&records, "connection-closed"));

@@ -24,6 +24,8 @@ mod identity;
 mod memory;
 /// Other network namespaces.
 mod namespaces;
+/// Connections that follow each other between the same ends, and notices that come late.
+mod order;
 /// From where.
 mod origins;
 /// What is seldom seen.

@@ -3,6 +3,7 @@
 use portreeve::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple};
 use portreeve::ebpf::event::{Ended, Fault, Opening, Sight, Word};
 use portreeve::event::Event;
+use portreeve::netlink::Destroyed;
 use portreeve::pipeline::Pipeline;
 use portreeve::process::Ids;
 use portreeve::source::{Filter, Kind, Observation};
@@ -124,4 +125,17 @@ fn a_socket_that_connects_again_after_words_were_lost_is_another_connection() {
     let lost = Observation::Lost { kind: Kind::Ebpf, netns: OWN, count: Some(2) };
     assert_eq!(watch.hear(TICK + 20, vec![established(TICK + 4), lost, opening(TICK + 3)]), [""; 0]);
     assert!(watch.tick(TICK + 100).is_empty());
+}
+
+#[test]
+fn of_one_whose_end_is_told_when_the_next_on_its_ports_stands_nothing_is_told_and_it_is_counted() {
+    let (mut watch, _) = Watch::new();
+    assert_eq!(watch.hear(TICK + 20, vec![opening(TICK + 3), established(TICK + 4)]), [""; 0]);
+    let counts = Some(Counts { established: true, ..Counts::default() });
+    let tuple = Tuple { local: OURS.parse().unwrap(), remote: THEIRS.parse().unwrap() };
+    let ended = Destroyed { tuple, cookie: Cookie::new(8), device: 0, counts, attempted: true };
+    assert_eq!(watch.hear(TICK + 30, vec![Observation::Destroyed { netns: OWN, ended }]), [""; 0]);
+    assert_eq!(watch.pipeline.totals().notices_lost, 1);
+    let end = format!("{OURS} connection-closed by 300 closed Some(true)");
+    assert_eq!(watch.hear(TICK + 60, vec![closed(TICK + 50)]), [end]);
 }
