@@ -63,6 +63,10 @@ impl Pipeline {
     pub fn observe(&mut self, proc: &Proc, at: Moment, observed: Vec<Observation>) -> Vec<Event> {
         // What a tick that failed had to tell comes first: ids rise in the order in which they are told.
         let mut told = std::mem::take(&mut self.untold);
+        // Words that a batch before has taken out of turn were there before the notices of those ends.
+        let mut unheard = std::mem::take(&mut self.words.unheard);
+        unheard.extend(observed);
+        let observed = unheard;
         self.meet_words(proc, &observed, at, &mut told);
         let mut spaces = std::mem::take(&mut self.spaces);
         spaces.iter().for_each(|space| space.failures.set(None));
