@@ -1,11 +1,13 @@
 //! What stands here where the program was built without it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::Received;
-use super::event::{FlowCounts, Word};
+use super::event::{BETWEEN, FlowCounts, Word};
 use crate::connection::{Cookie, Netns};
 
 /// Never there.
@@ -39,6 +41,11 @@ impl Ebpf {
     /// Nothing.
     #[must_use]
     pub fn count_attempts(&self, _netns: Netns) -> Option<u64> {
+        match *self {}
+    }
+
+    /// Nothing.
+    pub fn forget_flows(&mut self, _until: Duration, _but: &HashSet<[u8; BETWEEN]>) {
         match *self {}
     }
 

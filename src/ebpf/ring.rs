@@ -5,6 +5,7 @@
     reason = "reads what the kernel tells of its own descriptors, and waits for the loader"
 )]
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::mem::MaybeUninit;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,6 +36,8 @@ const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 const ASK_EVERY: u32 = 8;
 /// Descriptors that it may hand over.
 const MOST_FDS: usize = 16;
+/// Flows that the kernel's map has room for.
+const MOST_FLOWS: usize = 16_384;
 /// Words of the bitmap of ports.
 const BITMAP: usize = 1_024;
 /// Places in `lost`.
@@ -145,6 +149,19 @@ impl Ebpf {
     #[must_use]
     pub fn count_attempts(&self, netns: Netns) -> Option<u64> {
         self.attempts.get(&u32::try_from(netns.0).ok()?, 0).ok()
+    }
+
+    /// Forgets the flows that were told until then, but for those under these keys (`event::between`): with its next datagram
+    /// each is told anew. 1 µs for each that is known.
+    pub fn forget_flows(&mut self, until: Duration, but: &HashSet<[u8; BETWEEN]>) {
+        // As many as there is room for: whoever sends meanwhile may make the kernel begin at the front again.
+        let keys: Vec<_> = self.flows.keys().flatten().take(MOST_FLOWS).collect();
+        for key in keys.into_iter().filter(|key| !but.contains(key)) {
+            let counts = self.flows.get(&key, 0).ok().as_ref().and_then(parse_flow);
+            if counts.is_some_and(|counts| counts.first <= until) {
+                let _others_took_its_place = self.flows.remove(&key);
+            }
+        }
     }
 
     /// Gives up to `most` words to `visit`, without waiting. Mostly costs no system call where there are none.

@@ -38,6 +38,8 @@ const LEAST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED
 pub(super) struct Heard {
     flows: BTreeMap<(Cookie, SocketAddr), Flow>,
     asked: BTreeMap<(Cookie, SocketAddr), Asked>,
+    /// When the last was told that has been taken, wanted or not.
+    taken: Duration,
     look_due: Duration,
 }
 
@@ -77,6 +79,7 @@ impl Pipeline {
     /// A process connects a UDP socket or sends.
     pub(super) fn take_flow(&mut self, proc: &Proc, opening: &Opening, at: Moment, told: &mut Vec<Event>) {
         let sight = opening.sight;
+        self.heard.taken = self.heard.taken.max(sight.at);
         let Some(cookie) = sight.cookie.filter(|_| self.select.wants_flow(&sight.tuple)) else { return };
         let before = (self.cputime)();
         let (attribution, held) = self.owner_of(proc, opening);
@@ -294,6 +297,18 @@ impl Pipeline {
         let is_gone = is_unseen && self.holds.look(proc, key) == Look::Gone;
         let reason = if is_gone { CloseReason::WhileDown } else { CloseReason::Idle };
         self.end_flow(key, reason, at, false, at, told);
+    }
+
+    /// Another selection holds. What it does not want is not asked for any more; what the one before did not want and this
+    /// does is told with its next datagram: the kernel told of it once, to nobody.
+    pub(super) fn select_flows(&mut self) {
+        let Self { select, heard, .. } = self;
+        heard.asked.retain(|_, asked| select.wants_flow(&asked.sight.tuple));
+        if let Some(events) = self.events.as_ref().filter(|_| self.select.udp) {
+            let followed = heard.flows.keys().chain(heard.asked.keys()).copied();
+            // What was told since waits to be taken, and is judged then.
+            events.forget_flows(heard.taken, followed);
+        }
     }
 
     /// Flows of unconnected sockets that the run before followed: no table shows them.

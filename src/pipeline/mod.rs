@@ -436,7 +436,9 @@ impl Pipeline {
             space.gate.want_read();
             space.flows.gate.want_read();
         }
-        self.tell_out_of_scope(at)
+        let told = self.tell_out_of_scope(at);
+        self.select_flows();
+        told
     }
 
     /// What was done so far.

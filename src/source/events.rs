@@ -23,7 +23,7 @@ use super::tally::{Tally, Watched};
 use crate::audit::Connect;
 use crate::connection::{Cookie, Netns, Tuple};
 use crate::ebpf::Ebpf;
-use crate::ebpf::event::{FlowCounts, Word};
+use crate::ebpf::event::{FlowCounts, Word, between};
 use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
@@ -428,6 +428,13 @@ impl Events {
     #[must_use]
     pub fn count_attempts(&self, netns: Netns) -> Option<u64> {
         self.words().source.as_ref()?.count_attempts(netns)
+    }
+
+    /// Flows that were told until then are told anew with their next datagram, but for these.
+    pub fn forget_flows(&self, until: Duration, but: impl Iterator<Item = (Cookie, SocketAddr)>) {
+        if let Some(source) = &mut self.words().source {
+            source.forget_flows(until, &but.map(|(socket, remote)| between(socket, remote)).collect());
+        }
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use portreeve::connection::TcpState;
 use portreeve::ebpf::Ebpf;
 use portreeve::ebpf::event::{Opening, Sight, Word};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::words::{netns, taken};
@@ -196,8 +197,11 @@ fn serve(lab: &Lab, ports: &[&str]) -> Server {
 
 /// Waits for the watch, or says why there are no words of flows.
 fn watch(lab: &Lab, test: &str, more: &[&str]) -> Option<Watch> {
-    let watch = lab
-        .watch(&[&["--transport", "tcp,udp", "--events", "ebpf", "--ports", "53,443,60001"], more].concat());
+    let arguments = ["--transport", "tcp,udp", "--events", "ebpf", "--ports", "53,443,60001"];
+    watching(lab.watch(&[&arguments, more].concat()), test)
+}
+
+fn watching(watch: Watch, test: &str) -> Option<Watch> {
     let started = with_action(&watch.records(), "watch-started").remove(0);
     let started = &started["portreeve"]["watch"];
     let without = started["source_differences"].to_string().contains("ebpf tells of no UDP flow");
@@ -371,4 +375,66 @@ fn a_session_of_mosh_is_one_flow_of_its_client() {
     let opens = with_action(&watch.stop().records, "connection-opened");
     // Mosh takes another port of its own after ten seconds: not here.
     assert_eq!(opens.len(), 1);
+}
+
+fn reload(lab: &Lab, watch: &mut Watch, number: usize, settings: &str) -> Value {
+    std::fs::write(lab.path("portreeve.toml"), settings).unwrap();
+    watch.signal(Signal::HUP);
+    let reloaded = watch.wait_actions("watch-reloaded", number).pop().unwrap();
+    assert_eq!(reloaded["event"]["outcome"], "success", "{reloaded:#}");
+    reloaded
+}
+
+#[test]
+fn what_a_reload_takes_in_is_told_with_its_next_datagram_and_what_was_followed_is_not_told_again() {
+    let test =
+        "what_a_reload_takes_in_is_told_with_its_next_datagram_and_what_was_followed_is_not_told_again";
+    let lab = lab!();
+    let narrow = "transport = 'tcp,udp'\nports = '53'\nexclude = ['127.0.0.2/32']\n";
+    let wide = "transport = 'tcp,udp'\nports = '53,443'\n";
+    std::fs::write(lab.path("portreeve.toml"), narrow).unwrap();
+    let Some(mut watch) = watching(lab.watch(&["--events", "ebpf"]), test) else { return };
+    let client = bind(&lab, "0.0.0.0:0");
+    let send = |to: &[&str]| {
+        for to in to {
+            lab.inside(|| client.send_to(b"word", to).unwrap());
+        }
+    };
+    let all = ["127.0.0.1:53", "127.0.0.2:53", "127.0.0.1:443"];
+    send(&all);
+    let open = watch.wait_opened();
+    assert_fields(&open, &json!({ "destination.ip": "127.0.0.1", "destination.port": 53 }));
+    // What was told of the others has been taken, and was not wanted.
+    std::thread::sleep(Duration::from_millis(1_200));
+    reload(&lab, &mut watch, 1, wide);
+    for _ in 0..3 {
+        send(&all);
+    }
+    let opens = watch.wait_opens(3);
+    for (open, (ip, port)) in opens[1..].iter().zip([("127.0.0.2", 53), ("127.0.0.1", 443)]) {
+        let expected = json!({
+            "destination.ip": ip, "destination.port": port, "process.pid": std::process::id(),
+            "portreeve.connection.seen": "ebpf", "portreeve.attribution.status": "owned",
+        });
+        assert_fields(open, &expected);
+    }
+    // Out of what is watched, and into it again.
+    reload(&lab, &mut watch, 2, narrow);
+    let out = watch.wait_actions("connection-closed", 2);
+    assert!(out.iter().all(|close| close["portreeve"]["close"]["reason"] == "out_of_scope"), "{out:#?}");
+    send(&all);
+    std::thread::sleep(Duration::from_millis(300));
+    reload(&lab, &mut watch, 3, wide);
+    send(&all);
+    watch.wait_opens(5);
+    drop(client);
+    let closes = watch.wait_actions("connection-closed", 5);
+    let sent =
+        |nth: usize| (closes[nth]["destination"]["ip"].clone(), closes[nth]["source"]["packets"].clone());
+    let mut last: Vec<_> = (2..5).map(|nth| (sent(nth).0.to_string(), sent(nth).1.to_string())).collect();
+    last.sort_unstable();
+    let expected = [("\"127.0.0.1\"", "1"), ("\"127.0.0.1\"", "6"), ("\"127.0.0.2\"", "1")];
+    assert_eq!(last, expected.map(|(ip, packets)| (ip.to_owned(), packets.to_owned())), "{closes:#?}");
+    verify(&lab, &watch.text());
+    assert_eq!(with_action(&watch.stop().records, "connection-opened").len(), 5);
 }
