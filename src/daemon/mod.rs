@@ -425,6 +425,7 @@ impl Daemon {
             let nap = watchdog.map_or(left, |watchdog| watchdog.feed(now).min(left));
             let batches = self.events.wait(nap);
             self.observe(batches)?;
+            self.follow_udp();
             if let Ok(signal) = signals.try_recv() {
                 return Ok(Some(signal));
             }
@@ -540,10 +541,23 @@ impl Daemon {
             let masker = Masker::new(&new.mask);
             let ended = self.pipeline.select(new.select.clone(), masker, at);
             self.push(ended);
+            // What flows carried that are not wanted any more has been asked by now.
+            self.events.set_udp(new.select.udp, at.boot);
         }
         self.schedule.interval = new.interval.0;
         self.settings.take_reloaded(new);
         changed
+    }
+
+    /// The kernel's own words tell of UDP flows, or do not any more, as soon as the program is loaded anew for that.
+    fn follow_udp(&self) {
+        let is_wanted = self.settings.select.udp;
+        match self.events.take_loaded(boottime) {
+            None => {}
+            Some(Ok(without)) => without.iter().for_each(|what| log::warn!("{what}")),
+            Some(Err(why)) if is_wanted => log::warn!("ebpf tells of no UDP flow, the table does: {why}"),
+            Some(Err(why)) => log::warn!("ebpf still looks at UDP, for nothing: {why}"),
+        }
     }
 
     fn stop(&mut self, reason: String) -> Result<String, DaemonError> {

@@ -60,6 +60,16 @@ impl Ebpf {
     }
 
     /// Nothing.
+    pub fn count_on(&mut self, _before: &Self) {
+        match *self {}
+    }
+
+    /// Nothing.
+    pub fn detach(&mut self) {
+        match *self {}
+    }
+
+    /// Nothing.
     ///
     /// # Errors
     /// Never.
@@ -69,6 +79,38 @@ impl Ebpf {
 }
 
 impl AsFd for Ebpf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match *self {}
+    }
+}
+
+/// Never there.
+#[derive(Debug)]
+pub enum Loading {}
+
+impl Loading {
+    /// # Errors
+    /// Always.
+    pub fn begin(_with_udp: bool) -> Result<Self, String> {
+        Err("this build has no eBPF (cargo feature ebpf)".to_owned())
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match *self {}
+    }
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn finish(self, _ports: &[RangeInclusive<u16>]) -> Result<Ebpf, String> {
+        match self {}
+    }
+}
+
+impl AsFd for Loading {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }

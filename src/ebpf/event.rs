@@ -66,6 +66,12 @@ impl Word {
         !matches!(self, Self::Sent(_) | Self::LetGo(_))
     }
 
+    /// True of what is told of UDP.
+    #[must_use]
+    pub fn is_of_udp(&self) -> bool {
+        matches!(self, Self::Flow(_) | Self::Sent(_) | Self::LetGo(_))
+    }
+
     /// The socket, as it was then.
     #[must_use]
     pub fn sight(&self) -> &Sight {

@@ -18,11 +18,11 @@ mod load;
 mod ring;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Ebpf, load_for_parent};
+pub use absent::{Ebpf, Loading, load_for_parent};
 #[cfg(feature = "ebpf")]
 pub use load::load_for_parent;
 #[cfg(feature = "ebpf")]
-pub use ring::Ebpf;
+pub use ring::{Ebpf, Loading};
 
 /// The one argument by which this executable is told to load the program and to hand it over. No subcommand: nobody types it.
 pub const LOADER: &str = "--load-ebpf-for-parent";

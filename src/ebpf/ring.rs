@@ -5,14 +5,14 @@
     reason = "reads what the kernel tells of its own descriptors, and waits for the loader"
 )]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
@@ -52,10 +52,12 @@ pub struct Ebpf {
     full: Array<MapData, u64>,
     flows: HashMap<MapData, [u8; BETWEEN], [u8; FLOW]>,
     attempts: HashMap<MapData, u32, u64>,
+    /// What is to be added to them, for the programs before this one.
+    attempts_before: BTreeMap<u32, u64>,
     /// The program, and what the kernel tells of it: how often it was not run. `None`: that cannot be read.
     program: Option<(OwnedFd, File)>,
     /// Closing them detaches.
-    _links: Vec<OwnedFd>,
+    links: Vec<OwnedFd>,
     /// Why attempts are not told; empty where they are.
     without_attempts: String,
     /// The same of flows.
@@ -76,12 +78,19 @@ impl fmt::Debug for Ebpf {
     }
 }
 
-impl Ebpf {
-    /// Has the program loaded by this executable, started once more: 0.15 s. `with_udp`: and those that tell of flows.
+/// The program, while another process loads it.
+#[derive(Debug)]
+pub struct Loading {
+    from: OwnedFd,
+    loader: Child,
+}
+
+impl Loading {
+    /// Starts this executable once more.
     ///
     /// # Errors
-    /// Why not, in plain words.
-    pub fn open(ports: &[RangeInclusive<u16>], with_udp: bool) -> Result<Self, String> {
+    /// As `Ebpf::open`.
+    pub fn begin(with_udp: bool) -> Result<Self, String> {
         let sets = capabilities(None).map_err(|error| error.to_string())?;
         let needs = CapabilitySet::BPF | CapabilitySet::PERFMON;
         if !sets.effective.contains(needs) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) {
@@ -89,7 +98,7 @@ impl Ebpf {
             return Err("needs CAP_BPF and CAP_PERFMON".to_owned());
         }
         let (ours, theirs) = pair()?;
-        let mut loader = Command::new("/proc/self/exe")
+        let loader = Command::new("/proc/self/exe")
             .arg(if with_udp { LOADER_WITH_UDP } else { LOADER })
             .env_clear()
             .current_dir("/")
@@ -98,12 +107,45 @@ impl Ebpf {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("cannot start the loader: {error}"))?;
-        let opened = take_over(&ours, ports);
-        if opened.is_err() {
-            let _ended_already = loader.kill();
-        }
-        let _its_message_said_more = loader.wait();
-        opened
+        Ok(Self { from: ours, loader })
+    }
+
+    /// True if `finish` need not wait.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        poll(&mut [PollFd::new(&self.from, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
+    }
+
+    /// Takes what was loaded, once that is done.
+    ///
+    /// # Errors
+    /// As `Ebpf::open`.
+    pub fn finish(self, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, String> {
+        take_over(&self.from, ports)
+    }
+}
+
+impl AsFd for Loading {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        // What it was to say is said, or not wanted.
+        let _ended_already = self.loader.kill();
+        let _its_message_said_more = self.loader.wait();
+    }
+}
+
+impl Ebpf {
+    /// Has the program loaded by this executable, started once more: 0.15 s. `with_udp`: and those that tell of flows.
+    ///
+    /// # Errors
+    /// Why not, in plain words.
+    pub fn open(ports: &[RangeInclusive<u16>], with_udp: bool) -> Result<Self, String> {
+        Loading::begin(with_udp)?.finish(ports)
     }
 
     /// Loads it in this process, which costs 20 MiB for good. For tests. `ring`: bytes of the ring.
@@ -148,7 +190,24 @@ impl Ebpf {
     /// that thousands of other namespaces took its place.
     #[must_use]
     pub fn count_attempts(&self, netns: Netns) -> Option<u64> {
-        self.attempts.get(&u32::try_from(netns.0).ok()?, 0).ok()
+        let netns = u32::try_from(netns.0).ok()?;
+        let (counted, before) = (self.attempts.get(&netns, 0).ok(), self.attempts_before.get(&netns));
+        if counted.is_none() && before.is_none() {
+            return None;
+        }
+        Some(before.copied().unwrap_or(0).wrapping_add(counted.unwrap_or(0)))
+    }
+
+    /// Counts attempts on from where the program before this one, which still counts, has got to.
+    pub fn count_on(&mut self, before: &Self) {
+        // This one first: none that comes meanwhile seems missed.
+        let ours: BTreeMap<u32, u64> = self.attempts.iter().flatten().collect();
+        let theirs = before.attempts.keys().flatten().chain(before.attempts_before.keys().copied());
+        for netns in theirs.take(2 * MOST_FLOWS).collect::<BTreeSet<_>>() {
+            let counted = before.count_attempts(Netns(netns.into())).unwrap_or(0);
+            let ours = ours.get(&netns).copied().unwrap_or(0);
+            self.attempts_before.insert(netns, counted.wrapping_sub(ours));
+        }
     }
 
     /// Forgets the flows that were told until then, but for those under these keys (`event::between`): with its next datagram
@@ -200,6 +259,11 @@ impl Ebpf {
         };
         (self.lost, self.missed) = (lost, missed);
         received
+    }
+
+    /// Nothing more is told. What was told can still be received.
+    pub fn detach(&mut self) {
+        self.links.clear();
     }
 
     /// Watches other ports from now on.
@@ -281,8 +345,9 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
         full: Array::try_from(full?).map_err(error)?,
         flows: HashMap::try_from(flows?).map_err(error)?,
         attempts: HashMap::try_from(attempts_map?).map_err(error)?,
+        attempts_before: BTreeMap::new(),
         program: told.ok().map(|told| (program, told)),
-        _links: fds.collect(),
+        links: fds.collect(),
         without_attempts: attempts.to_owned(),
         without_flows: without_flows.to_owned(),
         bitmap: vec![0; BITMAP],

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -22,8 +22,8 @@ use super::sockets::{Socket, open, open_inside};
 use super::tally::{Tally, Watched};
 use crate::audit::Connect;
 use crate::connection::{Cookie, Netns, Tuple};
-use crate::ebpf::Ebpf;
 use crate::ebpf::event::{FlowCounts, Word, between};
+use crate::ebpf::{Ebpf, Loading};
 use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
@@ -34,6 +34,8 @@ const BELL: u64 = 0;
 const WORDS: u64 = u64::MAX;
 /// As many words are taken at once: 20 ms, if each is that of another process.
 const SOME_WORDS: usize = 512;
+/// So long it is waited for a program that is loaded anew.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
 
@@ -144,8 +146,6 @@ pub struct Events {
     audit_log: Option<PathBuf>,
     /// Kinds that are only for want of the kernel's own words.
     spared: Vec<Kind>,
-    /// True if the kernel's own words are to tell of UDP flows too.
-    with_udp: bool,
     /// Of all namespaces together.
     words: Mutex<Words>,
 }
@@ -155,6 +155,20 @@ pub struct Events {
 struct Words {
     source: Option<Ebpf>,
     own: Netns,
+    /// True if they are to tell of UDP flows too.
+    with_udp: bool,
+    /// What the program told that was there before this one, until then.
+    left: Vec<Observation>,
+    until: Duration,
+    loading: Option<Anew>,
+}
+
+/// The program, while it is loaded anew, or why it is not.
+#[derive(Debug)]
+struct Anew {
+    loading: Result<Loading, String>,
+    with_udp: bool,
+    begun: Duration,
 }
 
 /// Wakes who waits, from another thread.
@@ -195,8 +209,8 @@ impl Events {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let (rooms, words) = Default::default();
-        let (audit_log, spared, with_udp) = Default::default();
-        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, spared, with_udp, words })
+        let (audit_log, spared) = Default::default();
+        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, spared, words })
     }
 
     /// Reads audit records from this file or pipe, and not from the kernel.
@@ -220,7 +234,8 @@ impl Events {
     /// Has UDP flows told too, where the kernel's own words can be had.
     #[must_use]
     pub fn with_udp(self, with_udp: bool) -> Self {
-        Self { with_udp, ..self }
+        self.words().with_udp = with_udp;
+        self
     }
 
     /// What wakes `wait`.
@@ -372,19 +387,75 @@ impl Events {
         if !is_own || !self.wanted.contains(&Kind::Ebpf) {
             return None;
         }
-        let opened = Ebpf::open(ports, self.with_udp).and_then(|source| {
-            let data = epoll::EventData::new_u64(WORDS);
-            epoll::add(&self.epoll, &source, data, epoll::EventFlags::IN).map_err(|e| e.to_string())?;
+        let mut words = self.words();
+        let opened = Ebpf::open(ports, words.with_udp).and_then(|source| {
+            self.listen(&source)?;
             Ok(source)
         });
         Some(opened.map(|source| {
-            let attempts =
-                source.without_attempts().map(|why| format!("ebpf tells of no attempt without a way: {why}"));
-            let flows = source.without_flows().filter(|_| self.with_udp);
-            let flows = flows.map(|why| format!("ebpf tells of no UDP flow, the table does: {why}"));
-            *self.words() = Words { source: Some(source), own };
-            attempts.into_iter().chain(flows).collect()
+            let without = not_told(&source, words.with_udp);
+            (words.source, words.own) = (Some(source), own);
+            without
         }))
+    }
+
+    fn listen(&self, to: &impl AsFd) -> Result<(), String> {
+        let data = epoll::EventData::new_u64(WORDS);
+        epoll::add(&self.epoll, to, data, epoll::EventFlags::IN).map_err(|error| error.to_string())
+    }
+
+    /// Begins to have UDP flows told, or not any more, where that is not as it is: the program is loaded anew, which takes
+    /// another process 0.15 s, and the one before goes on until `take_loaded`.
+    pub fn set_udp(&self, with_udp: bool, at: Duration) {
+        let mut words = self.words();
+        let is_loaded = words.with_udp == with_udp;
+        if words.source.is_none() || words.loading.as_ref().map_or(is_loaded, |new| new.with_udp == with_udp)
+        {
+            return;
+        }
+        let begun = (!is_loaded).then(|| {
+            let loading = Loading::begin(with_udp)?;
+            self.listen(&loading)?;
+            Ok(loading)
+        });
+        words.loading = begun.map(|loading| Anew { loading, with_udp, begun: at });
+    }
+
+    /// The program that was loaded anew takes over: answers what it does not tell, and why; or why there is none, and the
+    /// one before goes on. `None`: nothing is loaded, or it is not done.
+    ///
+    /// Both tell for a moment: until `boottime` then, what the one before told holds, and behind it what the new one tells.
+    /// That knows nothing of sockets which were opened before; their ends are told by their cookies all the same.
+    pub fn take_loaded(&self, boottime: impl Fn() -> Duration) -> Option<Result<Vec<String>, String>> {
+        let mut words = self.words();
+        let is_over = |anew: &Anew| match &anew.loading {
+            Ok(loading) => loading.is_done() || anew.begun + PATIENCE <= boottime(),
+            Err(_) => true,
+        };
+        let Anew { loading, with_udp, .. } = words.loading.take_if(|anew| is_over(anew))?;
+        let loaded = loading.and_then(|loading| {
+            if !loading.is_done() {
+                return Err(format!("the loader said nothing for {} s", PATIENCE.as_secs()));
+            }
+            let source = loading.finish(&self.watched.ranges())?;
+            self.listen(&source)?;
+            Ok(source)
+        });
+        let mut source = match loaded {
+            Ok(source) => source,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let until = boottime();
+        if let Some(before) = &mut words.source {
+            source.count_on(before);
+            before.detach();
+            before.want_count();
+        }
+        let (mut left, _) = read(&mut words, usize::MAX);
+        left.retain(|told| !matches!(told, Observation::Word(word) if word.sight().at > until));
+        let without = not_told(&source, with_udp);
+        *words = Words { source: Some(source), own: words.own, with_udp, left, until, loading: None };
+        Some(Ok(without))
     }
 
     /// In batches; true if there is more.
@@ -399,15 +470,7 @@ impl Events {
     }
 
     fn read_words(&self, most: usize) -> (Vec<Observation>, bool) {
-        let mut words = self.words();
-        let own = words.own;
-        let Some(source) = &mut words.source else { return (Vec::new(), false) };
-        let mut all = Vec::new();
-        let received = source.receive(most, |word| all.push(Observation::Word(word)));
-        let lost = Observation::Lost { kind: Kind::Ebpf, netns: own, count: Some(received.lost) };
-        all.extend((received.lost > 0).then_some(lost));
-        all.extend((received.missed > 0).then_some(Observation::Missed { count: received.missed }));
-        (all, received.more)
+        read(&mut self.words(), most)
     }
 
     /// The kernel's own words up to now: of each socket that a table shows, its opening is among them, unless there is a
@@ -504,4 +567,30 @@ impl Events {
         });
         batches
     }
+}
+
+/// What a program does not tell, and why.
+fn not_told(source: &Ebpf, with_udp: bool) -> Vec<String> {
+    let attempts =
+        source.without_attempts().map(|why| format!("ebpf tells of no attempt without a way: {why}"));
+    let flows = source.without_flows().filter(|_| with_udp);
+    let flows = flows.map(|why| format!("ebpf tells of no UDP flow, the table does: {why}"));
+    attempts.into_iter().chain(flows).collect()
+}
+
+/// What is told by now, or so many words of it; true if there is more.
+fn read(words: &mut Words, most: usize) -> (Vec<Observation>, bool) {
+    let Words { source, own, left, until, .. } = words;
+    let Some(source) = source else { return (Vec::new(), false) };
+    let mut all = std::mem::take(left);
+    let received = source.receive(most, |word| {
+        // Of UDP the program before told nothing.
+        if word.sight().at > *until || word.is_of_udp() {
+            all.push(Observation::Word(word));
+        }
+    });
+    let lost = Observation::Lost { kind: Kind::Ebpf, netns: *own, count: Some(received.lost) };
+    all.extend((received.lost > 0).then_some(lost));
+    all.extend((received.missed > 0).then_some(Observation::Missed { count: received.missed }));
+    (all, received.more)
 }

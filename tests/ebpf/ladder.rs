@@ -1,7 +1,10 @@
 //! What `auto` takes, with one privilege after the other taken away.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
+use super::flows::reload;
 use crate::lab;
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::with_action;
@@ -87,21 +90,31 @@ fn with_the_privileges_of_the_drop_in_owners_of_other_users_are_told() {
 #[test]
 fn what_it_costs_of_memory_is_small() {
     let lab = lab!();
-    let watch = lab.watch(&["--events", "ebpf"]);
+    let mut watch = lab.watch(&["--events", "ebpf"]);
     let events = &with_action(&watch.records(), "watch-started")[0]["portreeve"]["watch"]["events"];
     if events["ebpf"] != "on" {
         return not_run("what_it_costs_of_memory_is_small", &events["ebpf"].to_string());
     }
-    let rss = |watch: &Watch| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", watch.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap()
-    };
     let with = rss(&watch);
+    // The program is loaded anew, by another process.
+    for (number, transport) in (1..).zip(["tcp,udp", "tcp", "tcp,udp", "tcp"]) {
+        reload(&lab, &mut watch, number, &format!("transport = '{transport}'\n"));
+        std::thread::sleep(Duration::from_millis(1_500));
+    }
+    let reloaded = rss(&watch);
+    println!("{with} KiB, {reloaded} KiB after reloads");
+    assert!(reloaded - with < 1_024, "{with} KiB, {reloaded} KiB after reloads");
     watch.stop();
     let watch = lab.watch(&["--events", "destroy"]);
     let without = rss(&watch);
     watch.stop();
     println!("{with} KiB with, {without} KiB without");
     assert!(with - without < 4 * 1_024, "{with} KiB with, {without} KiB without");
+}
+
+/// Resident memory, in KiB.
+fn rss(watch: &Watch) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", watch.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
