@@ -31,7 +31,13 @@
 #define IPPROTO_UDP 17
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
+#define IPV6_HEADER 40
 #define UDP_HEADER 8
+/* Of IPv6, what may stand before UDP, and as many of them at most. */
+#define HOP_OPTIONS 0
+#define ROUTING 43
+#define OPTIONS 60
+#define HEADERS 6
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
@@ -798,6 +804,26 @@ struct packet {
     __u32 payload;
 };
 
+/* Where the header of UDP begins in a packet of IPv6; 0 if there is none. Others before it are rare and few. Fragments are
+   never seen: a packet that leaves is cut behind here, and one that comes was put together before. */
+static __always_inline __u32 behind(__u8 *at, __u8 *end, struct packet *packet, int is_out)
+{
+    __u32 header = IPV6_HEADER;
+    __u8 next = at[6];
+
+    for (int i = 0; i < HEADERS && next != IPPROTO_UDP; i++) {
+        __u8 *one = at + header;
+        if ((next != HOP_OPTIONS && next != ROUTING && next != OPTIONS) || one + 8 > end)
+            return 0;
+        /* It goes by way of others: where to in the end stands here. */
+        if (next == ROUTING && is_out && one[3] && one + 24 <= end)
+            __builtin_memcpy(packet->at.raddr, one + 8, 16);
+        next = one[0];
+        header += (one[1] + 1) * 8;
+    }
+    return next == IPPROTO_UDP ? header : 0;
+}
+
 /* False if it is none to or from a watched port. The headers are there in one piece. */
 static __always_inline int is_ours(struct __sk_buff *skb, struct packet *packet, int is_out)
 {
@@ -812,13 +838,14 @@ static __always_inline int is_ours(struct __sk_buff *skb, struct packet *packet,
         __builtin_memcpy(packet->at.raddr, is_out ? at + 16 : at + 12, 4);
         __builtin_memcpy(packet->laddr, is_out ? at + 12 : at + 16, 4);
     } else {
-        /* Headers between these two are rare: such a packet is not counted. */
-        if (skb->protocol != __builtin_bswap16(ETH_P_IPV6) || at + 40 > end || at[6] != IPPROTO_UDP)
+        if (skb->protocol != __builtin_bswap16(ETH_P_IPV6) || at + IPV6_HEADER > end)
             return 0;
-        header = 40;
         packet->at.family = AF_INET6;
         __builtin_memcpy(packet->at.raddr, is_out ? at + 24 : at + 8, 16);
         __builtin_memcpy(packet->laddr, is_out ? at + 8 : at + 24, 16);
+        header = behind(at, end, packet, is_out);
+        if (!header)
+            return 0;
     }
     udp = at + header;
     if (udp + UDP_HEADER > end)
