@@ -630,3 +630,45 @@ fn packets_of_ipv6_with_other_headers_before_that_of_udp_are_counted() {
         taken(&mut ebpf, &lab);
     }
 }
+
+#[test]
+fn a_datagram_to_a_group_that_this_machine_has_joined_is_one() {
+    let test = "a_datagram_to_a_group_that_this_machine_has_joined_is_one";
+    let (lab, other) = (lab!(), lab!());
+    let Some(mut ebpf) = programs(&[2306..=2306], test) else { return };
+    lab.join(&other);
+    lab.run("ip route add 224.0.0.0/4 dev wire; ip address add fd00::1/64 dev wire nodad");
+    let index: u32 = lab.run("ip -o link show wire").split(':').next().unwrap().parse().unwrap();
+    let (group, own) = ("239.1.2.3".parse().unwrap(), "192.0.2.1".parse().unwrap());
+    let group6 = "ff02::1234".parse().unwrap();
+    // A copy comes back to those who joined, whoever sends.
+    for is_member in [false, true] {
+        for (at, to) in [
+            ("0.0.0.0:2306", "239.1.2.3:2306".to_owned()),
+            ("[::]:2306", format!("[ff02::1234%{index}]:2306")),
+        ] {
+            let (member, stranger) = (bind(&lab, at), bind(&lab, &at.replace("2306", "0")));
+            lab.inside(|| match at {
+                "[::]:2306" => member.join_multicast_v6(&group6, index).unwrap(),
+                _ => member.join_multicast_v4(&group, &own).unwrap(),
+            });
+            member.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let client = if is_member { &member } else { &stranger };
+            for _ in 0..3 {
+                lab.inside(|| client.send_to(b"12345", &to).unwrap());
+                assert_eq!(member.recv(&mut [0; 64]).unwrap(), 5);
+            }
+            let words = taken(&mut ebpf, &lab);
+            let [flow] = flows(&words)[..] else { panic!("{at}: {words:#?}") };
+            let counts = ebpf.count_flow(flow.sight.cookie.unwrap(), flow.sight.tuple.remote, false).unwrap();
+            assert_eq!((counts.packets_sent, counts.sent), (3, 15), "{at}");
+            assert_eq!(
+                (counts.packets_received, counts.received),
+                (0, 0),
+                "{at}: what came back answers nobody"
+            );
+            drop((member, stranger));
+            taken(&mut ebpf, &lab);
+        }
+    }
+}
