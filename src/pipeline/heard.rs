@@ -266,7 +266,15 @@ impl Pipeline {
         self.heard.look_due = at.boot + LOOK_EVERY;
         let is_kept =
             |asked: &Asked| asked.sight.before == TcpState::Established || asked.sight.at + UNSENT > at.boot;
-        self.heard.asked.retain(|_, asked| is_kept(asked));
+        let Self { heard, events, .. } = self;
+        heard.asked.retain(|(cookie, remote), asked| {
+            let is_kept = is_kept(asked);
+            if let Some(events) = events.as_ref().filter(|_| !is_kept) {
+                // What it sends next may leave.
+                let _nothing_left = events.count_flow(*cookie, *remote, true);
+            }
+            is_kept
+        });
         let due = self.heard.flows.iter().filter(|(_, flow)| flow.due <= at.boot);
         for (place, flow) in due.map(|(place, flow)| (*place, *flow)).collect::<Vec<_>>() {
             let until = self.may_last(place.0, &flow, at);

@@ -672,3 +672,28 @@ fn a_datagram_to_a_group_that_this_machine_has_joined_is_one() {
         }
     }
 }
+
+#[test]
+fn what_the_firewall_dropped_for_a_while_is_a_flow_once_it_leaves() {
+    let test = "what_the_firewall_dropped_for_a_while_is_a_flow_once_it_leaves";
+    let lab = lab!("nft");
+    let arguments = ["--transport", "tcp,udp", "--events", "ebpf", "--ports", "2394"];
+    let Some(mut watch) = watching(lab.watch(&arguments), test) else { return };
+    let client = bind(&lab, "0.0.0.0:0");
+    let send = || lab.inside(|| client.send_to(b"12345", "127.0.0.1:2394"));
+    lab.run(
+        "nft 'add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
+         add rule inet lab out udp dport 2394 drop'",
+    );
+    let _dropped = send();
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(with_action(&watch.records(), "connection-opened").is_empty());
+    lab.open_ports();
+    send().unwrap();
+    let expected = json!({ "destination.port": 2394, "process.pid": std::process::id(), "portreeve.connection.seen": "ebpf" });
+    assert_fields(&watch.wait_opened(), &expected);
+    drop(client);
+    assert_fields(&watch.wait_closed(), &json!({ "source.packets": 1, "source.bytes": 5 }));
+    verify(&lab, &watch.text());
+    watch.stop();
+}
