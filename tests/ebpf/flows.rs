@@ -499,6 +499,16 @@ fn check_visits(records: &[Value], visits: usize) {
     assert!(lost.is_empty(), "{lost:#?}");
 }
 
+/// What the program counts goes on where the one before it was.
+fn check_coverage(records: &[Value]) {
+    let coverage = &with_action(records, "coverage")[0]["portreeve"]["coverage"];
+    assert_eq!(
+        (&coverage["comparable"], &coverage["missed_at_most"]),
+        (&json!(true), &json!(0)),
+        "{coverage:#}"
+    );
+}
+
 #[test]
 fn a_reload_that_adds_udp_or_takes_it_away_loses_no_connection_and_tells_none_twice() {
     let test = "a_reload_that_adds_udp_or_takes_it_away_loses_no_connection_and_tells_none_twice";
@@ -561,13 +571,7 @@ fn a_reload_that_adds_udp_or_takes_it_away_loses_no_connection_and_tells_none_tw
     assert_fields(of(ports[1]), &expected);
     assert_eq!(flows.len(), 2);
     verify(&lab, &watch.text());
-    // What it counts goes on where the program before it was.
-    let coverage = &with_action(&watch.stop().records, "coverage")[0]["portreeve"]["coverage"];
-    assert_eq!(
-        (&coverage["comparable"], &coverage["missed_at_most"]),
-        (&json!(true), &json!(0)),
-        "{coverage:#}"
-    );
+    check_coverage(&watch.stop().records);
 }
 
 /// Sends as many datagrams from a socket that has the kernel put these headers into its packets, and gets each back from a
