@@ -27,6 +27,8 @@ const YOUNG: Duration = Duration::from_secs(5);
 const LOGIN: Duration = Duration::from_secs(120);
 /// As many looks follow a change: a session has its descriptors before it has its process.
 const AGAIN: u8 = 2;
+/// The same of a login: it has its terminal before its server's title says so, on a busy machine long before.
+const AGAIN_LOGIN: u8 = 20;
 /// As many descriptors of one are read, and as many sessions that are new are searched for at once.
 const MOST_DESCRIPTORS: usize = 256;
 const MOST_RIDERS: usize = 16;
@@ -53,7 +55,8 @@ struct Process {
     /// Of all of them. `None`: not read yet, or the kernel does not count.
     count: Option<u64>,
     is_master: bool,
-    /// True while an inbound session has not told who logs in.
+    is_login: bool,
+    /// True while a login has not told whose it is.
     is_unnamed: bool,
     /// Looks that follow one at which something had changed.
     again: u8,
@@ -73,7 +76,7 @@ impl Process {
         let is_changed = count.is_none() || count != self.count;
         self.count = count;
         if is_changed {
-            self.again = AGAIN;
+            self.again = if self.is_login { AGAIN_LOGIN } else { AGAIN };
         } else if self.again > 0 {
             self.again -= 1;
             return true;
@@ -84,15 +87,16 @@ impl Process {
 
 impl Counted {
     /// The owner of a connection is an SSH process.
-    fn add(&mut self, key: Key, held: Rc<Held>, opened: Duration, is_unnamed: bool) {
+    fn add(&mut self, key: Key, held: Rc<Held>, connection: &Connection, is_unnamed: bool) {
         let old = self.by_key.remove(&key);
         let (is_master, riders) = old.map(|old| (old.is_master, old.riders)).unwrap_or_default();
         let process = Process {
             held,
             heirs: Vec::new(),
-            opened,
+            opened: connection.opened.boot,
             count: Some(0),
             is_master,
+            is_login: connection.direction == Direction::Ingress,
             is_unnamed,
             again: 0,
             riders,
@@ -331,7 +335,7 @@ impl Pipeline {
         match (connection, way, held) {
             (Some(connection), Some(way), Some(held)) => {
                 let is_unnamed = connection.direction == Direction::Ingress && way.origin.user.is_none();
-                self.counted.add(key, Rc::clone(held), connection.opened.boot, is_unnamed);
+                self.counted.add(key, Rc::clone(held), connection, is_unnamed);
             }
             _ => self.counted.remove(&key),
         }
