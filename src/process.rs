@@ -55,6 +55,20 @@ pub struct Process {
     pub remembered: bool,
 }
 
+/// Splits arguments as the kernel keeps them, each with a NUL behind it, the last one perhaps without.
+///
+/// A process that gave itself a title leaves NULs where its arguments were. One empty argument may be meant.
+#[must_use]
+pub fn split_arguments(text: &[u8]) -> Vec<Vec<u8>> {
+    let whole = text.strip_suffix(b"\0").unwrap_or(text);
+    let end = whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let whole = if whole.len() > end + 1 { whole.get(..end).unwrap_or_default() } else { whole };
+    if whole.is_empty() {
+        return Vec::new();
+    }
+    whole.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+}
+
 impl Process {
     /// One of which nothing is known but its number; whoever makes it says what else is.
     #[must_use]

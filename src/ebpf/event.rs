@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple, fold};
-use crate::process::{Ids, Tty};
+use crate::process::{Ids, Tty, split_arguments};
 
 /// `struct head`.
 #[cfg(test)]
@@ -312,7 +312,7 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
         cgroup: u64_at(bytes, 104)?,
         tty: (major != 0).then_some(Tty { major, minor }),
         comm: name(bytes.get(136..152)?),
-        args: arguments(args),
+        args: split_arguments(args),
         args_bytes,
         args_cut: u64::try_from(args_len).is_ok_and(|len| len < args_bytes),
         executable: path(names, flags & CUT != 0),
@@ -369,15 +369,6 @@ pub fn parse_flow(bytes: &[u8; FLOW]) -> Option<FlowCounts> {
 /// Up to its NUL.
 fn name(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
-}
-
-/// As `cmdline` tells them: each ends with a NUL, the last one perhaps with the end of what was read.
-fn arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
-    if bytes.is_empty() {
-        return Vec::new();
-    }
-    bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
 }
 
 /// Names from the last to the first, each with a NUL. One that lacks its beginning starts with `…`, as no path does.
@@ -464,10 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_and_paths_are_put_together_as_proc_shows_them() {
-        assert_eq!(arguments(b"ssh\0-v\0\0host\0"), [&b"ssh"[..], b"-v", b"", b"host"]);
-        assert_eq!(arguments(b"ssh\0cut of"), [&b"ssh"[..], b"cut of"]);
-        assert!(arguments(b"").is_empty());
+    fn paths_are_put_together_as_proc_shows_them() {
         assert_eq!(path(b"ssh\0bin\0usr\0", false).unwrap(), b"/usr/bin/ssh");
         assert_eq!(path(b"ssh\0bin\0", true).unwrap(), "…/bin/ssh".as_bytes());
         assert_eq!(path(b"", true), None);

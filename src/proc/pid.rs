@@ -18,7 +18,7 @@ use super::patience::{Asked, Part, Whose};
 use super::{
     Decimal, Listing, Proc, ProcError, is_gone, list_numbers, parse_u64, read_at, read_text, read_text_at,
 };
-use crate::process::{Ids, Login, Process, Tty};
+use crate::process::{Ids, Login, Process, Tty, split_arguments};
 
 /// Arguments are read up to here: what a person can have typed, and a bound for what a process can make us store.
 pub const MAX_ARGS_BYTES: usize = 4096;
@@ -581,13 +581,7 @@ fn parse_tty(stat: &Stat) -> Option<Tty> {
 pub fn split_args(text: &[u8], size: u64) -> (Vec<Vec<u8>>, bool) {
     let kept = text.get(..MAX_ARGS_BYTES.min(text.len())).unwrap_or_default();
     let cut = text.len() > MAX_ARGS_BYTES || size > text.len() as u64;
-    let whole = kept.strip_suffix(b"\0").unwrap_or(kept);
-    // A process that gave itself a title leaves NULs where its arguments were. One empty argument may be meant.
-    let end = whole.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-    let whole = if whole.len() > end + 1 { whole.get(..end).unwrap_or_default() } else { whole };
-    let args =
-        if whole.is_empty() { Vec::new() } else { whole.split(|b| *b == 0).map(<[u8]>::to_vec).collect() };
-    (args, cut)
+    (split_arguments(kept), cut)
 }
 
 /// Five lines; `Uid:` and `Gid:` are real, effective, saved, file system. Public for `fuzz/`.
@@ -669,6 +663,7 @@ mod tests {
         assert_eq!(split_args(b"ssh\0\xff\0", 6), (two, false));
         assert_eq!(split_args(b"ssh\0\0h\0", 7).0, [b"ssh".to_vec(), Vec::new(), b"h".to_vec()]);
         assert_eq!(split_args(b"", 0), (Vec::new(), false));
+        assert_eq!(split_args(b"ssh\0cut of", 10).0, [b"ssh".to_vec(), b"cut of".to_vec()]);
         assert_eq!(split_args(b"ssh\0\0", 5).0, [b"ssh".to_vec(), Vec::new()]);
         assert_eq!(split_args(b"sshd: alice\0\0\0\0", 15).0, [b"sshd: alice".to_vec()]);
         assert!(split_args(b"ssh\0", 100_008).1);
