@@ -126,7 +126,7 @@ pub enum Evidence {
     AuditSession,
     /// So is its session scope in the cgroup hierarchy.
     CgroupSession,
-    /// Its process session was led by a process of such a login.
+    /// Its process session was led by a process of such a login, or the server above it, which has ended, served it.
     Remembered,
     /// The title of an SSH server among the ancestors, and no more.
     Title,

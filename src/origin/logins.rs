@@ -1,6 +1,7 @@
 //! Logins whose inbound socket was seen, for what goes on after it was cut off them.
 //!
-//! Bounded; forgets the oldest. A number of an audit session or a session scope is given out once in a boot.
+//! Bounded; forgets the oldest. A number of an audit session is given out once in a boot, that of a session once in a boot of
+//! its system: a container has sessions with the same.
 
 use std::collections::VecDeque;
 
@@ -9,18 +10,32 @@ use crate::proc::{Held, Proc};
 use crate::process::{Lineage, Process};
 use crate::way::{Evidence, Origin};
 
-/// As many are remembered: 1 MiB at most.
+/// As many are remembered: 3 MiB at most.
 const MOST: usize = 4_096;
+/// A longer path is taken for no scope's: whoever may make groups may make long ones.
+const LONGEST: usize = 512;
+
+/// Number and start of a process.
+pub(super) type Identity = (u32, u64);
 
 /// By what a process and a login can be known to belong together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Marks {
     /// Audit session.
     pub(super) audit: Option<u32>,
-    /// Name of systemd's session, from the scope in the cgroup path.
-    pub(super) scope: Option<String>,
+    /// The scope of systemd's session.
+    pub(super) scope: Option<Scope>,
     /// Leader of the process session.
     pub(super) leader: Option<u32>,
+}
+
+/// The scope of a session in the cgroup hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// systemd's name of the session.
+    pub(super) name: String,
+    /// Up to the scope: a session of a container may bear the same name, and so may a group that a user makes.
+    path: Box<[u8]>,
 }
 
 impl Marks {
@@ -48,10 +63,15 @@ impl Marks {
     }
 }
 
-/// `3` of `/user.slice/user-1000.slice/session-3.scope`.
-pub(super) fn scope_of(path: &[u8]) -> Option<String> {
+/// `3` of `/user.slice/user-1000.slice/session-3.scope`, and this path.
+pub(super) fn scope_of(path: &[u8]) -> Option<Scope> {
     let unit = cgroup::unit(path)?;
-    Some(unit.strip_prefix("session-")?.strip_suffix(".scope")?.to_owned())
+    let name = unit.strip_prefix("session-")?.strip_suffix(".scope")?.to_owned();
+    let mut scope = path;
+    while scope.rsplit(|byte| *byte == b'/').next() != Some(unit.as_bytes()) {
+        scope = scope.get(..scope.iter().rposition(|byte| *byte == b'/')?)?;
+    }
+    (scope.len() <= LONGEST).then(|| Scope { name, path: scope.into() })
 }
 
 /// A login, and its marks.
@@ -59,13 +79,20 @@ pub(super) fn scope_of(path: &[u8]) -> Option<String> {
 pub(super) struct Login {
     origin: Origin,
     audit: Option<u32>,
-    scope: Option<String>,
-    leader: Option<(u32, u64)>,
+    scope: Option<Scope>,
+    leader: Option<Identity>,
+    /// Who served it.
+    server: Option<Identity>,
 }
 
 impl Login {
-    pub(super) fn new(origin: &Origin, marks: &Marks, leader: Option<(u32, u64)>) -> Self {
-        Self { origin: origin.clone(), audit: marks.audit, scope: marks.scope.clone(), leader }
+    pub(super) fn new(
+        origin: &Origin,
+        marks: &Marks,
+        leader: Option<Identity>,
+        server: Option<Identity>,
+    ) -> Self {
+        Self { origin: origin.clone(), audit: marks.audit, scope: marks.scope.clone(), leader, server }
     }
 }
 
@@ -84,6 +111,7 @@ impl Login {
         origin.connection = origin.connection.or(old.connection);
         self.audit = self.audit.or(known.audit);
         self.scope = self.scope.take().or_else(|| known.scope.clone());
+        self.server = self.server.or(known.server);
     }
 }
 
@@ -122,6 +150,11 @@ impl Logins {
             .or_else(|| self.only(Evidence::Remembered, by_leader))
     }
 
+    /// The one login that was served by this process.
+    pub(super) fn served_by(&self, server: Identity) -> Option<Origin> {
+        self.only(Evidence::Remembered, |login| login.server == Some(server))
+    }
+
     /// Two logins that fit are none: a session that a later login joined, or a number that was used again.
     fn only(&self, evidence: Evidence, fits: impl Fn(&Login) -> bool) -> Option<Origin> {
         let mut fitting = self.0.iter().rev().filter(|login| fits(login));
@@ -139,10 +172,14 @@ mod tests {
     use crate::connection::Tuple;
     use crate::way::Kind;
 
-    fn login(port: u16, audit: Option<u32>, scope: Option<&str>, leader: Option<(u32, u64)>) -> Login {
+    fn scope(name: &str) -> Option<Scope> {
+        scope_of(format!("/user.slice/session-{name}.scope").as_bytes())
+    }
+
+    fn login(port: u16, audit: Option<u32>, name: Option<&str>, leader: Option<Identity>) -> Login {
         let tuple = Tuple { local: ([192, 0, 2, 1], 22).into(), remote: ([198, 51, 100, 7], port).into() };
         let origin = Origin { kind: Kind::Ssh, inbound: Some(tuple), ..Origin::default() };
-        Login { origin, audit, scope: scope.map(str::to_owned), leader }
+        Login { origin, audit, scope: name.and_then(scope), leader, server: None }
     }
 
     fn find(logins: &Logins, marks: Marks) -> Option<(u16, Evidence)> {
@@ -158,8 +195,7 @@ mod tests {
         logins.remember(login(2, Some(11), Some("b"), Some((60, 90))));
         logins.remember(login(3, None, None, Some((60, 95))));
         logins.remember(login(4, None, Some("b"), Some((70, 101))));
-        let marks =
-            |audit, scope: Option<&str>, leader| Marks { audit, scope: scope.map(str::to_owned), leader };
+        let marks = |audit, name: Option<&str>, leader| Marks { audit, scope: name.and_then(scope), leader };
         for (marks, wanted) in [
             (marks(Some(10), Some("b"), Some(60)), Some((1, Evidence::AuditSession))),
             (marks(None, Some("a"), Some(60)), Some((1, Evidence::CgroupSession))),
@@ -199,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_below_a_server_that_has_ended_is_of_its_login() {
+        let mut logins = Logins::default();
+        logins.remember(Login { server: Some((40, 80)), ..login(1, None, None, None) });
+        logins.remember(login(1, None, None, Some((50, 90))));
+        logins.remember(Login { server: Some((40, 95)), ..login(2, None, None, None) });
+        let port = |server| Some(logins.served_by(server)?.inbound?.remote.port());
+        assert_eq!((port((40, 80)), port((40, 95)), port((40, 99))), (Some(1), Some(2), None));
+    }
+
+    #[test]
     fn as_many_as_are_remembered_and_the_last_of_each() {
         let mut logins = Logins::default();
         for port in 1..=u16::try_from(MOST).unwrap() + 9 {
@@ -214,7 +260,14 @@ mod tests {
 
     #[test]
     fn a_scope_of_a_session_names_it() {
-        assert_eq!(scope_of(b"/user.slice/user-1000.slice/session-c12.scope"), Some("c12".to_owned()));
+        let path = b"/user.slice/user-1000.slice/session-c12.scope";
+        let scope = scope_of(path).unwrap();
+        assert_eq!((scope.name.as_str(), &*scope.path), ("c12", &path[..]));
+        assert_eq!(scope_of(&[path, &b"/inner"[..]].concat()), Some(scope.clone()));
+        let of_a_container = scope_of(&[&b"/lxc/web"[..], path].concat()).unwrap();
+        assert!(of_a_container.name == scope.name && of_a_container != scope);
+        let long = [&b"/"[..], &[b'x'; LONGEST], path].concat();
+        assert_eq!(scope_of(&long), None);
         for none in [&b"/system.slice/ssh.service"[..], b"/user.slice/user@1000.service/init.scope", b"/"] {
             assert_eq!(scope_of(none), None);
         }

@@ -98,10 +98,11 @@ impl Origins {
             (None, _) => None,
         };
         let found = found.or_else(|| self.by_marks(proc, question, &marks));
+        let found = found.or_else(|| self.by_server(question.lineage));
         let found = found.or_else(|| by_title(question.lineage));
         let found = found.or_else(|| by_environment(proc, question));
         let mut origin = found.unwrap_or_else(|| elsewhere(&question.lineage.process));
-        origin.session = origin.session.or_else(|| marks.scope.clone());
+        origin.session = origin.session.or_else(|| marks.scope.map(|scope| scope.name));
         Arc::new(origin)
     }
 
@@ -122,7 +123,7 @@ impl Origins {
             evidence: Some(Evidence::Socket),
             inbound: Some(tuple),
             server: Some(lineage.process.pid),
-            session: marks.scope.clone(),
+            session: marks.scope.as_ref().map(|scope| scope.name.clone()),
             ..Origin::default()
         };
         let children = owner.map(|owner| proc.children_of(owner)).unwrap_or_default();
@@ -133,10 +134,12 @@ impl Origins {
             take_title(&mut origin, &args);
         }
         let known = Origin { connection: id, ..origin.clone() };
+        let server = Some((lineage.process.pid, lineage.process.start_ticks));
         for leader in self.seats.led_by(proc, &children) {
-            self.logins.remember(Login::new(&known, &marks, Some(leader)));
+            self.logins.remember(Login::new(&known, &marks, Some(leader), server));
         }
-        let origin = Origin { connection: None, ..self.logins.remember(Login::new(&known, &marks, None)) };
+        let origin =
+            Origin { connection: None, ..self.logins.remember(Login::new(&known, &marks, None, server)) };
         (origin, now)
     }
 
@@ -167,9 +170,19 @@ impl Origins {
         });
         let below = at.checked_sub(1).and_then(|below| chain.get(below));
         origin.user = origin.user.or_else(|| became(chain.get(server)?).or_else(|| became(below?)));
-        let leader = below.map(|process| (process.pid, process.start_ticks));
-        self.logins.remember(Login::new(&origin, marks, leader));
+        let identity = |process: &&Arc<Process>| (process.pid, process.start_ticks);
+        let (leader, server) = (below.map(identity), chain.get(server).map(identity));
+        self.logins.remember(Login::new(&origin, marks, leader, server));
         Some(origin)
+    }
+
+    /// The server above, whose socket cannot be seen any more, served a login that is remembered.
+    fn by_server(&self, lineage: &Lineage) -> Option<Origin> {
+        let chain = [&lineage.process].into_iter().chain(&lineage.ancestry);
+        let servers =
+            chain.skip_while(|process| !is_server(process)).take_while(|process| is_server(process));
+        let mut servers = servers.map(|process| (process.pid, process.start_ticks));
+        servers.find_map(|server| self.logins.served_by(server))
     }
 
     /// A login that bears the same marks: audit session, session scope, leader of the process session.

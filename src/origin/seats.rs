@@ -231,7 +231,7 @@ impl Seats {
             };
             let login = theirs.fits(marks).then(|| self.served_by(proc, &held, ports)).flatten();
             match login {
-                Some(origin) => logins.push(Login::new(&origin, &theirs, None)),
+                Some(origin) => logins.push(Login::new(&origin, &theirs, None, None)),
                 None => below.extend(proc.children_of(&held)),
             }
         }
