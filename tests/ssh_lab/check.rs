@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::host::Host;
 use crate::net::Net;
+use crate::outside;
 use crate::support::log::{pick, with_action};
 
 /// `Err`: what this machine lacks.
@@ -126,19 +128,22 @@ fn count(class: &str) {
     *COUNTS.lock().unwrap().entry(class.to_owned()).or_default() += 1;
 }
 
-/// Runs a scenario and, when the last of `all` has ended, prints how well the origins were told.
+/// Runs a scenario, holds it against what was told from outside and, when the last of `all` has ended, the whole log of
+/// that too; prints then how well the origins were told.
 pub fn scenario(name: &str, all: usize, run: impl FnOnce() -> Outcome) {
-    struct Ended(usize);
-    impl Drop for Ended {
-        fn drop(&mut self) {
-            if ENDED.fetch_add(1, Ordering::SeqCst) + 1 == self.0 {
-                print_counts();
-            }
-        }
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| match run() {
+        Ok(()) => outside::judge_scenario(name),
+        Err(reason) => crate::support::not_run(name, &reason),
+    }));
+    let is_last = ENDED.fetch_add(1, Ordering::SeqCst) + 1 == all;
+    if is_last {
+        print_counts();
     }
-    let _ended = Ended(all);
-    if let Err(reason) = run() {
-        crate::support::not_run(name, &reason);
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+    if is_last {
+        outside::finish();
     }
 }
 
@@ -154,7 +159,10 @@ fn print_counts() {
     parts.push(format!("{} unknown", of("unknown")));
     parts.push(format!("{} wrong", of("wrong")));
     let all: u32 = counts.values().sum();
-    let line = format!("origins: {}; of {all} connections\n", parts.join(", "));
-    // Past the harness's capture.
-    std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
+    print(&format!("origins: {}; of {all} connections", parts.join(", ")));
+}
+
+/// Past the harness's capture.
+pub fn print(line: &str) {
+    writeln!(std::io::stderr().lock(), "{line}").unwrap();
 }

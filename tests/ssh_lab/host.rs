@@ -3,10 +3,11 @@
 //! `/etc` is the machine's under a writable layer in memory, so that programs find their configuration and users can be
 //! made; nothing of it is left. Every process of a host dies with its pid 1, which dies with the test.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::outside;
 use crate::support::watch::read_records;
 use crate::support::{find_program, log, wait_for};
 
@@ -103,6 +105,8 @@ pub struct Host {
     folder: tempfile::TempDir,
     cgroup: Option<PathBuf>,
     is_watched: std::cell::Cell<bool>,
+    /// How long the log from outside was before.
+    since: u64,
 }
 
 impl Host {
@@ -120,8 +124,9 @@ impl Host {
         let cgroup = make_cgroup(name);
         let path = cgroup.as_deref().unwrap_or(Path::new("/dev/null"));
         fs::write(folder.path().join("cgroup"), path.to_str().unwrap()).unwrap();
+        let since = outside::written();
         let (outer, init) = start_init(folder.path(), cgroup.as_deref(), usr)?;
-        let host = Self { name, outer, init, folder, cgroup, is_watched: false.into() };
+        let host = Self { name, outer, init, folder, cgroup, is_watched: false.into(), since };
         host.write_users();
         host.write_ssh(logins);
         Ok(host)
@@ -319,6 +324,8 @@ impl Host {
         }
         let more = arguments.join(" ");
         self.write("/run/lab/portreeve.toml", "");
+        self.write("/run/lab/outside", &outside::rule());
+        self.on_its_network(&format!("nft -f {}", self.outside("/run/lab/outside").display()));
         let command = "/run/portreeve watch --config /run/lab/portreeve.toml --netns own";
         let command = format!("{command} --log-file /run/lab/events.jsonl {sources} {more}");
         self.service("portreeve", &command);
@@ -365,7 +372,30 @@ impl Host {
             records.iter().any(|record| record["event"]["action"] == "watch-stopped").then_some(())
         });
         self.is_watched.set(false);
-        log::check(&fs::read(self.log_file()).unwrap())
+        let records = log::check(&fs::read(self.log_file()).unwrap());
+        let told = records.clone();
+        let netns = netns_of(self.init).unwrap();
+        outside::told(outside::Host {
+            name: self.name,
+            netns,
+            since: self.since,
+            pids: self.pids(),
+            records: told,
+        });
+        records
+    }
+
+    /// Its processes: their numbers here, and outside.
+    fn pids(&self) -> BTreeMap<u64, u64> {
+        let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|file| file.ino());
+        let own = namespace(&self.init.to_string());
+        let all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let pid = entry.file_name().into_string().ok().filter(|pid| namespace(pid) == own)?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+            Some((numbers.split_whitespace().last()?.parse().ok()?, pid.parse().ok()?))
+        });
+        all.collect()
     }
 
     pub fn is_watched(&self) -> bool {
@@ -397,6 +427,10 @@ fn make_cgroup(name: &str) -> Option<PathBuf> {
     let group = root.join(format!("portreeve-lab.{}.{number}.{name}", std::process::id()));
     fs::create_dir(&group).ok()?;
     Some(group)
+}
+
+fn netns_of(pid: u32) -> Option<u64> {
+    Some(fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino())
 }
 
 fn remove_cgroup(group: &Path) {

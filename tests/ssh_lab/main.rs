@@ -1,6 +1,8 @@
 //! Who was really at the keyboard, shown on the real thing: hosts of the tests' own (`host.rs`) with real servers, real
 //! users and real clients, a watcher on each. Every outbound connection of every host must be among those that a
 //! scenario expects, and each is compared exactly; at the end it is counted how well the origins were told.
+//! One more watch sees all hosts from outside, by sources that they cannot have (`outside.rs`): what it tells of them is held
+//! against what they told themselves.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -23,6 +25,7 @@ mod jobs;
 mod masters;
 mod net;
 mod newer;
+mod outside;
 mod paths;
 mod shells;
 mod talk;
