@@ -12,6 +12,7 @@ mod files;
 mod flows;
 mod hashed;
 mod heard;
+mod last_words;
 mod look;
 mod namespace;
 mod observe;

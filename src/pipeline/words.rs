@@ -1,8 +1,7 @@
 //! What the kernel's own words mean: connections whose owner is told while they begin, and ends as they happen.
 //!
 //! An opening lacks its local port, which the kernel chooses next: it is told as a connection when that is known, by the
-//! word of its answer or its end, or by a table. Every word of a socket was there before any notice of its end was, and is
-//! taken before it; so a notice whose word was taken is passed over.
+//! word of its answer or its end (`last_words`), or by a table.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,12 +13,10 @@ use super::ends::Evidence;
 use super::namespace::Namespace;
 use super::opens::MOST_FOLLOWED;
 use crate::connection::{
-    CloseReason, Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Socket, TcpState, Transport,
-    Tuple,
+    Connection, Cookie, Direction, Inode, Key, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
-use crate::ebpf::event::{Ended, Fault, Opening, Sight, Word};
-use crate::event::{Bytes, Ending, Event};
-use crate::netlink::Destroyed;
+use crate::ebpf::event::{Opening, Sight, Word};
+use crate::event::Event;
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, Lineage};
 use crate::source::{Kind, Observation};
@@ -46,7 +43,7 @@ pub(super) struct Words {
     pending: HashMap<Cookie, Pending>,
     by_inode: HashMap<(Netns, Inode), Cookie>,
     /// When words were lost last; when openings may have been among them.
-    lost_at: Option<Duration>,
+    pub lost_at: Option<Duration>,
     openings_lost_at: Option<Duration>,
     /// That of the last opening whose process was read, and when.
     last_way: Option<(Arc<Lineage>, Netns, Option<Way>, Duration)>,
@@ -55,20 +52,20 @@ pub(super) struct Words {
     /// All words of what was until then have been taken, but for those of another processor that are on their way.
     heard: Duration,
     /// Rows of what was over before it was seen, whose words may come: when they ended, and when they were read.
-    passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
+    pub passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
     /// Rows that wait for their word, and since when.
     put_off: HashMap<(Netns, Inode), Duration>,
 }
 
 /// An opening.
-struct Pending {
-    sight: Sight,
-    opened: Moment,
+pub(super) struct Pending {
+    pub sight: Sight,
+    pub opened: Moment,
     uid: u32,
     /// False as long as only connect(2) told of it.
-    is_sent: bool,
-    attribution: Attribution,
-    held: Option<Rc<Held>>,
+    pub is_sent: bool,
+    pub attribution: Attribution,
+    pub held: Option<Rc<Held>>,
     way: Option<Way>,
     /// When a table was asked for it.
     asked: Option<Duration>,
@@ -82,7 +79,8 @@ impl Words {
         self.pending.insert(cookie, pending)
     }
 
-    fn remove(&mut self, cookie: Cookie) -> Option<Pending> {
+    /// Takes it out.
+    pub fn remove(&mut self, cookie: Cookie) -> Option<Pending> {
         let pending = self.pending.remove(&cookie)?;
         if let Some(inode) = pending.sight.inode {
             self.by_inode.remove(&(pending.sight.netns, inode));
@@ -470,7 +468,7 @@ impl Pipeline {
     }
 
     /// The open connection that this is of.
-    fn known(&self, sight: &Sight) -> Option<Key> {
+    pub(super) fn known(&self, sight: &Sight) -> Option<Key> {
         let by_cookie = sight.cookie.and_then(|cookie| self.table.by_cookie(cookie));
         by_cookie.or_else(|| {
             let key = self.table.between(sight.netns, sight.tuple)?;
@@ -602,7 +600,14 @@ impl Pipeline {
         }
     }
 
-    fn connection_of(&mut self, pending: Pending, cookie: Cookie, state: TcpState, at: Moment) -> Connection {
+    /// A connection that was opened so.
+    pub(super) fn connection_of(
+        &mut self,
+        pending: Pending,
+        cookie: Cookie,
+        state: TcpState,
+        at: Moment,
+    ) -> Connection {
         let Pending { sight, opened, uid, attribution, way, .. } = pending;
         if let Some(owner) = attribution.owner() {
             self.attributor.connected(owner);
@@ -624,118 +629,6 @@ impl Pipeline {
             attribution,
             way: way.map(Arc::new),
         }
-    }
-
-    fn take_closed(
-        &mut self,
-        proc: &Proc,
-        space: &mut Option<&mut Namespace>,
-        ended: &Ended,
-        at: Moment,
-        told: &mut Vec<Event>,
-    ) {
-        let Ended { sight, .. } = ended;
-        let Some(cookie) = sight.cookie else { return };
-        let place = (sight.netns, sight.tuple);
-        let hears = |kind| space.as_ref().is_some_and(|space| space.on.contains(&kind));
-        let (hears_ends, hears_syns) = (hears(Kind::Destroy), hears(Kind::Syn));
-        let pending = self.words.remove(cookie);
-        if let Some(key) = self.known(sight) {
-            if let Some(Pending { attribution, held, .. }) = pending {
-                self.learn_owner(proc, key, attribution, held, at, told);
-            }
-            self.close_told(&key, ended, at, told);
-        } else if self.is_told_by_others(pending.as_ref(), cookie, place) {
-            self.totals.doubtful_ends += u64::from(space.as_ref().is_some_and(|s| s.is_doubtful(at.boot)));
-        } else if pending.is_some() || sight.is_known && self.select.wants(&sight.tuple) {
-            self.tell_word_pair(pending, cookie, ended, at, told);
-            let syn = self.take_first_syn(place).is_some();
-            if !syn && hears_syns {
-                self.told_by_end.insert(place, at);
-            }
-        } else {
-            return;
-        }
-        self.words.passed.remove(&place);
-        if hears_ends {
-            // As of the end itself: the same socket may have begun anew since.
-            self.expect_end(cookie, moment(at, sight.at));
-        }
-    }
-
-    /// True if this end was told by other evidence, and its word comes late.
-    fn is_told_by_others(
-        &mut self,
-        pending: Option<&Pending>,
-        cookie: Cookie,
-        place: (Netns, Tuple),
-    ) -> bool {
-        let begun = |ended: &Moment| pending.is_none_or(|pending| ended.boot >= pending.opened.boot);
-        let by_place = self.missed_notices.get(&place).is_some_and(begun);
-        let by_cookie = self.missed_cookies.get(&cookie).is_some_and(begun);
-        if by_place {
-            self.missed_notices.remove(&place);
-        }
-        if by_cookie {
-            self.missed_cookies.remove(&cookie);
-        }
-        by_place || by_cookie
-    }
-
-    /// A connection that is over when it is told, with who made it; or, where its opening was lost, without.
-    fn tell_word_pair(
-        &mut self,
-        pending: Option<Pending>,
-        cookie: Cookie,
-        ended: &Ended,
-        at: Moment,
-        told: &mut Vec<Event>,
-    ) {
-        let sight = ended.sight;
-        let over = moment(at, sight.at);
-        let state = if ended.counts.established { TcpState::Established } else { TcpState::SynSent };
-        let connection = match pending {
-            Some(pending) => {
-                let sight = Sight { tuple: sight.tuple, ..pending.sight };
-                self.connection_of(Pending { sight, ..pending }, cookie, state, at)
-            }
-            None => {
-                let connection = self.passing((sight.netns, sight.tuple), None, Seen::Ebpf, over);
-                Connection { state, cookie: Some(cookie), inode: sight.inode, ..connection }
-            }
-        };
-        let (reason, success) = why(ended);
-        let last_seen = Some(connection.opened);
-        let ending = Ending { reason, success, last_seen, gone_by: over, exact: true, bytes: bytes(ended) };
-        self.tell_pair(connection, ending, at, told);
-    }
-
-    fn close_told(&mut self, key: &Key, ended: &Ended, at: Moment, told: &mut Vec<Event>) {
-        let (reason, success) = why(ended);
-        let gone_by = moment(at, ended.sight.at);
-        let ending = Ending { reason, success, last_seen: None, gone_by, exact: true, bytes: bytes(ended) };
-        self.finish(key, ending, at, told);
-    }
-
-    /// The notice of the end of a socket whose last word was lost.
-    pub(super) fn take_pending_end(&mut self, ended: &Destroyed, at: Moment, told: &mut Vec<Event>) -> bool {
-        let Some(cookie) = ended.cookie else { return false };
-        let Some(pending) = self.words.remove(cookie) else { return false };
-        let mut tuple = pending.sight.tuple;
-        tuple.local.set_port(ended.tuple.local.port());
-        let counts = ended.counts.unwrap_or_default();
-        let before = if counts.established { TcpState::Established } else { TcpState::SynSent };
-        let sight = Sight { at: at.boot, tuple, before, ..pending.sight };
-        let state = if counts.established { TcpState::Established } else { TcpState::SynSent };
-        let connection = self.connection_of(Pending { sight, ..pending }, cookie, state, at);
-        let (reason, success) = match counts.established {
-            true => (CloseReason::Closed, Some(true)),
-            false => (CloseReason::Failed, None),
-        };
-        let last_seen = Some(connection.opened);
-        let ending = Ending { reason, success, last_seen, gone_by: at, exact: true, bytes: None };
-        self.tell_pair(connection, ending, at, told);
-        true
     }
 
     /// In each tick: attempts to which there was no way, and openings that nobody answers.
@@ -775,19 +668,6 @@ impl Pipeline {
             }
         }
     }
-
-    /// An opening that came to nothing: its SYN was never sent; or it was, and nobody knows what came of it.
-    fn tell_unsent(&mut self, cookie: Cookie, pending: Pending, at: Moment, told: &mut Vec<Event>) {
-        let is_lost = self.words.lost_at.is_some_and(|lost| lost >= pending.opened.boot);
-        let (reason, success, gone_by) = match pending.is_sent || is_lost {
-            true => (CloseReason::Failed, None, at),
-            false => (CloseReason::Unreachable, Some(false), pending.opened),
-        };
-        let connection = self.connection_of(pending, cookie, TcpState::SynSent, at);
-        let last_seen = Some(connection.opened);
-        let ending = Ending { reason, success, last_seen, gone_by, exact: false, bytes: None };
-        self.tell_pair(connection, ending, at, told);
-    }
 }
 
 /// Whose word it is.
@@ -814,84 +694,5 @@ fn socket_of(sight: &Sight, uid: u32) -> Socket {
         timewait_left: None,
         cookie: sight.cookie,
         device: sight.device,
-    }
-}
-
-/// Why it ended: by the state that it left, and by the error that its process was to be told.
-fn why(ended: &Ended) -> (CloseReason, Option<bool>) {
-    if !ended.counts.established {
-        return match ended.fault {
-            Fault::Refused => (CloseReason::Refused, Some(false)),
-            Fault::TimedOut => (CloseReason::TimedOut, Some(false)),
-            Fault::Unreachable => (CloseReason::Unreachable, Some(false)),
-            // No port was left for it.
-            Fault::None if ended.sight.tuple.local.port() == 0 => (CloseReason::Failed, Some(false)),
-            Fault::None => (CloseReason::Cancelled, None),
-            Fault::Other => (CloseReason::Failed, Some(false)),
-        };
-    }
-    let is_finished = match ended.sight.before {
-        // Both ends had said that they were done.
-        TcpState::LastAck | TcpState::Closing | TcpState::TimeWait => true,
-        TcpState::CloseWait | TcpState::FinWait2 | TcpState::FinWait1 => ended.fault == Fault::None,
-        _ => false,
-    };
-    (if is_finished { CloseReason::Closed } else { CloseReason::Reset }, Some(true))
-}
-
-/// The kernel counts the other end's FIN as a byte.
-fn bytes(ended: &Ended) -> Option<Bytes> {
-    let Ended { counts, has_fin, .. } = ended;
-    let received = counts.received.saturating_sub(u64::from(*has_fin));
-    counts.established.then_some(Bytes { sent: counts.sent, received, exact: true, packets: None })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ended(before: TcpState, fault: Fault, port: u16) -> Ended {
-        let end = |port| ([192, 0, 2, 1], port).into();
-        let established = before != TcpState::SynSent;
-        Ended {
-            sight: Sight {
-                at: Duration::from_secs(1),
-                cookie: Cookie::new(7),
-                tuple: Tuple { local: end(port), remote: end(22) },
-                inode: None,
-                netns: Netns(1),
-                device: 0,
-                before,
-                is_known: true,
-            },
-            counts: crate::connection::Counts { established, received: 5, ..Default::default() },
-            fault,
-            has_fin: true,
-        }
-    }
-
-    #[test]
-    fn an_end_is_told_by_the_state_that_was_left_and_the_error() {
-        use CloseReason::{Cancelled, Closed, Failed, Refused, Reset, TimedOut, Unreachable};
-        for (before, fault, port, reason, success) in [
-            (TcpState::SynSent, Fault::Refused, 1, Refused, Some(false)),
-            (TcpState::SynSent, Fault::TimedOut, 1, TimedOut, Some(false)),
-            (TcpState::SynSent, Fault::Unreachable, 1, Unreachable, Some(false)),
-            (TcpState::SynSent, Fault::None, 1, Cancelled, None),
-            (TcpState::SynSent, Fault::None, 0, Failed, Some(false)),
-            (TcpState::SynSent, Fault::Other, 1, Failed, Some(false)),
-            (TcpState::FinWait2, Fault::None, 1, Closed, Some(true)),
-            (TcpState::LastAck, Fault::None, 1, Closed, Some(true)),
-            (TcpState::LastAck, Fault::Other, 1, Closed, Some(true)),
-            (TcpState::CloseWait, Fault::None, 1, Closed, Some(true)),
-            (TcpState::CloseWait, Fault::Other, 1, Reset, Some(true)),
-            (TcpState::Established, Fault::None, 1, Reset, Some(true)),
-            (TcpState::Established, Fault::Other, 1, Reset, Some(true)),
-            (TcpState::FinWait1, Fault::TimedOut, 1, Reset, Some(true)),
-        ] {
-            let ended = ended(before, fault, port);
-            assert_eq!(why(&ended), (reason, success), "{before:?} {fault:?}");
-            assert_eq!(bytes(&ended).map(|bytes| bytes.received), ended.counts.established.then_some(4));
-        }
     }
 }
