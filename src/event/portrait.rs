@@ -53,7 +53,7 @@ impl Portraits {
         let step = step(host, lineage, opened)?;
         let is_it = |known: &Rc<Portrait>| {
             let is_origin = match (&known.origin, origin) {
-                (Some(known), Some(origin)) => Arc::ptr_eq(known, origin),
+                (Some(known), Some(origin)) => Arc::ptr_eq(known, origin) || known == origin,
                 (known, origin) => known.is_none() && origin.is_none(),
             };
             known.step == step && Arc::ptr_eq(&known.lineage, lineage) && is_origin

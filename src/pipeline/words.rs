@@ -3,7 +3,7 @@
 //! An opening lacks its local port, which the kernel chooses next: it is told as a connection when that is known, by the
 //! word of its answer or its end (`last_words`), or by a table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ const LOST: Duration = Duration::from_secs(5);
 const OVERTAKEN: Duration = Duration::from_secs(10);
 /// A table is read in less.
 const READING: Duration = Duration::from_millis(100);
+/// So many programs make most of the connections that come at once.
+const MOST_WAYS: usize = 8;
 /// As many openings wait; an end of one beyond is told without its owner.
 const MOST_PENDING: usize = 16_384;
 
@@ -45,8 +47,8 @@ pub(super) struct Words {
     /// When words were lost last; when openings may have been among them.
     pub lost_at: Option<Duration>,
     openings_lost_at: Option<Duration>,
-    /// That of the last opening whose process was read, and when.
-    last_way: Option<(Arc<Lineage>, Netns, Option<Way>, Duration)>,
+    /// Those of the last openings whose processes were read, the very last one first, and when.
+    last_ways: VecDeque<LastWay>,
     /// Words that a tick has taken, in their order.
     pub unheard: Vec<Observation>,
     /// All words of what was until then have been taken, but for those of another processor that are on their way.
@@ -55,6 +57,14 @@ pub(super) struct Words {
     pub passed: HashMap<(Netns, Tuple), (Socket, Moment, Moment)>,
     /// Rows that wait for their word, and since when.
     put_off: HashMap<(Netns, Inode), Duration>,
+}
+
+/// Which way a process connected last.
+struct LastWay {
+    lineage: Arc<Lineage>,
+    netns: Netns,
+    way: Option<Way>,
+    at: Duration,
 }
 
 /// An opening.
@@ -393,19 +403,24 @@ impl Pipeline {
         held: Option<&Rc<Held>>,
     ) -> Option<Way> {
         let Attribution::Owned { lineage, .. } = attribution else { return None };
-        if let Some((last, netns, way, at)) = &self.words.last_way
-            && held.is_none()
-            && Arc::ptr_eq(last, lineage)
-            && *netns == sight.netns
-            && sight.at.abs_diff(*at) < READING
-            // What a client opens beside its connection it opens for its server.
-            && !way.as_ref().is_some_and(|way| way.is_ssh)
+        let is_its = |last: &&LastWay| {
+            Arc::ptr_eq(&last.lineage, lineage)
+                && last.netns == sight.netns
+                && sight.at.abs_diff(last.at) < READING
+                // What a client opens beside its connection it opens for its server.
+                && !last.way.as_ref().is_some_and(|way| way.is_ssh)
+        };
+        if held.is_none()
+            && let Some(last) = self.words.last_ways.iter().find(is_its)
         {
-            return way.clone();
+            return last.way.clone();
         }
         let key = Key { netns: sight.netns, tuple: sight.tuple, inode: sight.inode? };
         let way = self.way_of(proc, &key, Direction::Egress, attribution, held);
-        self.words.last_way = Some((Arc::clone(lineage), sight.netns, way.clone(), sight.at));
+        self.words.last_ways.truncate(MOST_WAYS - 1);
+        let lineage = Arc::clone(lineage);
+        let last = LastWay { lineage, netns: sight.netns, way: way.clone(), at: sight.at };
+        self.words.last_ways.push_front(last);
         way
     }
 
