@@ -106,7 +106,7 @@ pub struct Options {
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceChoice>,
     /// Notices that fill the gaps between two looks: destroy,syn,nflog:GROUP,audit,proc,ebpf, none or
-    /// auto [default: auto, destroy and where permitted ebpf, else syn]
+    /// auto [default: auto, ebpf where permitted, else destroy and where permitted syn]
     #[arg(long, value_name = "LIST")]
     pub events: Option<EventChoice>,
     /// Read audit records from this file or pipe of auditd, not from the kernel; turns audit on
