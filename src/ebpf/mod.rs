@@ -8,6 +8,8 @@
 //! another process does it, this executable once more (`load`), which hands over descriptors and ends: 2 MiB for the ring
 //! are all that is spent here.
 
+use std::time::Duration;
+
 pub mod event;
 
 #[cfg(not(feature = "ebpf"))]
@@ -28,6 +30,9 @@ pub use ring::{Ebpf, Loading};
 pub const LOADER: &str = "--load-ebpf-for-parent";
 /// The same, with the programs of UDP.
 pub const LOADER_WITH_UDP: &str = "--load-ebpf-for-parent=udp";
+
+/// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a reading brought beside what was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -27,17 +27,16 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::event::{BETWEEN, FLOW, FlowCounts, Word, between, parse, parse_flow};
 use super::load::{DONE, MAPS, MESSAGE, RING, hand_over};
-use super::{LOADER, LOADER_WITH_UDP, Received};
+use super::{LOADER, LOADER_WITH_UDP, PATIENCE, Received};
 use crate::connection::{Cookie, Netns};
 
-/// The loader takes a tenth of a second; so long it is waited for, on a machine that has other things to do.
-const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 /// Of readings in a row that do not ask what was lost, which takes 3 µs, each so many does.
 const ASK_EVERY: u32 = 8;
 /// Descriptors that it may hand over.
 const MOST_FDS: usize = 16;
-/// Flows that the kernel's map has room for.
+/// Flows, and namespaces, that the kernel's maps have room for.
 const MOST_FLOWS: usize = 16_384;
+const MOST_NAMESPACES: usize = 8_192;
 /// Words of the bitmap of ports.
 const BITMAP: usize = 1_024;
 /// Places in `lost`.
@@ -202,8 +201,8 @@ impl Ebpf {
     pub fn count_on(&mut self, before: &Self) {
         // This one first: none that comes meanwhile seems missed.
         let ours: BTreeMap<u32, u64> = self.attempts.iter().flatten().collect();
-        let theirs = before.attempts.keys().flatten().chain(before.attempts_before.keys().copied());
-        for netns in theirs.take(2 * MOST_FLOWS).collect::<BTreeSet<_>>() {
+        let theirs = before.attempts.keys().flatten().take(MOST_NAMESPACES);
+        for netns in theirs.chain(before.attempts_before.keys().copied()).collect::<BTreeSet<_>>() {
             let counted = before.count_attempts(Netns(netns.into())).unwrap_or(0);
             let ours = ours.get(&netns).copied().unwrap_or(0);
             self.attempts_before.insert(netns, counted.wrapping_sub(ours));
@@ -365,8 +364,9 @@ fn take_over(from: &OwnedFd, ports: &[RangeInclusive<u16>]) -> Result<Ebpf, Stri
 /// The loader's one message.
 fn receive(from: &OwnedFd) -> Result<(String, Vec<OwnedFd>), String> {
     let silent = || "the loader ended without a word".to_owned();
-    if poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&PATIENCE)) == Ok(0) {
-        return Err(format!("the loader said nothing for {} s", PATIENCE.tv_sec));
+    let patience = Timespec::try_from(PATIENCE).ok();
+    if poll(&mut [PollFd::new(from, PollFlags::IN)], patience.as_ref()) == Ok(0) {
+        return Err(format!("the loader said nothing for {} s", PATIENCE.as_secs()));
     }
     let mut text = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];

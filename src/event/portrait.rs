@@ -52,11 +52,7 @@ impl Portraits {
     ) -> Option<Rc<Portrait>> {
         let step = step(host, lineage, opened)?;
         let is_it = |known: &Rc<Portrait>| {
-            let is_origin = match (&known.origin, origin) {
-                (Some(known), Some(origin)) => Arc::ptr_eq(known, origin) || known == origin,
-                (known, origin) => known.is_none() && origin.is_none(),
-            };
-            known.step == step && Arc::ptr_eq(&known.lineage, lineage) && is_origin
+            known.step == step && Arc::ptr_eq(&known.lineage, lineage) && known.origin.as_ref() == origin
         };
         let portrait = match self.0.iter().position(is_it) {
             Some(place) => self.0.remove(place),

@@ -23,7 +23,7 @@ use super::tally::{Tally, Watched};
 use crate::audit::Connect;
 use crate::connection::{Cookie, Netns, Tuple};
 use crate::ebpf::event::{FlowCounts, Word, between};
-use crate::ebpf::{Ebpf, Loading};
+use crate::ebpf::{Ebpf, Loading, PATIENCE};
 use crate::files::FileNotice;
 use crate::netlink::{Destroyed, Diag, ProcessNotice};
 
@@ -34,8 +34,6 @@ const BELL: u64 = 0;
 const WORDS: u64 = u64::MAX;
 /// As many words are taken at once: 20 ms, if each is that of another process.
 const SOME_WORDS: usize = 512;
-/// So long it is waited for a program that is loaded anew.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a thread's stack.
 pub(super) const STACK: usize = 128 * 1024;
 

@@ -11,15 +11,6 @@ use crate::support::log::{pick, with_action};
 use crate::support::not_run;
 use crate::words::netns;
 
-/// `ActiveOpens` of the lab's network namespace.
-fn active_opens(lab: &Lab) -> u64 {
-    let text = lab.inside(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let place = names.split(' ').position(|name| name == "ActiveOpens").unwrap();
-    values.split(' ').nth(place).unwrap().parse().unwrap()
-}
-
 /// Attempts of each kind, to watched ports and to others: answered, refused, and for want of a port never sent. Answers how
 /// many were sent.
 fn attempt_all(lab: &Lab) -> u64 {
@@ -52,12 +43,12 @@ fn it_counts_the_attempts_that_the_kernel_counts() {
     let lab = lab!();
     let ebpf = ebpf!(&[22..=22, 2222..=2222]);
     let _listeners = ["127.0.0.1:22", "0.0.0.0:8022"].map(|address| lab.listen(address));
-    let (netns, before) = (netns(&lab), active_opens(&lab));
+    let (netns, before) = (netns(&lab), lab.active_opens());
     assert_eq!(ebpf.count_attempts(netns), None, "nobody connected there");
     let mut sent = 0;
     for _ in 0..3 {
         sent += attempt_all(&lab);
-        assert_eq!((active_opens(&lab) - before, ebpf.count_attempts(netns)), (sent, Some(sent)));
+        assert_eq!((lab.active_opens() - before, ebpf.count_attempts(netns)), (sent, Some(sent)));
     }
 }
 

@@ -24,12 +24,6 @@ fn coverage(records: &[Value]) -> Value {
     with_action(records, "coverage").pop().unwrap()["portreeve"]["coverage"].clone()
 }
 
-/// Opens that the kernel of a lab has counted.
-fn active_opens(lab: &Lab) -> u64 {
-    let snmp = lab.run("grep ^Tcp: /proc/net/snmp | tail -n 1");
-    snmp.split_whitespace().nth(5).unwrap().parse().unwrap()
-}
-
 /// Serves with room for a flood: who connects is let go of when he closes, or at once.
 fn serve(lab: &Lab, at: &str, first: bool) {
     let at: SocketAddr = at.parse().unwrap();
@@ -96,10 +90,10 @@ fn a_flood_is_told_whole_or_what_is_missing_is_counted() {
     for (processes, arguments, made) in
         [(1, ["22", "2000", "0.5"], 2000), (50, ["22", "40", "0.5"], 2000), (4, ["22", "500", "0"], 2000)]
     {
-        let before = active_opens(&lab);
+        let before = lab.active_opens();
         let watch = lab.watch(&[]);
         clients(&lab, processes, arguments);
-        assert_eq!(active_opens(&lab) - before, made);
+        assert_eq!(lab.active_opens() - before, made);
         // Until it has no more to tell: a watcher that is built for tests takes its time.
         // An end whose notice was lost comes with a reading that is made for repair, two minutes later at most.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(130);
@@ -190,7 +184,7 @@ fn notices_that_are_lost_are_counted_and_nothing_is_told_twice() {
     let mut watch = lab.watch(&["--events", "destroy,syn"]);
     let standing: Vec<_> = (0..20).map(|_| lab.connect("127.0.0.1:22")).collect();
     watch.wait_actions("connection-opened", 20);
-    let before = active_opens(&lab);
+    let before = lab.active_opens();
     watch.signal(Signal::STOP);
     let state = format!("/proc/{}/stat", watch.child.id());
     let is_stopped = || std::fs::read_to_string(&state).unwrap().contains(") T ");
@@ -201,7 +195,7 @@ fn notices_that_are_lost_are_counted_and_nothing_is_told_twice() {
     drop(standing);
     // On a busy machine the server closes its ends later.
     sleep_ms(2000);
-    let made = active_opens(&lab) - before;
+    let made = lab.active_opens() - before;
     assert!(is_stopped());
     watch.signal(Signal::CONT);
     watch.wait_for("a gap of lost notices", |records| {

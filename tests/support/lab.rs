@@ -121,6 +121,12 @@ impl Lab {
         String::from_utf8_lossy(&stdout).into_owned()
     }
 
+    /// Opens that the kernel of a lab has counted.
+    pub fn active_opens(&self) -> u64 {
+        let snmp = self.run("grep ^Tcp: /proc/net/snmp | tail -n 1");
+        snmp.split_whitespace().nth(5).unwrap().parse().unwrap()
+    }
+
     /// Calls `act` on a thread that is in the lab's network: its sockets are there, owned by the test's process.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap();
