@@ -65,7 +65,7 @@ fn in_a_container_the_examples_give_what_they_say() {
 
     bare_it_has_none(&system);
     syn(&system);
-    owners_of_five_milliseconds_by_syn(&system);
+    owners_by_syn(&system);
     netns(&system);
     nflog(&system);
     files(&system);
@@ -159,19 +159,19 @@ fn syn(system: &impl System) {
     assert_eq!(open["process"]["name"], "bash", "{open}");
 }
 
-/// Behind an interval of 200 ms, which alone would hardly ever meet a connection of a few milliseconds.
-fn owners_of_five_milliseconds_by_syn(system: &impl System) {
-    system.sh("echo SLEEP=200 > /etc/default/portreeve");
+/// Behind an interval of two seconds, which alone would meet one in six of these. How short they may be on a machine
+/// that is at leisure is what `benches/costs` says.
+fn owners_by_syn(system: &impl System) {
+    system.sh("echo SLEEP=2000 > /etc/default/portreeve");
     take(system, "syn", None);
-    // The binary under test is not an optimised one.
     let before = told(system, "connection-opened").len();
-    system.sh("for i in $(seq 20); do runuser -u alice -- bash /visit 0.005 || true; done");
+    system.sh("for i in $(seq 10); do runuser -u alice -- bash /visit 0.3 || true; done");
     let hers = || {
         let opens = told(system, "connection-opened").into_iter().skip(before);
         opens.filter(|open| open["user"]["name"] == "alice" && open["process"]["name"] == "bash").count()
     };
-    wait_for(|| (hers() >= 18).then_some(()))
-        .unwrap_or_else(|| panic!("{} of 20 connections have an owner", hers()));
+    wait_for(|| (hers() >= 8).then_some(()))
+        .unwrap_or_else(|| panic!("{} of 10 connections have an owner", hers()));
     system.sh("rm /etc/default/portreeve");
 }
 
