@@ -168,6 +168,9 @@ struct tty_struct {
 struct signal_struct {
     struct tty_struct *tty;
 } READ;
+struct pid {
+    __u64 ino;
+} READ;
 struct task_struct {
     int pid, tgid;
     struct task_struct *real_parent, *group_leader;
@@ -176,6 +179,7 @@ struct task_struct {
     const struct cred *real_cred, *cred;
     struct mm_struct *mm;
     struct signal_struct *signal;
+    struct pid *thread_pid;
     kuid_t loginuid;
     unsigned int sessionid;
 } READ;
@@ -253,7 +257,8 @@ struct open {
     __u16 path_len;   /* 154 */
     __u16 ancestors;  /* 156 */
     __u16 pad;
-    __u8 tail[TAIL]; /* 160: arguments; the path's names from the last to the first, each with a NUL; ancestors */
+    __u64 pidfd;      /* 160: inode of a pidfd of the process; 0 where that is no identity */
+    __u8 tail[TAIL]; /* 168: arguments; the path's names from the last to the first, each with a NUL; ancestors */
     struct ancestor ancestor[ANCESTORS]; /* as they are found; not told here */
 };
 #define OPEN_FIXED __builtin_offsetof(struct open, tail)
@@ -476,6 +481,10 @@ static __always_inline void fill_process(struct open *e, struct task_struct *tas
         e->session = task->sessionid;
     e->cgroup = bpf_get_current_cgroup_id();
     e->started = leader->start_boottime;
+    e->pidfd = 0;
+    /* Since Linux 6.9. */
+    if (bpf_core_field_exists(leader->thread_pid->ino))
+        e->pidfd = leader->thread_pid->ino;
     bpf_core_read(e->comm, sizeof(e->comm), &leader->comm);
     e->tty_major = 0;
     e->tty_minor = 0;

@@ -35,13 +35,16 @@ impl Caller {
     /// True as long as what was read of it stands for the next opening: nothing of what the kernel tells with each is
     /// another, and the reading is young.
     fn is_of(&self, opening: &Opening) -> bool {
-        let Opening { sight, is_attempt: _, socket_uid: _, pid, tid: _, start_ticks, ids, .. } = opening;
+        let Opening {
+            sight, is_attempt: _, socket_uid: _, pid, tid: _, start_ticks, pidfd_inode, ids, ..
+        } = opening;
         let Opening { login, session, cgroup, tty, comm, args, args_bytes, args_cut, .. } = opening;
         let Opening { executable, executable_cut, executable_deleted, ancestors, .. } = opening;
         let told = &self.told;
         sight.at.abs_diff(told.sight.at) < AGAIN
-            && (*pid, *start_ticks, *ids) == (told.pid, told.start_ticks, told.ids)
-            && (*login, *session, *cgroup, *tty) == (told.login, told.session, told.cgroup, told.tty)
+            && (*pid, *start_ticks, *pidfd_inode) == (told.pid, told.start_ticks, told.pidfd_inode)
+            && (*ids, *login, *session) == (told.ids, told.login, told.session)
+            && (*cgroup, *tty) == (told.cgroup, told.tty)
             && (*args_bytes, *args_cut) == (told.args_bytes, told.args_cut)
             && (*executable_cut, *executable_deleted) == (told.executable_cut, told.executable_deleted)
             && (comm, args, executable) == (&told.comm, &told.args, &told.executable)
@@ -190,6 +193,7 @@ fn with_program(process: Process, opening: &Opening) -> Process {
         args_bytes: told.args_bytes,
         args_cut: told.args_cut,
         redacted: 0,
+        pidfd_inode: process.pidfd_inode.or(told.pidfd_inode),
         tty: process.tty.or(told.tty),
         ids: process.ids.or(told.ids),
         login: process.login.or(told.login),
@@ -202,6 +206,7 @@ fn process_of(opening: &Opening) -> Process {
     let login = opening.login.map(|uid| Login { uid, user: None, session: opening.session });
     Process {
         ppid: opening.ancestors.first().map_or(0, |parent| parent.pid),
+        pidfd_inode: opening.pidfd_inode,
         executable: opening.executable.clone(),
         executable_deleted: opening.executable_deleted,
         args: opening.args.clone(),

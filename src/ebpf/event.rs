@@ -17,7 +17,7 @@ const HEAD: usize = 72;
 /// `struct closed`.
 const CLOSED: usize = 104;
 /// `struct open` without its tail.
-const OPEN: usize = 160;
+const OPEN: usize = 168;
 /// `struct ancestor`, and how many there are at most.
 const ANCESTOR: usize = 32;
 const ANCESTORS: usize = 8;
@@ -122,6 +122,8 @@ pub struct Opening {
     pub tid: u32,
     /// Start of the process in clock ticks after boot, as `stat` field 22 gives it.
     pub start_ticks: u64,
+    /// Inode of the process's pidfd. `None` before Linux 6.9.
+    pub pidfd_inode: Option<u64>,
     /// Users and group of the thread.
     pub ids: Ids,
     /// The audit login, and its session. `None`: unset.
@@ -302,6 +304,7 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
         pid: u32_at(bytes, 72)?,
         tid: u32_at(bytes, 76)?,
         start_ticks: u64_at(bytes, 112)? / TICK_NS,
+        pidfd_inode: Some(u64_at(bytes, 160)?).filter(|inode| *inode != 0),
         ids: Ids {
             real_uid: u32_at(bytes, 80)?,
             effective_uid: u32_at(bytes, 88)?,

@@ -48,6 +48,15 @@ fn visit(lab: &Lab, host: &str, port: u16) -> Child {
     bash.args(["-c", &script, "the-visitor", "second argument"]).stderr(Stdio::null()).spawn().unwrap()
 }
 
+/// `None` before Linux 6.9, where every pidfd has the same.
+fn pidfd_inode(pid: u32) -> Option<u64> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let is_its_own = rustix::fs::fstatfs(&pidfd).unwrap().f_type == 0x5049_4446;
+    is_its_own.then(|| rustix::fs::fstat(&pidfd).unwrap().st_ino)
+}
+
 fn start_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap()
@@ -62,12 +71,14 @@ fn each_of_100_connections_of_no_length_has_its_process_and_its_end() {
         let mut child = visit(&lab, "127.0.0.1", 2201);
         drop(listener.accept().unwrap());
         let pid = child.id();
+        let pidfd_inode = pidfd_inode(pid);
         child.wait().unwrap();
         let words = taken(&mut ebpf, &lab);
         let (openings, ends) = (openings(&words), ends(&words));
         assert_eq!((openings.len(), ends.len()), (1, 1), "{words:#?}");
         let (opening, ended) = (openings[0], ends[0]);
         assert_eq!(opening.pid, pid);
+        assert_eq!(opening.pidfd_inode, pidfd_inode, "what names it for good");
         assert_eq!(opening.comm, b"bash");
         let args: Vec<_> = opening.args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
         let script = "exec 3<>/dev/tcp/127.0.0.1/2201";

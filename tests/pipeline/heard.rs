@@ -63,6 +63,7 @@ fn flow(kernel: &Kernel, millis: u64, remote: &str, is_connected: bool) -> Word 
         pid: 200,
         tid: 200,
         start_ticks: 1_200,
+        pidfd_inode: None,
         ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
         login: Some(1_000),
         session: None,
