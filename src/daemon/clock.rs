@@ -72,7 +72,7 @@ impl Steps {
 }
 
 /// A tick that comes this much too late, and ten intervals, is a gap.
-const STALL: Duration = Duration::from_secs(1);
+pub(super) const STALL: Duration = Duration::from_secs(1);
 
 /// Why a tick comes so late, if it does: the machine slept, or we were stopped. `passed` since the last, and as much of
 /// that as the machine was awake.

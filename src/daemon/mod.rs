@@ -486,6 +486,9 @@ impl Daemon {
         let was_awake = awake.saturating_sub(std::mem::replace(&mut self.last_awake, awake));
         let Some(from) = self.last_tick.replace(at) else { return };
         let passed = at.boot.saturating_sub(from.boot);
+        if passed.saturating_sub(self.schedule.interval) > clock::STALL {
+            self.pipeline.lose_connects(at);
+        }
         if let Some(cause) = clock::stall(passed, was_awake, self.schedule.interval) {
             self.push(vec![Event::lost(from, at, cause, None, None)]);
         }

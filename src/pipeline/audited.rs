@@ -33,8 +33,9 @@ const GRACE_TICKS: u64 = 2;
 const TOLD_KEPT: Duration = Duration::from_secs(150);
 /// A record's clock stands still between two ticks of the kernel's, and what a poll sees was asked for before.
 const EARLY: Duration = Duration::from_millis(20);
-/// What is told at once was asked for so long before at most; what a look tells, two looks and this before.
-const SOON: Duration = Duration::from_millis(100);
+/// What is told at once was asked for so long before at most, though the machine be busy; what a look tells, two looks and
+/// this before.
+const SOON: Duration = Duration::from_secs(1);
 /// Whatever a busy machine does, within so long before it was told.
 const LATE: Duration = Duration::from_secs(5);
 /// As much of each is remembered; of a process as many sockets are looked at.
@@ -87,6 +88,7 @@ struct Asked {
 }
 
 /// A connection that was told.
+#[derive(Clone)]
 struct Told {
     /// Its owner, whoever else holds it, and their ancestors. Empty: not known.
     pids: Vec<u32>,
@@ -160,21 +162,32 @@ impl Audited {
             return None;
         }
         let interval = self.interval;
-        let fits = |asked: &Asked| !asked.explained && asked.remote == remote && told.may_be(asked, interval);
-        let fitting = || self.asked.iter().filter(|asked| fits(asked));
-        let mut pids: Vec<u32> = fitting().map(|asked| asked.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        let [_] = pids.as_slice() else { return None };
-        let is_rival = |other: &Told| fitting().any(|asked| other.may_be(asked, interval));
-        let over = self.waiting.iter().filter(|waiting| waiting.connection.tuple.remote == remote);
-        let over = over.filter(|waiting| is_rival(&Told::of(&waiting.connection, None))).count();
-        let nobody_s = self.told.get(&remote).into_iter().flatten().filter(|told| told.pids.is_empty());
-        if fitting().count() <= over + nobody_s.filter(|told| is_rival(told)).count() {
+        let is_free = |asked: &Asked| !asked.explained && asked.remote == remote;
+        let free: Vec<&Asked> = self.asked.iter().filter(|asked| is_free(asked)).collect();
+        let fits = |asked: &Asked| told.may_be(asked, interval);
+        let mut fitting = free.iter().filter(|asked| fits(asked));
+        let pid = fitting.next()?.pid;
+        if fitting.any(|asked| asked.pid != pid) {
+            return None;
+        }
+        let rivals: Vec<Told> = self
+            .nobody_s(remote)
+            .filter(|other| free.iter().any(|asked| fits(asked) && other.may_be(asked, interval)))
+            .collect();
+        // A rival may be what somebody else asked for, who does not fit here.
+        let is_of_them = |asked: &Asked| rivals.iter().any(|rival| rival.may_be(asked, interval));
+        if free.iter().filter(|asked| fits(asked) || is_of_them(asked)).count() <= rivals.len() {
             return None;
         }
         // Of several by the same process the last comes next: getaddrinfo asks before, to learn which addresses may do.
-        self.asked.iter_mut().rev().find(|asked| fits(asked))
+        self.asked.iter_mut().rev().find(|asked| is_free(asked) && told.may_be(asked, interval))
+    }
+
+    /// What is told, or waits to be, and has no owner.
+    fn nobody_s(&self, remote: SocketAddr) -> impl Iterator<Item = Told> {
+        let waiting = self.waiting.iter().filter(move |waiting| waiting.connection.tuple.remote == remote);
+        let told = self.told.get(&remote).into_iter().flatten().filter(|told| told.pids.is_empty());
+        waiting.map(|waiting| Told::of(&waiting.connection, None)).chain(told.cloned())
     }
 
     fn remember(&mut self, remote: SocketAddr, told: Told) {
@@ -393,8 +406,9 @@ impl Pipeline {
         self.audited.waiting.iter().filter(|waiting| waiting.is_opened).map(|waiting| &waiting.connection)
     }
 
-    /// Records were lost: who asked for what began about then is not known for certain.
-    pub(super) fn lose_connects(&mut self, at: Moment) {
+    /// Records were lost, or the watch stood still and takes as one moment's what was of many: who asked for what began about
+    /// then is not known for certain.
+    pub fn lose_connects(&mut self, at: Moment) {
         self.audited.lost = Some(at);
     }
 
@@ -714,8 +728,9 @@ mod tests {
         );
         assert_eq!(asker(&mut audited(vec![asked(7, Some(THERE), 0)]), &told), None, "it lives elsewhere");
         assert_eq!(asker(&mut audited(vec![asked(7, Some(HERE), 900)]), &told), None, "too late");
-        let mut long_before = audited(vec![asked(7, Some(HERE), 0)]);
-        assert_eq!(asker(&mut long_before, &of_nobody(HERE, 900)), None, "too early");
+        let mut before = audited(vec![asked(7, Some(HERE), 0)]);
+        assert_eq!(asker(&mut before, &of_nobody(HERE, 900)), Some(7), "a SYN that was taken late");
+        assert_eq!(asker(&mut before, &of_nobody(HERE, 1_900)), None, "too early");
         let mut another = asked(7, Some(HERE), 0);
         another.remote = "192.0.2.7:2222".parse().unwrap();
         assert_eq!(asker(&mut audited(vec![another]), &told), None, "another port");
@@ -752,6 +767,19 @@ mod tests {
         let mut elsewhere = audited(vec![asked(7, Some(HERE), 0)]);
         elsewhere.remember(remote(), of_nobody(THERE, 20));
         assert_eq!(asker(&mut elsewhere, &first), Some(7), "what stands elsewhere is not its");
+    }
+
+    #[test]
+    fn of_two_that_were_told_late_the_first_is_not_said_to_be_the_second_s() {
+        // Asked for at 0 and at 150, taken at 160 and at 170.
+        let two = || audited(vec![asked(7, Some(HERE), 0), asked(8, Some(HERE), 150)]);
+        assert_eq!(asker(&mut two(), &of_nobody(HERE, 160)), None);
+        // Taken in time: the second has an asker of its own, who asked after the first was told.
+        let mut in_time = two();
+        in_time.remember(remote(), of_nobody(HERE, 155));
+        assert_eq!(asker(&mut in_time, &of_nobody(HERE, 5)), Some(7));
+        in_time.remember(remote(), of_nobody(HERE, 157));
+        assert_eq!(asker(&mut in_time, &of_nobody(HERE, 5)), None, "one of three was not asked for");
     }
 
     #[test]

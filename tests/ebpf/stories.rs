@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::lab;
-use crate::support::audit::{Log, perl, port_of};
+use crate::support::audit::{Log, Visitor};
 use crate::support::lab::Lab;
 use crate::support::log::with_action;
 use crate::support::watch::Watch;
@@ -140,11 +140,11 @@ fn all_sources_together_tell_each_connection_once_with_its_owner() {
         scope.spawn(|| serve(&listener, &stop));
         let mut made = BTreeMap::new();
         for life in LIVES.iter().cycle().take(EACH * LIVES.len()) {
-            let lasts = Duration::from_secs_f64(life.parse::<f64>().unwrap() / 1e3);
-            let child = perl(&lab, &lasts.as_secs_f64().to_string());
-            let pid = child.id();
-            made.insert(port_of(child), u64::from(pid));
-            log.connect(pid, [127, 0, 0, 1], lasts + Duration::from_millis(2), 0);
+            let seconds = life.parse::<f64>().unwrap() / 1e3;
+            let mut visitor = Visitor::start(&lab, &seconds.to_string());
+            made.insert(visitor.port, u64::from(visitor.pid()));
+            visitor.wait();
+            log.visited(&visitor);
         }
         // What waits for a record waits no longer.
         std::thread::sleep(Duration::from_millis(3_600));

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
@@ -10,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use super::find_program;
 use super::lab::Lab;
 
-/// Connects to 127.0.0.1:22, waits so many seconds, and is gone; prints its own port.
-const SHORT: &str = "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); \
-                     connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or exit; select(undef, undef, undef, $ARGV[0]); \
-                     print +(sockaddr_in(getsockname(S)))[0]";
+/// Connects to 127.0.0.1:22, prints its own port and when it asked (0 where perl cannot tell), waits so many seconds, and
+/// is gone.
+const VISIT: &str = "use Socket; $| = 1; eval { require Time::HiRes }; socket(S, PF_INET, SOCK_STREAM, 0); \
+                     $at = eval { Time::HiRes::time() } // 0; connect(S, sockaddr_in(22, INADDR_LOOPBACK)) or exit; \
+                     print +(sockaddr_in(getsockname(S)))[0], \" $at\\n\"; select(undef, undef, undef, $ARGV[0])";
 
 /// An audit log of the test's own.
 pub struct Log {
@@ -28,10 +30,15 @@ impl Log {
         Self { path, serial: 100 }
     }
 
-    /// A connect by this process to port 22 of the address, as long ago as it is said, with what it answered.
-    pub fn connect(&mut self, pid: u32, to: [u8; 4], ago: Duration, exit: i32) {
+    /// What this one asked for.
+    pub fn visited(&mut self, visitor: &Visitor) {
+        self.connect(visitor.pid(), [127, 0, 0, 1], visitor.asked, 0);
+    }
+
+    /// A connect by this process to port 22 of the address, at that moment, with what it answered.
+    pub fn connect(&mut self, pid: u32, to: [u8; 4], at: SystemTime, exit: i32) {
         self.serial += 1;
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() - ago;
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let stamp = format!("audit({}.{:03}:{})", since.as_secs(), since.subsec_millis(), self.serial);
         let success = if exit == 0 { "yes" } else { "no" };
         let (ppid, address) = (std::process::id(), to.map(|byte| format!("{byte:02X}")).concat());
@@ -50,12 +57,42 @@ impl Log {
     }
 }
 
-/// It, for so many seconds.
-pub fn perl(lab: &Lab, seconds: &str) -> Child {
-    lab.command("perl").args(["-e", SHORT, seconds]).stdout(Stdio::piped()).spawn().unwrap()
+/// Who has connected to port 22.
+pub struct Visitor {
+    child: Child,
+    /// Of its own end.
+    pub port: u64,
+    pub asked: SystemTime,
 }
 
-/// What it printed.
-pub fn port_of(child: Child) -> u64 {
-    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().parse().unwrap()
+impl Visitor {
+    /// One that stays for so many seconds.
+    pub fn start(lab: &Lab, seconds: &str) -> Self {
+        let mut perl = lab.command("perl");
+        let mut child = perl.args(["-e", VISIT, seconds]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (port, at) = line.trim_end().split_once(' ').unwrap();
+        let asked = match at.parse().unwrap() {
+            0.0 => SystemTime::now(),
+            seconds => SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds),
+        };
+        Self { child, port: port.parse().unwrap(), asked }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has gone by itself.
+    pub fn wait(&mut self) {
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
