@@ -45,7 +45,7 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut ask: impl FnMut() -> Optio
 
 /// Runs a command to its end and gives what it printed. One that never ends is killed and fails the test.
 pub fn output(command: &mut Command) -> Output {
-    const LIMIT: Duration = Duration::from_secs(15);
+    const LIMIT: Duration = Duration::from_secs(60);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&child);
     let (ended, end) = mpsc::channel();
