@@ -12,6 +12,7 @@ pub mod poll;
 pub mod selection;
 mod sockets;
 pub mod tally;
+mod words;
 
 pub use events::{Events, Observation};
 pub use flows::TransportChoice;
