@@ -100,7 +100,11 @@ fn event(bytes: &mut Bytes<'_>) -> Event {
     let at = moment(bytes);
     let what = match bytes.u8() % 5 {
         0 => return Event::gap(at, "read_failed", text(bytes)),
-        1 => What::Reloaded { outcome: Err(text(bytes)), settings: serde_json::Map::new() },
+        1 => What::Reloaded {
+            outcome: Err(text(bytes)),
+            settings: serde_json::Map::new(),
+            events: Default::default(),
+        },
         2 => {
             let connection = Arc::new(connection(bytes));
             What::Closed { connection, ending: ending(bytes) }

@@ -245,20 +245,12 @@ impl Daemon {
             SourceChoice::Netlink => Some(Source::Netlink),
         };
         let all = self.settings.netns == NetnsChoice::All;
-        let (choice, off) =
-            self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
-        let wanted = self.settings.kinds();
-        let state = |kind: Kind| match off.iter().find(|(of, _)| of.name() == kind.name()) {
-            Some((_, why)) => format!("off: {why}"),
-            None if wanted.iter().any(|of| of.name() == kind.name()) => "on".to_owned(),
-            None => "off: not asked for".to_owned(),
-        };
+        let choice = self.pipeline.attach(&self.proc, Some(Rc::clone(&self.events)), prefer, all, now());
         let mut warnings = view.warnings;
-        let proc_off =
-            off.iter().find(|(of, _)| *of == Kind::Proc).filter(|_| self.settings.executions.is_some());
-        warnings.extend(
-            proc_off.map(|(_, why)| format!("no program's start and end is told: the source proc {why}")),
-        );
+        let proc = self.pipeline.state_of(Kind::Proc);
+        let proc_off = proc.strip_prefix("off: ").filter(|_| self.settings.executions.is_some());
+        warnings
+            .extend(proc_off.map(|why| format!("no program's start and end is told: the source proc {why}")));
         warnings.extend(choice.differences);
         let unplaced = self.pipeline.unplaced();
         if unplaced > 0 && !view.all_owners {
@@ -279,7 +271,7 @@ impl Daemon {
             init_netns: view.init_netns.map(|netns| netns.0),
             source: self.pipeline.source().name(),
             source_reason: choice.reason,
-            events: Kind::ALL.into_iter().map(|kind| (kind.name(), state(kind))).collect::<BTreeMap<_, _>>(),
+            events: self.states(),
             netns_scope: if all { "all" } else { "own" },
             namespaces: self.pipeline.namespaces() as u64,
             stream: "new",
@@ -288,6 +280,11 @@ impl Daemon {
             executable_sha256: selftest::executable_sha256(),
             warnings,
         }
+    }
+
+    /// Of each kind of notices whether it is on in our own namespace.
+    fn states(&self) -> BTreeMap<&'static str, String> {
+        Kind::ALL.into_iter().map(|kind| (kind.name(), self.pipeline.state_of(kind))).collect()
     }
 
     /// The first record, and what became of what the run before followed.
@@ -412,7 +409,7 @@ impl Daemon {
             let nap = watchdog.map_or(left, |watchdog| watchdog.feed(now).min(left));
             let batches = self.events.wait(nap);
             self.observe(batches)?;
-            self.follow_udp();
+            self.follow_udp()?;
             if let Ok(signal) = signals.try_recv() {
                 return Ok(Some(signal));
             }

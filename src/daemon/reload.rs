@@ -42,8 +42,8 @@ impl Daemon {
                 Err(chain(&error))
             }
         };
-        let settings = self.settings.by_name();
-        self.push(vec![Event { at, what: What::Reloaded { outcome, settings } }]);
+        let (settings, events) = (self.settings.by_name(), self.states());
+        self.push(vec![Event { at, what: What::Reloaded { outcome, settings, events } }]);
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         self.ledger.flush(at)
     }
@@ -58,6 +58,8 @@ impl Daemon {
         }
         if changed.iter().any(|name| SELECTION.contains(&name.as_str())) {
             let masker = Masker::new(&new.mask);
+            let spared = self.settings.events.spared(new.select.inbound);
+            self.pipeline.hear_also(&self.proc, &self.events.spare_only(&spared), at);
             let ended = self.pipeline.select(new.select.clone(), masker, at);
             self.push(ended);
             // What flows carried that are not wanted any more has been asked by now.
@@ -69,13 +71,15 @@ impl Daemon {
     }
 
     /// The kernel's own words tell of UDP flows, or do not any more, as soon as the program is loaded anew for that.
-    pub(super) fn follow_udp(&self) {
-        let is_wanted = self.settings.select.udp;
-        match self.events.take_loaded(boottime) {
-            None => {}
-            Some(Ok(without)) => without.iter().for_each(|what| log::warn!("{what}")),
-            Some(Err(why)) if is_wanted => log::warn!("ebpf tells of no UDP flow, the table does: {why}"),
-            Some(Err(why)) => log::warn!("ebpf still looks at UDP, for nothing: {why}"),
+    pub(super) fn follow_udp(&mut self) -> Result<(), ReaderGone> {
+        let Some(without) = self.events.take_loaded(boottime) else { return Ok(()) };
+        let at = self.moment();
+        for what in without {
+            log::warn!("{what}");
+            if self.settings.select.udp {
+                self.push(vec![Event::gap(at, "events_off", what)]);
+            }
         }
+        self.ledger.flush(at)
     }
 }

@@ -74,6 +74,8 @@ pub enum What {
         outcome: Result<Vec<String>, String>,
         /// Effective settings, by their names in the configuration file.
         settings: serde_json::Map<String, serde_json::Value>,
+        /// Kinds of notices: `on`, or `off: ` and why.
+        events: BTreeMap<&'static str, String>,
     },
     /// First sight of a connection.
     Opened(Arc<Connection>),

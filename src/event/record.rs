@@ -176,12 +176,12 @@ impl Renderer {
             What::Stopped { reason, totals } => {
                 record.own("watch", json!({ "reason": readable(reason.as_bytes()), "totals": totals }));
             }
-            What::Reloaded { outcome, settings } => {
+            What::Reloaded { outcome, settings, events } => {
                 let watch = match outcome {
                     Ok(changed) if cut < Cut::Everything => {
-                        json!({ "changed": changed, "settings": settings })
+                        json!({ "changed": changed, "settings": settings, "events": events })
                     }
-                    Ok(changed) => json!({ "changed": changed }),
+                    Ok(changed) => json!({ "changed": changed, "events": events }),
                     Err(error) => json!({ "error": error }),
                 };
                 record.own("watch", watch);

@@ -1,6 +1,7 @@
 //! One network namespace: how its table is read, when, and what its counters said.
 
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(super) struct Namespace {
     /// True while it cannot be read and that has been told.
     pub failing: bool,
     /// Kinds of notices that are off in it, and why.
-    off: Vec<(Kind, String)>,
+    pub off: Vec<(Kind, String)>,
 }
 
 impl Namespace {
@@ -140,7 +141,7 @@ impl Namespace {
 
 impl Pipeline {
     /// Uses these sources from now on. `prefer`: the source to read tables from; `None`: the cheaper one. Answers why
-    /// that one, what the two did not agree on, and which kinds of notices are off in our own namespace, and why.
+    /// that one, and what the two did not agree on.
     pub fn attach(
         &mut self,
         proc: &Proc,
@@ -148,7 +149,7 @@ impl Pipeline {
         prefer: Option<Source>,
         all_namespaces: bool,
         at: Moment,
-    ) -> (Choice, Vec<(Kind, String)>) {
+    ) -> Choice {
         self.prefer = prefer;
         self.events = events;
         self.follows_all = all_namespaces;
@@ -156,7 +157,6 @@ impl Pipeline {
         if let Some(entered) = &mut entered {
             self.leave_out_audit(proc, entered);
         }
-        let off = entered.as_mut().map(|entered| std::mem::take(&mut entered.off)).unwrap_or_default();
         let notes = entered.as_mut().map(|entered| std::mem::take(&mut entered.notes)).unwrap_or_default();
         let unavailable = entered.as_ref().and_then(|entered| entered.diag.as_ref().err().cloned());
         let mut own = Namespace::new(self.own, true, entered);
@@ -180,7 +180,42 @@ impl Pipeline {
         let mut told = Vec::new();
         self.find_namespaces(proc, at, &mut told);
         self.untold.extend(told);
-        (choice, off)
+        choice
+    }
+
+    /// Whether notices of this kind are on in our own namespace: `on`, or `off: ` and why.
+    #[must_use]
+    pub fn state_of(&self, kind: Kind) -> String {
+        let is_it = |of: &Kind| of.name() == kind.name();
+        let own = self.spaces.first();
+        match own.and_then(|own| own.off.iter().find(|(of, _)| is_it(of))) {
+            Some((_, why)) => format!("off: {why}"),
+            None if own.is_some_and(|own| own.on.iter().any(is_it)) => "on".to_owned(),
+            None => "off: not asked for".to_owned(),
+        }
+    }
+
+    /// Opens in all namespaces these kinds, which were not for want of the kernel's own words, and are now.
+    pub fn hear_also(&mut self, proc: &Proc, kinds: &[Kind], at: Moment) {
+        let Some(events) = self.events.clone().filter(|_| !kinds.is_empty()) else { return };
+        let mut spaces = std::mem::take(&mut self.spaces);
+        let mut told = Vec::new();
+        for space in &mut spaces {
+            let file = self.open_member(proc, space.netns).filter(|_| !space.is_own);
+            let Some(tally) = space.tally.clone().filter(|_| space.is_own || file.is_some()) else {
+                continue;
+            };
+            let Entered { on, off, destroy_inode, .. } = events.enter_for(space.netns, file, kinds, tally);
+            space.off.retain(|(kind, _)| !kinds.contains(kind));
+            space.off.extend(off);
+            space.on.extend(on);
+            space.destroy_inode = space.destroy_inode.or(destroy_inode);
+            if !space.is_own {
+                self.tell_off(space, at, &mut told);
+            }
+        }
+        self.spaces = spaces;
+        self.untold.extend(told);
     }
 
     /// The kernel lets whoever may listen to its audit records anywhere, and gives them in its first namespace alone.
@@ -302,9 +337,7 @@ impl Pipeline {
 
     /// Opens its sources inside where that is permitted; else it is read through a member's `/proc/PID/net`.
     fn enter(&self, proc: &Proc, netns: Netns) -> Namespace {
-        let opened = self.namespaces.member(netns).and_then(|member| proc.open_netns(member).ok());
-        // A member that has just moved would let us into another.
-        let file = opened.filter(|(_, place)| *place == netns).map(|(file, _)| file);
+        let file = self.open_member(proc, netns);
         let entered = self.events.as_ref().zip(file).map(|(events, file)| events.enter(netns, Some(file)));
         let mut namespace = Namespace::new(netns, false, entered);
         if let Some(source) = self.prefer {
@@ -317,6 +350,12 @@ impl Pipeline {
         namespace.on.extend(self.words.is_on.then_some(Kind::Ebpf));
         namespace.balance.is_new = !namespace.standing;
         namespace
+    }
+
+    fn open_member(&self, proc: &Proc, netns: Netns) -> Option<OwnedFd> {
+        let (file, place) = proc.open_netns(self.namespaces.member(netns)?).ok()?;
+        // A member that has just moved would let us into another.
+        (place == netns).then_some(file)
     }
 
     fn leave(&mut self, netns: Netns, at: Moment, told: &mut Vec<Event>) {

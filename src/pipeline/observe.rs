@@ -98,6 +98,7 @@ impl Pipeline {
                     self.audited.is_on &= kind != Kind::Audit;
                     if let Some(space) = of(&mut spaces, netns) {
                         space.on.retain(|on| *on != kind);
+                        space.off.push((kind, reason.clone()));
                         space.gate.want_read();
                         space.balance.whole &= kind != Kind::Destroy;
                         space.balance.syns_whole &= kind != Kind::Syn;

@@ -138,8 +138,6 @@ pub struct Events {
     pub(super) watched: Arc<Watched>,
     pub(super) wanted: Vec<Kind>,
     audit_log: Option<PathBuf>,
-    /// Kinds that are only for want of the kernel's own words.
-    spared: Vec<Kind>,
     /// Of all namespaces together.
     pub(super) words: Mutex<Words>,
 }
@@ -182,8 +180,7 @@ impl Events {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let (rooms, words) = Default::default();
-        let (audit_log, spared) = Default::default();
-        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log, spared, words })
+        Ok(Self { epoll, bell, rooms, watched, wanted, audit_log: None, words })
     }
 
     /// Reads audit records from this file or pipe, and not from the kernel.
@@ -196,12 +193,6 @@ impl Events {
     #[must_use]
     pub fn reads_audit_log(&self) -> bool {
         self.audit_log.is_some()
-    }
-
-    /// Opens these only where the kernel's own words cannot be had.
-    #[must_use]
-    pub fn sparing(self, spared: Vec<Kind>) -> Self {
-        Self { spared, ..self }
     }
 
     /// What wakes `wait`.
@@ -258,37 +249,14 @@ impl Events {
     /// processes, of files and audit records come from our own namespace alone.
     pub fn enter(&self, netns: Netns, file: Option<OwnedFd>) -> Entered {
         self.leave(netns);
-        let ports = self.watched.ranges();
-        let words = self.open_words(netns, file.is_none(), &ports);
-        let has_words = self.words().source.is_some();
+        let is_own = file.is_none();
+        let words = self.open_words(netns, is_own, &self.watched.ranges());
         let is_wanted = |kind: &&Kind| match kind {
-            Kind::Proc | Kind::Audit | Kind::Files => file.is_none(),
-            _ => !(has_words && self.spared.contains(kind)),
+            Kind::Proc | Kind::Audit | Kind::Files => is_own,
+            _ => !self.is_spared(**kind),
         };
         let (wanted, spared): (Vec<Kind>, Vec<Kind>) = self.wanted.iter().partition(is_wanted);
-        let is_own = file.is_none();
-        let opened = match file {
-            None => Ok(open(&wanted, &ports, self.audit_log.as_deref())),
-            Some(file) => open_inside(file.as_fd(), &wanted, &ports),
-        };
-        let mut entered = Entered {
-            diag: Err(String::new()),
-            on: Vec::new(),
-            off: Vec::new(),
-            notes: Vec::new(),
-            tally: Arc::new(Tally::new()),
-            destroy_inode: None,
-        };
-        match opened {
-            Err(reason) => {
-                entered.off = wanted.into_iter().map(|kind| (kind, reason.clone())).collect();
-                entered.diag = Err(reason);
-            }
-            Ok(opened) => {
-                entered.diag = opened.diag;
-                self.add(netns, opened.sockets, &mut entered);
-            }
-        }
+        let mut entered = self.enter_for(netns, file, &wanted, Arc::new(Tally::new()));
         match words {
             None => {}
             Some(Ok(without)) => {
@@ -301,6 +269,34 @@ impl Events {
             entered
                 .off
                 .extend(spared.into_iter().map(|kind| (kind, "ebpf tells more of the same".to_owned())));
+        }
+        entered
+    }
+
+    /// Opens these too in a namespace that was entered, with its tally.
+    pub fn enter_for(
+        &self,
+        netns: Netns,
+        file: Option<OwnedFd>,
+        kinds: &[Kind],
+        tally: Arc<Tally>,
+    ) -> Entered {
+        let ports = self.watched.ranges();
+        let opened = match file {
+            None => Ok(open(kinds, &ports, self.audit_log.as_deref())),
+            Some(file) => open_inside(file.as_fd(), kinds, &ports),
+        };
+        let (on, off, notes) = Default::default();
+        let mut entered = Entered { diag: Err(String::new()), on, off, notes, tally, destroy_inode: None };
+        match opened {
+            Err(reason) => {
+                entered.off = kinds.iter().map(|kind| (*kind, reason.clone())).collect();
+                entered.diag = Err(reason);
+            }
+            Ok(opened) => {
+                entered.diag = opened.diag;
+                self.add(netns, opened.sockets, &mut entered);
+            }
         }
         entered
     }
@@ -344,8 +340,10 @@ impl Events {
     fn add(&self, netns: Netns, sockets: Vec<(Kind, Result<Socket, String>)>, entered: &mut Entered) {
         let mut rooms = self.rooms();
         rooms.last += 1;
-        let number = rooms.last;
-        let mut room = Room { netns, tally: Arc::clone(&entered.tally), sockets: Vec::new() };
+        let new = rooms.last;
+        let entered_before = rooms.open.extract_if(|_, room| room.netns == netns).next();
+        let (number, mut room) = entered_before
+            .unwrap_or_else(|| (new, Room { netns, tally: Arc::clone(&entered.tally), sockets: Vec::new() }));
         for (kind, socket) in sockets {
             let added = socket.and_then(|socket| {
                 let data = epoll::EventData::new_u64(number);

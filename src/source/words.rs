@@ -29,6 +29,8 @@ pub(super) struct Words {
     own: Netns,
     /// True if they are to tell of UDP flows too.
     with_udp: bool,
+    /// Kinds that are only for want of them.
+    spared: Vec<Kind>,
     /// What the program told that was there before this one, until then.
     left: Vec<Observation>,
     until: Duration,
@@ -49,6 +51,26 @@ impl Events {
     pub fn with_udp(self, with_udp: bool) -> Self {
         self.words().with_udp = with_udp;
         self
+    }
+
+    /// Opens these only where the kernel's own words cannot be had.
+    #[must_use]
+    pub fn sparing(self, spared: Vec<Kind>) -> Self {
+        self.words().spared = spared;
+        self
+    }
+
+    /// Spares no others than these from now on. Answers which of those that were spared are to be opened now.
+    pub fn spare_only(&self, spared: &[Kind]) -> Vec<Kind> {
+        let mut words = self.words();
+        let has_words = words.source.is_some();
+        let wanted = words.spared.extract_if(.., |kind| !spared.contains(kind));
+        wanted.filter(|kind| has_words && self.wanted.contains(kind)).collect()
+    }
+
+    pub(super) fn is_spared(&self, kind: Kind) -> bool {
+        let words = self.words();
+        words.source.is_some() && words.spared.contains(&kind)
     }
 
     pub(super) fn words(&self) -> MutexGuard<'_, Words> {
@@ -100,11 +122,11 @@ impl Events {
     }
 
     /// The program that was loaded anew takes over: answers what it does not tell, and why; or why there is none, and the
-    /// one before goes on. `None`: nothing is loaded, or it is not done.
+    /// one before goes on. Empty where all is as was asked for. `None`: nothing is loaded, or it is not done.
     ///
     /// Both tell for a moment: until `boottime` then, what the one before told holds, and behind it what the new one tells.
     /// That knows nothing of sockets which were opened before; their ends are told by their cookies all the same.
-    pub fn take_loaded(&self, boottime: impl Fn() -> Duration) -> Option<Result<Vec<String>, String>> {
+    pub fn take_loaded(&self, boottime: impl Fn() -> Duration) -> Option<Vec<String>> {
         let mut words = self.words();
         let is_over = |anew: &Anew| match &anew.loading {
             Ok(loading) => loading.is_done() || anew.begun + PATIENCE <= boottime(),
@@ -121,7 +143,7 @@ impl Events {
         });
         let mut source = match loaded {
             Ok(source) => source,
-            Err(reason) => return Some(Err(reason)),
+            Err(why) => return Some(vec![not_loaded(&why, with_udp)]),
         };
         let until = boottime();
         if let Some(before) = &mut words.source {
@@ -132,8 +154,9 @@ impl Events {
         let (mut left, _) = read(&mut words, usize::MAX);
         left.retain(|told| !matches!(told, Observation::Word(word) if word.sight().at > until));
         let without = not_told(&source, with_udp);
-        *words = Words { source: Some(source), own: words.own, with_udp, left, until, loading: None };
-        Some(Ok(without))
+        (words.source, words.with_udp) = (Some(source), with_udp);
+        (words.left, words.until) = (left, until);
+        Some(without)
     }
 
     /// In batches; true if there is more.
@@ -184,8 +207,19 @@ fn not_told(source: &Ebpf, with_udp: bool) -> Vec<String> {
     let attempts =
         source.without_attempts().map(|why| format!("ebpf tells of no attempt without a way: {why}"));
     let flows = source.without_flows().filter(|_| with_udp);
-    let flows = flows.map(|why| format!("ebpf tells of no UDP flow, the table does: {why}"));
-    attempts.into_iter().chain(flows).collect()
+    attempts.into_iter().chain(flows.map(no_flow)).collect()
+}
+
+/// The program before goes on.
+fn not_loaded(why: &str, with_udp: bool) -> String {
+    match with_udp {
+        true => format!("{}; what was loaded before goes on", no_flow(why)),
+        false => format!("ebpf still looks at UDP, for nothing: {why}"),
+    }
+}
+
+fn no_flow(why: &str) -> String {
+    format!("ebpf tells of no UDP flow, the table does: {why}")
 }
 
 /// What is told by now, or so many words of it; true if there is more.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Rows of each part of the catalogue.
 const PARTS: [(char, usize); 7] =
-    [('A', 27), ('B', 32), ('C', 14), ('D', 25), ('E', 22), ('F', 10), ('G', 15)];
+    [('A', 27), ('B', 32), ('C', 14), ('D', 25), ('E', 23), ('F', 10), ('G', 15)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -115,13 +115,18 @@ pub fn events() -> Vec<Event> {
         })),
         What::Gap(Box::new(gap)),
         What::Coverage(Box::new(coverage())),
-        What::Reloaded { outcome: Ok(vec!["ports".to_owned()]), settings: started().settings },
-        What::Reloaded { outcome: Err("line 2".to_owned()), settings: started().settings },
+        reloaded(Ok(vec!["ports".to_owned()])),
+        reloaded(Err("line 2".to_owned())),
         What::ClockStepped { by_us: -3_600_000_000 },
         What::Sealed(Box::new(seal())),
         What::Stopped { reason: "SIGTERM".to_owned(), totals: Box::default() },
     ];
     all.into_iter().chain(of_processes()).map(|what| Event { at: moment(3), what }).collect()
+}
+
+fn reloaded(outcome: Result<Vec<String>, String>) -> What {
+    let Started { settings, events, .. } = started();
+    What::Reloaded { outcome, settings, events }
 }
 
 /// Every way to be seen first. A new one breaks the build here.

@@ -79,9 +79,11 @@ fn auto_compares_them_and_asks_for_no_notice_of_ends_of_the_whole_machine() {
             "comparable": true, "accounted": sent, "missed_at_most": 0, "agrees": true, "kernel.active_opens": sent,
         });
         assert_eq!(pick(coverage, &fields), expected, "{options:?}: {coverage:#}");
-        assert!(with_action(&records, "gap").is_empty(), "{options:?}");
+        let gaps = with_action(&records, "gap");
+        assert!(gaps.is_empty(), "{options:?}: {gaps:#?}");
         let closes = with_action(&records, "connection-closed");
-        assert!(closes.iter().all(|close| close["portreeve"]["close"]["exact"] == true), "{options:?}");
+        let mut inexact = closes.iter().filter(|close| close["portreeve"]["close"]["exact"] != true);
+        assert!(inexact.next().is_none(), "{options:?}: {coverage:#} {closes:#?}");
         assert_eq!((with_action(&records, "connection-opened").len(), closes.len()), (14, 14), "{options:?}");
     }
 }

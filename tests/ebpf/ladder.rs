@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::flows::reload;
+use super::reloads::reload;
 use crate::lab;
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::with_action;

@@ -39,6 +39,8 @@ mod counts;
 mod flows;
 /// Privileges and memory.
 mod ladder;
+/// Reloads.
+mod reloads;
 /// The watch.
 mod stories;
 /// What is told, and by whom it was done.
