@@ -85,6 +85,7 @@ impl Pipeline {
         let stood = std::mem::take(&mut space.flows.standing) || self.totals.polls <= 1;
         let seen = if stood { Seen::Start } else { Seen::Poll };
         self.open_flows(proc, space, &delta.opened, seen, at, told);
+        self.count_on_flows(space.netns, &delta.opened, at);
         space.flows.gate.has_read(at.boot, cost, unconfirmed);
         Ok(())
     }

@@ -38,6 +38,8 @@ const LEAST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED
 pub(super) struct Heard {
     flows: BTreeMap<(Cookie, SocketAddr), Flow>,
     asked: BTreeMap<(Cookie, SocketAddr), Asked>,
+    /// Those of connected sockets that are not wanted, as their words told: a reload may take them in.
+    unwanted: BTreeMap<(Cookie, SocketAddr), Duration>,
     /// When the last was told that has been taken, wanted or not.
     taken: Duration,
     look_due: Duration,
@@ -73,6 +75,12 @@ impl Heard {
     fn flow(&self, cookie: Option<Cookie>, key: &Key) -> Option<&Flow> {
         self.flows.get(&(cookie?, key.tuple.remote)).filter(|flow| flow.key == *key)
     }
+
+    fn pass_over(&mut self, place: (Cookie, SocketAddr), first: Duration) {
+        if self.unwanted.len() < MOST_ASKED {
+            self.unwanted.insert(place, first);
+        }
+    }
 }
 
 impl Pipeline {
@@ -80,11 +88,17 @@ impl Pipeline {
     pub(super) fn take_flow(&mut self, proc: &Proc, opening: &Opening, at: Moment, told: &mut Vec<Event>) {
         let sight = opening.sight;
         self.heard.taken = self.heard.taken.max(sight.at);
-        let Some(cookie) = sight.cookie.filter(|_| self.select.wants_flow(&sight.tuple)) else { return };
+        let Some(cookie) = sight.cookie else { return };
+        let place = (cookie, sight.tuple.remote);
+        if !self.select.wants_flow(&sight.tuple) {
+            if sight.before == TcpState::Established {
+                self.heard.pass_over(place, sight.at);
+            }
+            return;
+        }
         let before = (self.cputime)();
         let (attribution, held) = self.owner_of(proc, opening);
         self.search_left = self.search_left.saturating_sub((self.cputime)().saturating_sub(before));
-        let place = (cookie, sight.tuple.remote);
         if sight.before == TcpState::Established {
             self.end_others(place, moment(at, sight.at), at, told);
         }
@@ -151,6 +165,20 @@ impl Pipeline {
         true
     }
 
+    /// What a reading has opened although its word was told: it was not wanted then. The kernel has counted it since.
+    pub(super) fn count_on_flows(&mut self, netns: Netns, sockets: &[Socket], at: Moment) {
+        for Socket { tuple, cookie, inode, .. } in sockets {
+            let (Some(cookie), Some(inode)) = (*cookie, *inode) else { continue };
+            let (place, key) = ((cookie, tuple.remote), Key { netns, tuple: *tuple, inode });
+            if self.table.get(&key).is_some()
+                && let Some(first) = self.heard.unwanted.remove(&place)
+            {
+                let due = at.boot + self.select.udp_idle;
+                self.heard.flows.insert(place, Flow { key, first, is_whole: true, due });
+            }
+        }
+    }
+
     fn open_asked(
         &mut self,
         proc: &Proc,
@@ -215,6 +243,9 @@ impl Pipeline {
         for place in of_socket(&self.heard.asked, cookie) {
             self.heard.asked.remove(&place);
         }
+        for place in of_socket(&self.heard.unwanted, cookie) {
+            self.heard.unwanted.remove(&place);
+        }
     }
 
     /// The end of a flow, with what the kernel has counted of it. Without that, whether anybody answered is not known.
@@ -227,11 +258,21 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let Some(cookie) = self.table.get(key).map(|entry| entry.connection.cookie) else { return };
+        let Some(Connection { cookie, state, .. }) = self.table.get(key).map(|entry| &*entry.connection)
+        else {
+            return;
+        };
+        let (cookie, is_connected) = (*cookie, *state == TcpState::Established);
         let flow = self.heard.flow(cookie, key).copied();
-        let counts = flow.zip(cookie).and_then(|(flow, cookie)| self.count(cookie, &flow, true));
-        if let Some(cookie) = cookie.filter(|_| flow.is_some()) {
-            self.heard.flows.remove(&(cookie, key.tuple.remote));
+        // A socket that stays connected tells nothing anew.
+        let goes_on = reason == CloseReason::OutOfScope && is_connected;
+        let counts = flow.zip(cookie).and_then(|(flow, cookie)| self.count(cookie, &flow, !goes_on));
+        if let Some((flow, cookie)) = flow.zip(cookie) {
+            let place = (cookie, key.tuple.remote);
+            self.heard.flows.remove(&place);
+            if goes_on && flow.is_whole {
+                self.heard.pass_over(place, flow.first);
+            }
         }
         if let (Some(counts), Some(entry)) = (counts, self.table.get_mut(key)) {
             Arc::make_mut(&mut entry.connection).last_seen = moment(at, counts.last);
@@ -308,12 +349,15 @@ impl Pipeline {
     }
 
     /// Another selection holds. What it does not want is not asked for any more; what the one before did not want and this
-    /// does is told with its next datagram: the kernel told of it once, to nobody.
+    /// does is told with its next datagram: the kernel told of it once, to nobody. Of a connected socket it tells once alone,
+    /// and counts on: the table shows that.
     pub(super) fn select_flows(&mut self) {
         let Self { select, heard, .. } = self;
         heard.asked.retain(|_, asked| select.wants_flow(&asked.sight.tuple));
-        if let Some(events) = self.events.as_ref().filter(|_| self.select.udp) {
-            let followed = heard.flows.keys().chain(heard.asked.keys()).copied();
+        if !select.udp {
+            heard.unwanted.clear();
+        } else if let Some(events) = &self.events {
+            let followed = heard.flows.keys().chain(heard.asked.keys()).chain(heard.unwanted.keys()).copied();
             // What was told since waits to be taken, and is judged then.
             events.forget_flows(heard.taken, followed);
         }

@@ -310,3 +310,49 @@ fn ask_unanswered(lab: &Lab) {
     let socket = bind(lab, "127.0.0.1:0");
     lab.inside(|| socket.send_to(b"word", "127.0.0.1:2392").unwrap());
 }
+
+#[test]
+fn a_connected_socket_that_a_reload_takes_in_is_told_with_what_it_has_carried() {
+    let test = "a_connected_socket_that_a_reload_takes_in_is_told_with_what_it_has_carried";
+    let lab = lab!("python3");
+    let _server = serve(&lab, &["2392"]);
+    let narrow = "transport = 'tcp,udp'\nports = '2392'\nexclude = ['127.0.0.1']\n";
+    let wide = "transport = 'tcp,udp'\nports = '2392'\n";
+    std::fs::write(lab.path("portreeve.toml"), narrow).unwrap();
+    let Some(mut watch) = watching(lab.watch(&["--events", "ebpf"]), test) else { return };
+    let client = bind(&lab, "127.0.0.1:0");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    lab.inside(|| client.connect("127.0.0.1:2392").unwrap());
+    let ask = || {
+        client.send(b"question").unwrap();
+        client.recv(&mut [0; 64]).unwrap();
+    };
+    ask();
+    // What was told of it has been taken, and was not wanted.
+    std::thread::sleep(Duration::from_millis(1_200));
+    assert!(with_action(&watch.records(), "connection-opened").is_empty());
+    reload(&lab, &mut watch, 1, wide);
+    let open = watch.wait_opened();
+    let expected = json!({
+        "network.transport": "udp", "portreeve.connection.seen": "start", "process.pid": std::process::id(),
+    });
+    assert_fields(&open, &expected);
+    ask();
+    // Out of what is watched, and into it again.
+    reload(&lab, &mut watch, 2, narrow);
+    let out = watch.wait_closed();
+    assert_fields(&out, &json!({ "portreeve.close.reason": "out_of_scope", "source.packets": 2 }));
+    ask();
+    reload(&lab, &mut watch, 3, wide);
+    watch.wait_opens(2);
+    ask();
+    drop(client);
+    let close = watch.wait_actions("connection-closed", 2).remove(1);
+    let expected = json!({
+        "portreeve.close.reason": "closed", "portreeve.close.exact": true, "portreeve.close.bytes_exact": true,
+        "source.packets": 4, "source.bytes": 32, "destination.packets": 4, "event.outcome": "success",
+    });
+    assert_fields(&close, &expected);
+    verify(&lab, &watch.text());
+    watch.stop();
+}
