@@ -442,12 +442,47 @@ impl Pipeline {
             }
             if is_opened {
                 self.tell_late_end(connection, ending, latency, at, told);
-            } else {
-                // Ids rise in the order in which they are told.
-                let connection = Connection { id: (self.new_id)(at), ..Arc::unwrap_or_clone(connection) };
-                self.tell_both(connection, ending, at, told);
+            } else if self.frees_ends(&connection, at, told) {
+                self.tell_late_pair(connection, ending, at, told);
             }
         }
+    }
+
+    /// What waits between the ends of a connection whose open is about to be told, and was before it. Who asked for it
+    /// remains unknown: not all who did are known yet.
+    pub(super) fn tell_waiting_before(&mut self, connection: &Connection, at: Moment, told: &mut Vec<Event>) {
+        let place = |of: &Connection| (of.netns, of.transport, of.tuple);
+        let is_before = |waiting: &Waiting| {
+            let opened = waiting.connection.opened.boot;
+            place(&waiting.connection) == place(connection)
+                && (waiting.is_opened || opened <= connection.opened.boot)
+        };
+        if connection.direction != Direction::Egress || !self.audited.waiting.iter().any(is_before) {
+            return;
+        }
+        let waiting = Vec::from(std::mem::take(&mut self.audited.waiting));
+        let (mut before, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_before);
+        self.audited.waiting = others.into();
+        before.sort_by_key(|waiting| waiting.connection.opened.boot);
+        for Waiting { connection, ending, is_opened, .. } in before {
+            self.audited.remember(connection.tuple.remote, Told::of(&connection, None));
+            match is_opened {
+                true => self.tell_late_end(connection, ending, None, at, told),
+                false => self.tell_late_pair(connection, ending, at, told),
+            }
+        }
+    }
+
+    fn tell_late_pair(
+        &mut self,
+        connection: Arc<Connection>,
+        ending: Ending,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
+        // An id is of the time of its record.
+        let connection = Connection { id: (self.new_id)(at), ..Arc::unwrap_or_clone(connection) };
+        self.tell_both(connection, ending, at, told);
     }
 
     /// The end of what was open, and before it who asked for it. `latency`: that is known.
@@ -574,7 +609,7 @@ impl Pipeline {
         };
         let last_seen = Some(asked.since);
         let ending = Ending { reason, success, last_seen, gone_by: asked.known, exact: false, bytes: None };
-        if self.is_chosen(&connection) {
+        if self.is_wanted(&connection) && self.frees_ends(&connection, at, told) {
             self.tell_both(connection, ending, at, told);
         }
     }

@@ -136,6 +136,9 @@ pub struct Pipeline {
     /// Where more than one kind of source tells SYNs: when one was told last, and how often each told it, first the tap.
     syns_told: HashMap<(Netns, Tuple), (Moment, u32, u32)>,
     audited: Audited,
+    /// That of the last open that was told: ids rise in the order in which opens are told, and what came between takes a
+    /// later one.
+    last_id: Uuid,
     words: Words,
     heard: Heard,
     coverage: Collected,
@@ -209,6 +212,7 @@ impl Pipeline {
             told_last: HashMap::new(),
             syns_told: HashMap::new(),
             audited: Audited::default(),
+            last_id: Uuid::nil(),
             words: Words::default(),
             heard: Heard::default(),
             coverage: Collected::default(),

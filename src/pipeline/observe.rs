@@ -590,15 +590,17 @@ impl Pipeline {
             // What is left of a socket bears another cookie.
             self.expect_notice((connection.netns, connection.tuple), None, at);
         }
-        if let Some((connection, ending)) = self.let_wait(connection, ending, at) {
+        if self.frees_ends(&connection, at, told)
+            && let Some((connection, ending)) = self.let_wait(connection, ending, at)
+        {
             self.tell_both(connection, ending, at, told);
         }
     }
 
-    /// Tells its open and its close, unless a filter proves that it is not wanted, or it comes too late.
+    /// Tells its open and its close, unless a filter proves that it is not wanted.
     pub(super) fn tell_both(
         &mut self,
-        connection: Connection,
+        mut connection: Connection,
         ending: Ending,
         at: Moment,
         told: &mut Vec<Event>,
@@ -606,13 +608,11 @@ impl Pipeline {
         if !self.select.filter.admits(&known(&connection)) {
             return;
         }
-        if !self.frees_ends(&connection, at, told) {
-            match teller(connection.seen) {
-                Some(kind) => self.count_lost(kind, Some(1), at),
-                None => self.totals.doubtful_ends += 1,
-            }
-            return;
+        self.tell_waiting_before(&connection, at, told);
+        if connection.id <= self.last_id {
+            connection.id = (self.new_id)(at);
         }
+        self.last_id = connection.id;
         self.note_told_last(&connection, ending.last_seen);
         let connection = Arc::new(connection);
         self.coverage.opened(&connection);
@@ -624,15 +624,15 @@ impl Pipeline {
         told.push(Event { at, what: What::Closed { connection, ending } });
     }
 
-    /// Two cannot be open between the same ends: what stood there before this one is closed. False if this one was before
-    /// what stands there, or before what was told to its end. In a flood what tells of a connection may be taken when a
-    /// table has shown the next on its ports.
-    fn frees_ends(&mut self, connection: &Connection, at: Moment, told: &mut Vec<Event>) -> bool {
+    /// Two cannot be open between the same ends: what stood there before this one is closed. False, and counted, if this
+    /// one was before what stands there, or before what was told to its end. In a flood what tells of a connection may be
+    /// taken when a table has shown the next on its ports.
+    pub(super) fn frees_ends(&mut self, connection: &Connection, at: Moment, told: &mut Vec<Event>) -> bool {
         let Connection { netns, tuple, seen, opened, .. } = connection;
         let began = seen.tells_start().then_some(opened.boot);
         let standing = self.table.between(*netns, *tuple);
         let standing = standing.and_then(|key| Some((key, self.table.get(&key)?.connection.last_seen.boot)));
-        match standing {
+        let is_free = match standing {
             // One of which only its end is told was before: else that of the other had been told sooner.
             Some((_, last)) if began.is_none_or(|began| began <= last) => false,
             Some((key, _)) => {
@@ -640,7 +640,13 @@ impl Pipeline {
                 true
             }
             None => !began.is_some_and(|began| self.comes_too_late((*netns, *tuple), began)),
+        };
+        match teller(*seen) {
+            _ if is_free => {}
+            Some(kind) => self.count_lost(kind, Some(1), at),
+            None => self.totals.doubtful_ends += 1,
         }
+        is_free
     }
 
     /// True if of what stood later between these ends all has been told.

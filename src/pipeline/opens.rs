@@ -100,7 +100,7 @@ impl Pipeline {
     }
 
     /// The inbound session that a connection comes from, if it is followed and no reading has shown it yet: a SYN may be told
-    /// sooner. It is opened first, so that the connection can name it. True if something was told.
+    /// sooner. It is opened first, so that the connection can name it.
     pub(super) fn open_session(
         &mut self,
         proc: &Proc,
@@ -108,16 +108,16 @@ impl Pipeline {
         way: &mut Way,
         at: Moment,
         told: &mut Vec<Event>,
-    ) -> bool {
-        let Some(tuple) = way.origin.inbound.filter(|_| self.select.inbound) else { return false };
+    ) {
+        let Some(tuple) = way.origin.inbound.filter(|_| self.select.inbound) else { return };
         let is_followed = way.origin.connection.is_some() || self.table.between(space.netns, tuple).is_some();
         if is_followed || !self.server_ports.contains(&tuple.local.port()) {
-            return false;
+            return;
         }
         self.totals.lookups += 1;
         let found = space.tables.diag().and_then(|diag| diag.find(&tuple, 0, None).ok().flatten());
         let Some(socket) = found.map(|found| found.socket).filter(|socket| socket.inode.is_some()) else {
-            return false;
+            return;
         };
         let first = First { seen: Seen::Poll, direction: Direction::Ingress, transport: Transport::Tcp };
         self.open_and_search(proc, space, &[socket], Vec::new(), first, at, told);
@@ -125,7 +125,6 @@ impl Pipeline {
         if let Some(entry) = session.filter(|entry| entry.told) {
             Arc::make_mut(&mut way.origin).connection = Some(entry.connection.id);
         }
-        true
     }
 
     /// Opens sockets that are new, with their owners as far as those are found now.
@@ -371,9 +370,8 @@ impl Pipeline {
         let user = uid.and_then(|uid| self.attributor.user_name(uid));
         let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
         let mut way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
-        let mut is_later = false;
         if let (Some(space), Some(way), Direction::Egress) = (space, &mut way, direction) {
-            is_later = self.open_session(proc, space, way, at, told);
+            self.open_session(proc, space, way, at, told);
         }
         self.remember(proc, key, &attribution, held.clone(), at);
         if let Some(owner) = attribution.owner().filter(|_| direction == Direction::Egress) {
@@ -381,10 +379,6 @@ impl Pipeline {
         }
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
-        if is_later {
-            // Ids rise in the order in which they are told.
-            connection.id = (self.new_id)(at);
-        }
         connection.attribution = attribution;
         connection.user = user;
         connection.way = way.map(Arc::new);
@@ -394,21 +388,29 @@ impl Pipeline {
 
     /// Tells an open, unless a filter proves that it is not wanted.
     pub(super) fn tell_open(&mut self, key: Key, at: Moment, told: &mut Vec<Event>) {
-        let Some(connection) = self.table.get(&key).map(|entry| Arc::clone(&entry.connection)) else {
-            return;
-        };
+        let Some(entry) = self.table.get(&key) else { return };
+        let connection = Arc::clone(&entry.connection);
         let is_told = self.is_wanted(&connection);
+        if is_told {
+            self.tell_waiting_before(&connection, at, told);
+        }
         let Some(entry) = self.table.get_mut(&key) else { return };
         entry.told = is_told;
-        if is_told {
-            self.totals.opens += 1;
-            self.totals.unattributed += u64::from(connection.attribution.owner().is_none());
-            self.coverage.opened(&connection);
-            if connection.attribution != Attribution::Unknown(Reason::Budget) {
-                self.note_told(&connection, Some(key));
-            }
-            told.push(Event { at, what: What::Opened(connection) });
+        if !is_told {
+            return;
         }
+        if connection.id <= self.last_id {
+            Arc::make_mut(&mut entry.connection).id = (self.new_id)(at);
+        }
+        let connection = Arc::clone(&entry.connection);
+        self.last_id = connection.id;
+        self.totals.opens += 1;
+        self.totals.unattributed += u64::from(connection.attribution.owner().is_none());
+        self.coverage.opened(&connection);
+        if connection.attribution != Attribution::Unknown(Reason::Budget) {
+            self.note_told(&connection, Some(key));
+        }
+        told.push(Event { at, what: What::Opened(connection) });
     }
 
     /// True unless a filter proves, by what is known by now, that a connection is not to be told.

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portreeve::connection::{Cookie, Moment, Tuple};
@@ -11,7 +12,9 @@ use portreeve::netlink::Destroyed;
 use portreeve::pipeline::{Outside, Pipeline};
 use portreeve::proc::Proc;
 use portreeve::secrets::Masker;
-use portreeve::source::{Filter, Kind, Observation, Selection};
+use portreeve::source::poll::Source;
+use portreeve::source::tally::Watched;
+use portreeve::source::{Events, Filter, Kind, Observation, Selection};
 use uuid::Uuid;
 
 use super::kernel::{Kernel, moment};
@@ -62,6 +65,26 @@ impl Watch {
         watch.kernel.establish(INODE);
         assert_eq!(watch.tick(at), [format!("open poll from {at}")]);
         watch
+    }
+
+    /// Audit records are read, of which none comes: what is over without an owner waits for them.
+    fn audited() -> Self {
+        let mut watch = Self::new();
+        let log = watch.kernel.path("audit.log");
+        std::fs::write(&log, "").unwrap();
+        let events = Events::new(vec![Kind::Audit], Arc::new(Watched::new(&[]))).unwrap();
+        let events = Some(Rc::new(events.reading(Some(log))));
+        let (_, off) = watch.pipeline.attach(&watch.proc, events, Some(Source::Procfs), false, moment(1));
+        assert_eq!(off, []);
+        assert_eq!(watch.tick(1), [""; 0]);
+        watch
+    }
+
+    /// A connection that nobody is seen to hold.
+    fn connect(&mut self, inode: u64) {
+        self.kernel.connect(300, OURS, THEIRS, inode);
+        self.kernel.let_go(inode);
+        self.kernel.establish(inode);
     }
 
     fn tick(&mut self, millis: u64) -> Vec<String> {
@@ -183,4 +206,64 @@ fn a_syn_that_is_taken_after_the_end_of_what_it_began_is_no_later_than_that() {
     watch.kernel.age(Duration::from_secs(5));
     assert_eq!(watch.syn(8_000), [""; 0]);
     assert_eq!(watch.tick(8_100), ["open syn from 3100", "close syn seen 0 gone 3100"]);
+}
+
+#[test]
+fn an_end_that_waits_for_its_record_is_told_before_the_next_open_between_its_ends() {
+    let mut watch = Watch::audited();
+    watch.connect(INODE);
+    assert_eq!(watch.tick(1_000), ["open poll from 1000"]);
+    watch.kernel.close(INODE);
+    assert_eq!(watch.tick(1_100), [""; 0], "who asked for it may be told yet");
+    watch.kernel.rows.clear();
+    watch.connect(INODE + 1);
+    assert_eq!(watch.tick(1_200), ["close poll seen 1000 gone 1100", "open poll from 1200"]);
+    watch.kernel.close(INODE + 1);
+    assert_eq!(watch.tick(1_300), [""; 0]);
+    assert_eq!(watch.tick(1_900), ["close poll seen 1200 gone 1300"]);
+    assert_eq!(watch.pipeline.totals().live, 0);
+}
+
+#[test]
+fn one_that_was_over_and_waits_for_its_record_is_told_before_the_next_and_with_a_lesser_id() {
+    let mut watch = Watch::audited();
+    watch.kernel.counters[0] += 1;
+    assert_eq!(watch.syn(1_000), [""; 0]);
+    watch.kernel.counters[0] += 1;
+    assert_eq!(watch.tick(1_500), [""; 0], "it is over, and who asked for it may be told yet");
+    watch.connect(INODE);
+    watch.kernel.write();
+    let told = watch.pipeline.tick(&watch.proc, moment(1_600)).unwrap();
+    let last = "close syn seen 1000 gone 1500";
+    assert_eq!(stories(&told), ["open syn from 1000", last, "open poll from 1600"]);
+    let opened = told.iter().filter(|event| matches!(event.what, What::Opened(_)));
+    let ids: Vec<_> = opened.map(|event| event.what.connection().unwrap().id).collect();
+    assert!(ids.is_sorted() && ids[0] != ids[1], "{ids:?}");
+    assert_eq!(watch.notices_lost(), 0);
+}
+
+#[test]
+fn of_two_that_wait_for_their_records_the_first_is_told_first() {
+    let mut watch = Watch::audited();
+    assert_eq!(watch.syn(1_000), [""; 0]);
+    assert_eq!(watch.syn(1_200), [""; 0]);
+    assert_eq!(watch.reset(1_300), [""; 0]);
+    assert_eq!(watch.reset(1_301), [""; 0]);
+    let (first, second) = ("close syn seen 1000 gone 1300", "close syn seen 1200 gone 1301");
+    assert_eq!(watch.tick(1_810), ["open syn from 1000", first, "open syn from 1200", second]);
+}
+
+#[test]
+fn one_that_was_before_what_is_over_and_waits_is_counted_and_not_told() {
+    let mut watch = Watch::audited();
+    watch.connect(INODE);
+    assert_eq!(watch.tick(1_000), ["open poll from 1000"]);
+    assert_eq!(watch.syn(1_100), [""; 0]);
+    watch.kernel.counters[0] += 1;
+    assert_eq!(watch.tick(1_200), [""; 0]);
+    watch.kernel.close(INODE);
+    assert_eq!(watch.tick(1_300), [""; 0], "who asked for it may be told yet");
+    assert_eq!(watch.reset(1_350), [""; 0]);
+    assert_eq!(watch.notices_lost(), 1);
+    assert_eq!(watch.tick(1_800), ["close poll seen 1200 gone 1300"]);
 }
