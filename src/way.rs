@@ -65,6 +65,16 @@ pub enum Kind {
 }
 
 impl Way {
+    /// The same of what a client opens for its server (`-R`), not for itself: what was typed names another end.
+    #[must_use]
+    pub fn for_its_server(mut self) -> Self {
+        self.route = Some(Route::Forwarded);
+        if let Some(meaning) = &mut self.ssh {
+            Arc::make_mut(meaning).destination = None;
+        }
+        self
+    }
+
     /// What is known of a connection that has passed to another owner: where it came from was known when it was opened,
     /// and a client that went into the background has erased what was asked of it.
     #[must_use]

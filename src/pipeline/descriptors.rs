@@ -104,11 +104,6 @@ impl Counted {
         self.by_key.insert(key, process);
     }
 
-    /// Connections of SSH processes that are told.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.by_key.keys()
-    }
-
     pub(super) fn remove(&mut self, key: &Key) {
         if self.by_key.remove(key).is_some() {
             self.sought.retain(|_, of| of != key);
@@ -211,7 +206,7 @@ impl Pipeline {
     }
 
     /// Tells what has changed of a way, and that its server has another title.
-    fn tell_way(
+    pub(super) fn tell_way(
         &mut self,
         key: &Key,
         old: &Way,

@@ -284,6 +284,7 @@ impl Pipeline {
         let Some(entry) = self.table.close(key, at) else { return };
         self.holds.remove(key);
         self.counted.remove(key);
+        self.clients.remove(key);
         if self.sought.get(&key.inode).is_none_or(|(of, _)| of == key) {
             self.sought.remove(&key.inode);
             self.search.forget(key.inode);

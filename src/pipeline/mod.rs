@@ -4,6 +4,7 @@
 //! and writes nowhere: moments, ids and names are given, records come out.
 
 mod audited;
+mod clients;
 mod coverage;
 mod descriptors;
 mod ends;
@@ -42,6 +43,7 @@ use crate::source::{Events, Selection};
 use crate::table::Table;
 
 use audited::Audited;
+use clients::Clients;
 use coverage::Collected;
 use descriptors::Counted;
 use heard::Heard;
@@ -116,6 +118,7 @@ pub struct Pipeline {
     /// Asks for unix sockets of our own namespace. `None`: the kernel cannot be asked.
     unix: Option<UnixDiag>,
     counted: Counted,
+    clients: Clients,
     /// Failures that were counted when a connection's row was first found absent.
     doubts: HashMap<Key, Failures>,
     /// Ends that wait for their notice.
@@ -202,6 +205,7 @@ impl Pipeline {
             origins: Origins::new(own, proc.ephemeral_ports()),
             unix: None,
             counted: Counted::default(),
+            clients: Clients::default(),
             doubts: HashMap::new(),
             waiting: HashMap::new(),
             missed_notices: HashMap::new(),

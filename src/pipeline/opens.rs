@@ -368,8 +368,10 @@ impl Pipeline {
         let needs_name = attribution.owner().is_none();
         let uid = self.table.get(&key).and_then(|entry| entry.connection.uid).filter(|_| needs_name);
         let user = uid.and_then(|uid| self.attributor.user_name(uid));
-        let direction = self.table.get(&key).map_or(Direction::Egress, |entry| entry.connection.direction);
-        let mut way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        let connection = self.table.get(&key).map(|entry| &entry.connection);
+        let (direction, opened) =
+            connection.map_or((Direction::Egress, at), |one| (one.direction, one.opened));
+        let mut way = self.way_of(proc, &key, direction, &attribution, held.as_ref(), opened.boot);
         if let (Some(space), Some(way), Direction::Egress) = (space, &mut way, direction) {
             self.open_session(proc, space, way, at, told);
         }
@@ -384,6 +386,7 @@ impl Pipeline {
         connection.way = way.map(Arc::new);
         self.tell_open(key, at, told);
         self.count_descriptors(key, held.as_ref());
+        self.learn_client(proc, key, at, told);
     }
 
     /// Tells an open, unless a filter proves that it is not wanted.
@@ -595,8 +598,9 @@ impl Pipeline {
             self.attributor.connected(&lineage.process);
         }
         let was_sought = *old == Attribution::Unknown(Reason::Budget);
-        let (direction, old) = (entry.connection.direction, entry.connection.way.clone());
-        let way = self.way_of(proc, &key, direction, &attribution, held.as_ref());
+        let Connection { direction, opened, way: old, .. } = entry.connection.as_ref();
+        let (direction, opened, old) = (*direction, opened.boot, old.clone());
+        let way = self.way_of(proc, &key, direction, &attribution, held.as_ref(), opened);
         let way = way.map(|way| Arc::new(old.as_ref().map_or(way.clone(), |old| way.or_older(old))));
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
@@ -613,6 +617,7 @@ impl Pipeline {
             told.push(Event { at, what: What::Changed { connection, changed } });
         }
         self.count_descriptors(key, held.as_ref());
+        self.learn_client(proc, key, at, told);
     }
 
     /// Connections that began and ended between two readings: their TIME_WAIT tells that they were, and when they

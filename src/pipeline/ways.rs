@@ -2,18 +2,20 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Pipeline;
-use crate::connection::{Connection, Direction, Key, Netns, TcpState, Transport};
+use super::clients::is_own;
+use crate::connection::{Connection, Direction, Key, Netns, Transport};
 use crate::event::Actor;
 use crate::origin::Question;
 use crate::proc::{Held, Proc};
-use crate::process::{Asker, Attribution, Lineage, Process};
-use crate::ssh::{self, Route};
+use crate::process::{Asker, Attribution, Lineage};
+use crate::ssh;
 use crate::way::{Origin, Way};
 
 impl Pipeline {
-    /// The way to a connection of this owner. `None`: the owner is not known.
+    /// The way to a connection of this owner, which opened it at this time. `None`: the owner is not known.
     pub(super) fn way_of(
         &mut self,
         proc: &Proc,
@@ -21,6 +23,7 @@ impl Pipeline {
         direction: Direction,
         attribution: &Attribution,
         held: Option<&Rc<Held>>,
+        opened: Duration,
     ) -> Option<Way> {
         let Attribution::Owned { lineage, .. } = attribution else { return None };
         let held = held.map(Rc::as_ref);
@@ -39,31 +42,11 @@ impl Pipeline {
                 if entry.is_some_and(|entry| entry.connection.transport == Transport::Udp) {
                     // What an SSH client asks a name server is no SSH: of a flow only who made it is told, and from where.
                     way = Way { route: None, ssh: None, is_ssh: false, ..way };
-                } else if matches!(way.route, Some(Route::Direct | Route::MuxMaster))
-                    && self.is_connected(key, &lineage.process)
-                {
-                    way.route = Some(Route::Forwarded);
-                    if let Some(meaning) = &mut way.ssh {
-                        Arc::make_mut(meaning).destination = None;
-                    }
+                } else if is_own(&way) && self.is_connected(proc, key, attribution, held, opened) {
+                    way = way.for_its_server();
                 }
                 way
             }
-        })
-    }
-
-    /// True if a client has its connection already: what it opens now, it opens for its server (`-R`).
-    fn is_connected(&self, but: &Key, client: &Process) -> bool {
-        let others = self.counted.keys().filter(|key| *key != but).filter_map(|key| self.table.get(key));
-        others.map(|entry| entry.connection.as_ref()).any(|connection| {
-            let Connection { direction, attribution, state, .. } = connection;
-            let is_its = match attribution {
-                Attribution::Owned { lineage, .. } => {
-                    (lineage.process.pid, lineage.process.start_ticks) == (client.pid, client.start_ticks)
-                }
-                _ => false,
-            };
-            is_its && *direction == Direction::Egress && *state == TcpState::Established
         })
     }
 

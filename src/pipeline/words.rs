@@ -416,7 +416,7 @@ impl Pipeline {
             return last.way.clone();
         }
         let key = Key { netns: sight.netns, tuple: sight.tuple, inode: sight.inode? };
-        let way = self.way_of(proc, &key, Direction::Egress, attribution, held);
+        let way = self.way_of(proc, &key, Direction::Egress, attribution, held, sight.at);
         self.words.last_ways.truncate(MOST_WAYS - 1);
         let lineage = Arc::clone(lineage);
         let last = LastWay { lineage, netns: sight.netns, way: way.clone(), at: sight.at };
@@ -592,6 +592,7 @@ impl Pipeline {
         self.remember(proc, key, &attribution, held.clone(), at);
         self.tell_open(key, at, told);
         self.count_descriptors(key, held.as_ref());
+        self.learn_client(proc, key, at, told);
         if super::is_fragile(state) {
             space.fragile.push(key);
         }

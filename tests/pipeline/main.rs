@@ -30,6 +30,8 @@ mod order;
 mod origins;
 /// What is seldom seen.
 mod rare;
+/// Which of a client's connections is its own.
+mod routes;
 /// Trees over time, and the words they must lead to.
 mod scenarios;
 /// The search for an owner.
