@@ -86,6 +86,16 @@ impl Attributor {
         Some(Arc::new(Lineage { process: Arc::new(process), ..lineage.clone() }))
     }
 
+    /// The same with the name of its user, if that has come since it was read.
+    #[must_use]
+    pub fn named(&mut self, lineage: &Lineage) -> Option<Arc<Lineage>> {
+        let ids = lineage.process.ids.filter(|_| lineage.process.user.is_none())?;
+        (self.user_name)(ids.real_uid)?;
+        let mut process = Process::clone(&lineage.process);
+        self.name_users(&mut process);
+        Some(Arc::new(Lineage { process: Arc::new(process), ..lineage.clone() }))
+    }
+
     /// A process that was read, with its secrets masked and its users named.
     fn told(&mut self, mut process: Process) -> Process {
         process.redacted = self.masker.mask(&mut process.args);

@@ -6,6 +6,7 @@
 //! leaves the descriptor standing and an unreadable one tells nothing. Where notices are on, every other evidence waits
 //! a moment for the notice: it alone tells the moment and the bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
@@ -14,6 +15,7 @@ use crate::connection::{CloseReason, Connection, Counts, Key, Moment, Netns, Tcp
 use crate::event::{Bytes, Ending, Event, What};
 use crate::netlink::Sight as Found;
 use crate::proc::{Proc, Sight};
+use crate::process::Attribution;
 use crate::source::gate::Failures;
 use crate::table::{ABSENT_READS, Delta};
 
@@ -294,7 +296,8 @@ impl Pipeline {
         if !entry.told {
             return;
         }
-        let connection = entry.connection;
+        let mut connection = entry.connection;
+        self.name_late(&mut connection);
         // A word may tell of an end that was before the last look's own moment.
         let is_before = connection.last_seen.boot > ending.gone_by.boot && ending.exact;
         let last_seen = if is_before { ending.gone_by } else { connection.last_seen };
@@ -305,6 +308,25 @@ impl Pipeline {
         }
         self.totals.closes += 1;
         told.push(Event { at, what: What::Closed { connection, ending } });
+    }
+
+    /// A user's name that did not come in time for the open is told with the close.
+    fn name_late(&mut self, connection: &mut Arc<Connection>) {
+        match &connection.attribution {
+            Attribution::Owned { lineage, .. } => {
+                let Some(named) = self.attributor.named(lineage) else { return };
+                if let Attribution::Owned { lineage, .. } = &mut Arc::make_mut(connection).attribution {
+                    *lineage = named;
+                }
+            }
+            Attribution::Unknown(_) if connection.user.is_none() => {
+                let user = connection.uid.and_then(|uid| self.attributor.user_name(uid));
+                if user.is_some() {
+                    Arc::make_mut(connection).user = user;
+                }
+            }
+            _ => {}
+        }
     }
 }
 

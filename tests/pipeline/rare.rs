@@ -1,14 +1,19 @@
 //! What a kernel shows seldom: ports and inodes that are used again, both ends that connect at once, tables full of others.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use portreeve::connection::{Moment, Netns};
 use portreeve::event::message::command_line;
 use portreeve::event::{Event, Host, Renderer};
+use portreeve::pipeline::{Outside, Pipeline};
 use portreeve::proc::Net;
+use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection, poll};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -232,4 +237,45 @@ fn a_process_that_started_so_many_ticks_after_boot_started_then() {
     let boot = at.wall - SignedDuration::try_from(at.boot).unwrap();
     let start = boot + SignedDuration::from_millis(4_800);
     assert_eq!(tick(&mut watch, at)["process"]["start"], format!("{start:.2}"));
+}
+
+#[test]
+fn a_user_s_name_that_comes_late_is_told_with_the_close() {
+    let mut kernel = Kernel::new();
+    kernel.spawn(300, 100, "ssh", &["ssh", "web1"]);
+    kernel.write();
+    let has_come = Rc::<Cell<bool>>::default();
+    let comes = Rc::clone(&has_come);
+    let outside = Outside {
+        new_id: Box::new({
+            let mut ids = 0;
+            move |_| {
+                ids += 1;
+                Uuid::from_u128(ids)
+            }
+        }),
+        user_name: Box::new(move |_| comes.get().then(|| "alice".into())),
+        boottime: Box::new(|| Duration::ZERO),
+        cputime: Box::new(|| Duration::ZERO),
+    };
+    let select = Selection::new("22".parse().unwrap(), Filter::default());
+    let (proc, masker) = (kernel.proc(), Masker::new(&[]));
+    let mut pipeline = Pipeline::new(&proc, select, masker, outside, Duration::from_secs(1), 100);
+    let mut names = |kernel: &Kernel, millis| -> Vec<Value> {
+        kernel.write();
+        let told = pipeline.tick(&proc, moment(millis)).unwrap();
+        told.iter().map(|event| record(event)["user"]["name"].clone()).collect()
+    };
+    assert_eq!(names(&kernel, 0), [Value::Null; 0]);
+    // One whose owner is known, and one of which only the table tells who made the socket.
+    kernel.connect(300, "192.0.2.10:40000", "203.0.113.7:22", 7_001);
+    kernel.connect(300, "192.0.2.10:40001", "203.0.113.7:22", 7_002);
+    kernel.let_go(7_002);
+    kernel.establish(7_001);
+    kernel.establish(7_002);
+    assert_eq!(names(&kernel, 1_000), [Value::Null, Value::Null]);
+    has_come.set(true);
+    kernel.close(7_001);
+    kernel.close(7_002);
+    assert_eq!(names(&kernel, 2_000), ["alice", "alice"]);
 }
