@@ -14,7 +14,7 @@ use crate::connection::{
     CloseReason, Connection, Cookie, Direction, Moment, Netns, Seen, Socket, TcpState, Transport, Tuple,
 };
 use crate::event::{Ending, Event, What};
-use crate::netlink::{Destroyed, ProcessNotice};
+use crate::netlink::{Destroyed, ProcessNotice, Sight as Found};
 use crate::proc::Proc;
 use crate::process::{Attribution, Reason};
 use crate::source::gate::Failures;
@@ -237,19 +237,7 @@ impl Pipeline {
             return None;
         }
         let known = self.table.between(space.netns, tuple);
-        if !space.tables.looks_up() {
-            space.gate.want_read();
-        }
-        self.totals.lookups += 1;
-        let found = match space.tables.diag().map(|diag| diag.find(&tuple, device, None)) {
-            Some(Ok(found)) => found,
-            None => None,
-            Some(Err(_)) => {
-                // It is not known whether its socket stands: the table tells.
-                space.gate.want_read();
-                return None;
-            }
-        };
+        let found = self.find_between(space, &tuple, device)?;
         let inode = found.as_ref().and_then(|found| found.socket.inode);
         match (found, known) {
             // That of a connection that a table told, one that is repeated, or one whose place another has taken meanwhile.
@@ -276,6 +264,17 @@ impl Pipeline {
                 None
             }
         }
+    }
+
+    /// The socket that stands between these ends, none where lookups cannot be made. `None`: it is not known whether one
+    /// does. Where the table is to tell, it is read.
+    fn find_between(&mut self, space: &mut Namespace, tuple: &Tuple, device: u32) -> Option<Option<Found>> {
+        self.totals.lookups += 1;
+        let found = space.tables.diag().map(|diag| diag.find(tuple, device, None));
+        if !matches!(found, Some(Ok(_))) {
+            space.gate.want_read();
+        }
+        found.unwrap_or(Ok(None)).ok()
     }
 
     /// What this began is over, and something else tells of it, or has told.

@@ -174,21 +174,8 @@ impl Pipeline {
         at: Moment,
         told: &mut Vec<Event>,
     ) {
-        let First { seen, direction, transport } = first;
-        // Whose opening was told needs no search.
-        let mut others = Vec::with_capacity(sockets.len());
-        let is_told = direction == Direction::Egress && transport == Transport::Tcp;
-        if is_told {
-            self.hear_openings(proc, space, sockets, at, told);
-        }
-        for socket in sockets {
-            let is_due = !is_told
-                || !self.open_row(proc, space, socket, at, told)
-                    && (seen != Seen::Poll || !self.puts_off(space, socket, at));
-            if is_due {
-                others.push(*socket);
-            }
-        }
+        let seen = first.seen;
+        let others = self.open_heard(proc, space, sockets, first, at, told);
         let sight = (self.boottime)();
         let sockets = self.as_many_as_are_followed(&others, at);
         let inodes = sockets.iter().filter_map(|socket| Some((socket.inode?, socket.uid)));
@@ -200,20 +187,9 @@ impl Pipeline {
         for socket in sockets {
             let Some(inode) = socket.inode else { continue };
             let key = Key { netns: space.netns, tuple: socket.tuple, inode };
-            let connection = self.new_connection(key, socket, first, at);
-            self.table.open(key, connection, socket.device, true);
-            let has_syn = transport == Transport::Tcp;
-            if has_syn
-                && self.syns.remove(&(key.netns, key.tuple)).is_none()
-                && direction == Direction::Egress
-            {
-                self.expect_syn(space, &key, seen, at);
-            }
+            self.follow(space, key, socket, first, at);
             self.sought.insert(inode, (key, sight));
             keys.push(key);
-            if super::is_fragile(socket.state.of_ours()) {
-                space.fragile.push(key);
-            }
         }
         if seen != Seen::Start && found.len() < wanted.len() {
             self.search_on(proc, space, &keys, &mut found);
@@ -228,6 +204,46 @@ impl Pipeline {
         self.tell_found(proc, found, at, told);
         if !space.on.is_empty() {
             self.learn_cookies(space, sockets, at, told);
+        }
+    }
+
+    /// Opens those whose opening the kernel's own words told, which needs no search; answers the others that are due.
+    fn open_heard(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        sockets: &[Socket],
+        first: First,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) -> Vec<Socket> {
+        if first.direction != Direction::Egress || first.transport != Transport::Tcp {
+            return sockets.to_vec();
+        }
+        self.hear_openings(proc, space, sockets, at, told);
+        let mut others = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            if !self.open_row(proc, space, socket, at, told)
+                && (first.seen != Seen::Poll || !self.puts_off(space, socket, at))
+            {
+                others.push(*socket);
+            }
+        }
+        others
+    }
+
+    /// A socket that is new enters the table; who owns it is not known yet.
+    fn follow(&mut self, space: &mut Namespace, key: Key, socket: &Socket, first: First, at: Moment) {
+        let connection = self.new_connection(key, socket, first, at);
+        self.table.open(key, connection, socket.device, true);
+        if first.transport == Transport::Tcp
+            && self.syns.remove(&(key.netns, key.tuple)).is_none()
+            && first.direction == Direction::Egress
+        {
+            self.expect_syn(space, &key, first.seen, at);
+        }
+        if super::is_fragile(socket.state.of_ours()) {
+            space.fragile.push(key);
         }
     }
 
@@ -560,37 +576,7 @@ impl Pipeline {
         self.remember(proc, key, &attribution, held.clone(), at);
         let Some(entry) = self.table.get(&key) else { return };
         let old = &entry.connection.attribution;
-        let changed = match (old, &attribution) {
-            // What a former run told stands, as long as it is true.
-            (Attribution::Recorded(_), Attribution::Unknown(_)) => return,
-            (Attribution::Recorded(old), Attribution::Owned { lineage, .. }) if old.is(&lineage.process) => {
-                return;
-            }
-            (Attribution::Recorded(old), Attribution::Owned { .. }) if old.is_owned() => vec!["process"],
-            (Attribution::Recorded(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
-            // Nothing is unlearned: an owner that was known stays on record.
-            (Attribution::Owned { .. }, Attribution::Unknown(_)) => return,
-            (Attribution::Owned { lineage: old, .. }, Attribution::Owned { lineage, .. }) => {
-                if old.process == lineage.process {
-                    return;
-                }
-                vec!["process"]
-            }
-            (Attribution::Unknown(_), Attribution::Owned { .. }) => vec!["process", "portreeve.attribution"],
-            (Attribution::Audited { .. }, Attribution::Unknown(_) | Attribution::Audited { .. }) => return,
-            (Attribution::Audited { asker, .. }, Attribution::Owned { lineage, .. })
-                if asker.pid() == lineage.process.pid =>
-            {
-                vec!["portreeve.attribution"]
-            }
-            (Attribution::Audited { .. }, Attribution::Owned { .. })
-            | (Attribution::Unknown(_), Attribution::Audited { .. }) => {
-                vec!["process", "portreeve.attribution"]
-            }
-            (_, Attribution::Audited { .. }) => return,
-            (Attribution::Unknown(old), Attribution::Unknown(new)) if old == new => return,
-            (_, Attribution::Unknown(_) | Attribution::Recorded(_)) => vec!["portreeve.attribution"],
-        };
+        let Some(changed) = news(old, &attribution) else { return };
         if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
         }
@@ -655,6 +641,33 @@ impl Pipeline {
         let (reason, success) = (CloseReason::Closed, Some(true));
         let ending = Ending { reason, success, last_seen: None, gone_by, exact: false, bytes: None };
         self.tell_pair(connection, ending, at, told);
+    }
+}
+
+/// What of a record changes by what is known of an owner now. `None`: nothing does, or it is no news.
+fn news(old: &Attribution, new: &Attribution) -> Option<Vec<&'static str>> {
+    use Attribution::{Audited, Owned, Recorded, Unknown};
+    let (process, evidence) = ("process", "portreeve.attribution");
+    match (old, new) {
+        // What a former run told stands, as long as it is true.
+        (Recorded(_), Unknown(_)) => None,
+        (Recorded(old), Owned { lineage, .. }) if old.is(&lineage.process) => None,
+        (Recorded(old), Owned { .. }) if old.is_owned() => Some(vec![process]),
+        // Nothing is unlearned: an owner that was known stays on record.
+        (Owned { .. }, Unknown(_)) => None,
+        (Owned { lineage: old, .. }, Owned { lineage, .. }) => {
+            (old.process != lineage.process).then(|| vec![process])
+        }
+        (Audited { .. }, Unknown(_) | Audited { .. }) => None,
+        (Audited { asker, .. }, Owned { lineage, .. }) if asker.pid() == lineage.process.pid => {
+            Some(vec![evidence])
+        }
+        (Recorded(_) | Unknown(_) | Audited { .. }, Owned { .. }) | (Unknown(_), Audited { .. }) => {
+            Some(vec![process, evidence])
+        }
+        (_, Audited { .. }) => None,
+        (Unknown(old), Unknown(new)) if old == new => None,
+        (_, Unknown(_) | Recorded(_)) => Some(vec![evidence]),
     }
 }
 
