@@ -114,6 +114,7 @@ fn opening(millis: u64, local: &str, remote: &str, inode: u64) -> Word {
         pid: 300,
         tid: 300,
         start_ticks: 1_300,
+        pidfd_inode: None,
         ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
         login: Some(1_000),
         session: Some(3),
