@@ -74,8 +74,8 @@ impl Watch {
         std::fs::write(&log, "").unwrap();
         let events = Events::new(vec![Kind::Audit], Arc::new(Watched::new(&[]))).unwrap();
         let events = Some(Rc::new(events.reading(Some(log))));
-        let (_, off) = watch.pipeline.attach(&watch.proc, events, Some(Source::Procfs), false, moment(1));
-        assert_eq!(off, []);
+        watch.pipeline.attach(&watch.proc, events, Some(Source::Procfs), false, moment(1));
+        assert_eq!(watch.pipeline.state_of(Kind::Audit), "on");
         assert_eq!(watch.tick(1), [""; 0]);
         watch
     }
