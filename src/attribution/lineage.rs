@@ -52,8 +52,13 @@ impl Attributor {
     }
 
     pub(super) fn know(&mut self, proc: &Proc, held: Rc<Held>) -> Option<Rc<Known>> {
-        let pid = held.pid;
         let process = self.read(proc, &held, Depth::Owner)?;
+        Some(self.note(proc, held, process))
+    }
+
+    /// Keeps for this tick what was read of a process.
+    pub(super) fn note(&mut self, proc: &Proc, held: Rc<Held>, process: Process) -> Rc<Known> {
+        let pid = held.pid;
         let process = share(&mut self.processes, process.pid, process);
         // Nobody has a child without a pid that was given out after its own.
         let is_last = proc.last_pid() == Some(pid);
@@ -63,7 +68,7 @@ impl Attributor {
             self.this_tick.clear();
         }
         self.this_tick.insert(pid, Rc::clone(&known));
-        Some(known)
+        known
     }
 
     pub(super) fn read(&mut self, proc: &Proc, held: &Held, depth: Depth) -> Option<Process> {
@@ -97,7 +102,7 @@ impl Attributor {
     }
 
     /// A process that was read, with its secrets masked and its users named.
-    fn told(&mut self, mut process: Process) -> Process {
+    pub(super) fn told(&mut self, mut process: Process) -> Process {
         process.redacted = self.masker.mask(&mut process.args);
         self.name_users(&mut process);
         process

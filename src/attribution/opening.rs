@@ -2,19 +2,16 @@
 //!
 //! Whoever still lives is read as any other owner, and so is its chain; of whoever is gone there is what was told.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::search::Quest;
+use super::search::holders_from;
 use super::{Attributor, Known};
 use crate::ebpf::event::{Ancestor, Opening};
 use crate::proc::{Held, Proc};
 use crate::process::{Attribution, ChainCut, Lineage, Login, Process};
 
-/// So many of its descriptors are looked at for the socket.
-const MANY: usize = 2_048;
 /// So long a process is not read again that tells the same of itself.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Of so many of its openings in that time the descriptor is looked for: of one that lasts it is found later.
@@ -74,7 +71,7 @@ impl Attributor {
             };
         }
         let held = if is_read { proc.hold(opening.pid).ok() } else { None };
-        let known = held.and_then(|held| self.know(proc, Rc::new(held)));
+        let known = held.and_then(|held| self.know_connecting(proc, held, opening));
         let known = known.filter(|known| known.process.start_ticks == opening.start_ticks);
         let (attribution, held) = match &known {
             Some(known) => self.attribute_living(proc, opening, known),
@@ -82,6 +79,21 @@ impl Attributor {
         };
         self.keep(opening, &attribution, known);
         (attribution, held)
+    }
+
+    /// Reads who connects. What the kernel has told of it, whole and of the process and not of a thread, is not asked for
+    /// again: its arguments least, for which another thread may have to wait.
+    fn know_connecting(&mut self, proc: &Proc, held: Held, opening: &Opening) -> Option<Rc<Known>> {
+        let held = Rc::new(held);
+        let is_whole = opening.args_whole && opening.tid == opening.pid && !opening.executable_cut;
+        let rest = is_whole.then(|| proc.read_rest(&held, process_of(opening)));
+        match rest.and_then(Result::ok).flatten() {
+            Some(process) => {
+                let process = self.told(process);
+                Some(self.note(proc, held, process))
+            }
+            None => self.know(proc, held),
+        }
     }
 
     fn keep(&mut self, opening: &Opening, attribution: &Attribution, known: Option<Rc<Known>>) {
@@ -109,9 +121,7 @@ impl Attributor {
         known: &Rc<Known>,
     ) -> (Attribution, Option<Rc<Held>>) {
         let found = opening.sight.inode.and_then(|inode| {
-            let (mut wanted, mut found) = (HashMap::from([(inode, opening.socket_uid)]), HashMap::new());
-            Quest { proc, wanted: &mut wanted, found: &mut found }.ask(&known.held, MANY);
-            let found = found.remove(&inode)?;
+            let found = holders_from(proc, &known.held, known.process.ppid, inode)?;
             let (attribution, held) = self.attribute(proc, inode, &found, Duration::ZERO);
             let Attribution::Owned { lineage, holders, latency } = attribution else { return None };
             Some((lineage, holders, latency, held))

@@ -298,7 +298,8 @@ impl Quest<'_> {
             // A start asks for tens of thousands at once, and nobody is in a hurry then: no descriptor for each.
             let is_met = holder.pid == held.pid && self.found.len() < MOST_MET;
             let met = if is_met { held.duplicate().map(Rc::new) } else { None };
-            let holders = with_ancestors(self.proc, held, holder, inode);
+            let above = self.proc.parent_of(held).unwrap_or(0);
+            let holders = with_ancestors(self.proc, above, holder, inode);
             self.found.insert(inode, Found::Holders(holders, met));
         }
     }
@@ -354,11 +355,23 @@ fn of_process(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Holder 
     if shares { shared } else { Holder { tid, ..shared } }
 }
 
+/// A process of this parent that has just been read, if the socket is among its first descriptors, and who handed it down.
+pub(super) fn holders_from(proc: &Proc, held: &Rc<Held>, parent: u32, inode: Inode) -> Option<Found> {
+    let mut table = proc.open_table(held, None).ok()?;
+    for _ in 0..MANY {
+        let (holder, descriptor) = proc.next_descriptor(held, &mut table)?;
+        if descriptor == Descriptor::Socket(inode) {
+            let holders = with_ancestors(proc, parent, holder, inode);
+            return Some(Found::Holders(holders, Some(Rc::clone(held))));
+        }
+    }
+    None
+}
+
 /// A newborn that was met first may be gone before it is read: who handed the socket down to it is asked at once, up as
 /// long as the parent holds it by the same number.
-fn with_ancestors(proc: &Proc, held: &Held, holder: Holder, inode: Inode) -> Vec<Holder> {
+fn with_ancestors(proc: &Proc, mut above: u32, holder: Holder, inode: Inode) -> Vec<Holder> {
     let mut holders = vec![holder];
-    let mut above = proc.parent_of(held).unwrap_or(0);
     while above != 0 && holders.len() < MOST_ABOVE {
         let Ok(held) = proc.hold(above) else { break };
         let holder = Holder { pid: above, tid: None, ..holder };

@@ -142,6 +142,9 @@ pub struct Opening {
     pub args_bytes: u64,
     /// True if `args` lacks some of them.
     pub args_cut: bool,
+    /// True if these are all, and ended as a program leaves them that has written no title over them: such a title may go on
+    /// behind them.
+    pub args_whole: bool,
     /// Path of the executable. `None`: a kernel thread.
     pub executable: Option<Vec<u8>>,
     /// True if `executable` lacks its beginning.
@@ -294,6 +297,7 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
     let (args, names) = (tail.get(..args_len)?, tail.get(args_len..args_len + path_len)?);
     let above = tail.get(args_len + path_len..)?;
     let args_bytes = u64_at(bytes, 120)?;
+    let is_cut = u64::try_from(args_len).is_ok_and(|len| len < args_bytes);
     let set = |at| Some(u32_at(bytes, at)?).filter(|number| *number != u32::MAX);
     let (major, minor) = (u32_at(bytes, 128)?, u32_at(bytes, 132)?);
     let ancestors = usize::from(u16_at(bytes, 156)?).min(ANCESTORS);
@@ -317,7 +321,8 @@ fn parse_open(bytes: &[u8], sight: Sight) -> Option<Opening> {
         comm: name(bytes.get(136..152)?),
         args: split_arguments(args),
         args_bytes,
-        args_cut: u64::try_from(args_len).is_ok_and(|len| len < args_bytes),
+        args_cut: is_cut,
+        args_whole: !is_cut && args.ends_with(b"\0"),
         executable: path(names, flags & CUT != 0),
         executable_cut: flags & CUT != 0,
         executable_deleted: flags & DELETED != 0,
@@ -455,6 +460,35 @@ mod tests {
         let (open, _) = layout("open");
         let at = |name: &str| open.iter().find(|(member, _)| member == name).unwrap().1;
         assert_eq!(at("tail"), OPEN);
+    }
+
+    /// An opening of a process with these arguments, of which so many bytes are said to be there.
+    fn with_args(args: &[u8], args_bytes: u64) -> Opening {
+        let mut bytes = vec![0; OPEN];
+        bytes[16] = 1;
+        bytes[17] = 2;
+        bytes[120..128].copy_from_slice(&args_bytes.to_ne_bytes());
+        bytes[152..154].copy_from_slice(&u16::try_from(args.len()).unwrap().to_ne_bytes());
+        bytes.extend_from_slice(args);
+        match parse(&bytes) {
+            Some(Word::Open(opening)) => *opening,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_are_whole_when_none_is_missing_and_no_title_stands_over_them() {
+        for (args, bytes, is_cut, is_whole) in [
+            (&b"ssh\0host\0"[..], 9, false, true),
+            (b"ssh\0ho", 9, true, false),
+            (b"sshd: al", 8, false, false),
+            (b"ssh\0", 9, true, false),
+            (b"", 9, true, false),
+            (b"", 0, false, false),
+        ] {
+            let opening = with_args(args, bytes);
+            assert_eq!((opening.args_cut, opening.args_whole), (is_cut, is_whole), "{args:?}");
+        }
     }
 
     #[test]

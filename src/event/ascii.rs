@@ -15,7 +15,8 @@ struct Ascii;
 impl Formatter for Ascii {
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
         let mut rest = text;
-        while let Some(at) = rest.find(|c: char| !(' '..='~').contains(&c)) {
+        // The first byte of a character that is not among these is not either.
+        while let Some(at) = rest.bytes().position(|byte| !(b' '..=b'~').contains(&byte)) {
             let (plain, odd) = rest.split_at(at);
             writer.write_all(plain.as_bytes())?;
             let mut chars = odd.chars();

@@ -6,18 +6,21 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::ascii::to_json;
 use super::record::{Cut, Host, Members};
 use super::way;
+use super::who::ANCESTRY;
 use crate::connection::Moment;
-use crate::process::Lineage;
+use crate::process::{Lineage, Process};
 use crate::way::Origin;
 
 /// As many are kept: a few programs make most of the connections that come at once.
 const MOST: usize = 8;
+/// And as many links of chains: the same few stand above most owners.
+const MOST_LINKS: usize = 48;
 /// Starts are told in hundredths of a second, and so are the kernel's ticks: where the wall clock stands against the time
 /// since boot in the same half of one, each start is the same text.
 const STEP_NS: i128 = 5_000_000;
@@ -37,9 +40,20 @@ pub(super) struct Portrait {
     pub(super) own: Drawn,
 }
 
+/// A link of a chain.
+#[derive(Debug)]
+struct Link {
+    process: Arc<Process>,
+    step: i128,
+    json: Box<RawValue>,
+}
+
 /// Those that were wanted last, the very last one first.
 #[derive(Debug, Default)]
-pub(super) struct Portraits(Vec<Rc<Portrait>>);
+pub(super) struct Portraits {
+    owners: Vec<Rc<Portrait>>,
+    links: Vec<Link>,
+}
 
 impl Portraits {
     /// That of an owner and its session, of a connection that was opened then. `None`: it cannot be kept.
@@ -54,36 +68,64 @@ impl Portraits {
         let is_it = |known: &Rc<Portrait>| {
             known.step == step && Arc::ptr_eq(&known.lineage, lineage) && known.origin.as_ref() == origin
         };
-        let portrait = match self.0.iter().position(is_it) {
-            Some(place) => self.0.remove(place),
-            None => Rc::new(draw(host, lineage, origin, opened, step)?),
+        let portrait = match self.owners.iter().position(is_it) {
+            Some(place) => self.owners.remove(place),
+            None => {
+                let chain = self.chain(host, lineage, opened, step)?;
+                Rc::new(draw(host, lineage, chain, origin, opened, step)?)
+            }
         };
-        self.0.truncate(MOST - 1);
-        self.0.insert(0, Rc::clone(&portrait));
+        self.owners.truncate(MOST - 1);
+        self.owners.insert(0, Rc::clone(&portrait));
         Some(portrait)
+    }
+
+    fn chain(&mut self, host: &Host, lineage: &Lineage, opened: Moment, step: i128) -> Option<Box<RawValue>> {
+        for (nth, process) in lineage.ancestry.iter().enumerate() {
+            let is_it = |known: &Link| known.step == step && Arc::ptr_eq(&known.process, process);
+            let link = match self.links.iter().position(is_it) {
+                Some(place) => self.links.remove(place),
+                None => {
+                    let json = as_json(&host.link(process, opened, Cut::None))?;
+                    Link { process: Arc::clone(process), step, json }
+                }
+            };
+            self.links.insert(nth.min(self.links.len()), link);
+        }
+        let links = self.links.iter().take(lineage.ancestry.len()).map(|link| &*link.json);
+        let chain = to_raw_value(&links.collect::<Vec<_>>()).ok();
+        self.links.truncate(MOST_LINKS);
+        chain
     }
 }
 
 fn draw(
     host: &Host,
     lineage: &Arc<Lineage>,
+    chain: Box<RawValue>,
     origin: Option<&Arc<Origin>>,
     opened: Moment,
     step: i128,
 ) -> Option<Portrait> {
     let mut members = Members::default();
-    host.lineage(&mut members, lineage, opened, Cut::None);
+    host.lineage_but_chain(&mut members, lineage, opened, Cut::None);
     if let Some(origin) = origin {
         way::tell_origin(&mut members, origin);
     }
     let (fields, own) = members.into_maps();
     let (lineage, origin) = (Arc::clone(lineage), origin.map(Arc::clone));
-    Some(Portrait { lineage, origin, step, fields: drawn(fields)?, own: drawn(own)? })
+    let mut own = drawn(own)?;
+    let place = own.partition_point(|(name, _)| name.as_str() < ANCESTRY);
+    own.insert(place, (ANCESTRY.to_owned(), chain));
+    Some(Portrait { lineage, origin, step, fields: drawn(fields)?, own })
 }
 
 fn drawn(members: Map<String, Value>) -> Option<Drawn> {
-    let as_json = |value: Value| RawValue::from_string(String::from_utf8(to_json(&value).ok()?).ok()?).ok();
-    members.into_iter().map(|(name, value)| Some((name, as_json(value)?))).collect()
+    members.into_iter().map(|(name, value)| Some((name, as_json(&value)?))).collect()
+}
+
+fn as_json(value: &Value) -> Option<Box<RawValue>> {
+    RawValue::from_string(String::from_utf8(to_json(value).ok()?).ok()?).ok()
 }
 
 /// Where the wall clock stood against the time since boot. `None`: of one that started later it is told otherwise.
@@ -188,7 +230,7 @@ mod tests {
                     }
                 }
             }
-            assert!(portraits.0.len() <= MOST);
+            assert!(portraits.owners.len() <= MOST && portraits.links.len() <= MOST_LINKS);
         }
         assert_eq!(with_portrait, 4 * 3 * 3 * 2);
     }

@@ -11,21 +11,35 @@ use crate::cgroup;
 use crate::connection::Moment;
 use crate::process::{Asker, ChainCut, Departed, Hash, Ids, Lineage, Login, Process, Tty};
 
+/// The whole chain, below `portreeve`.
+pub(super) const ANCESTRY: &str = "ancestry";
+
 impl Host {
     /// The owner with all that was read of it, its parent in ECS's place, and the whole chain in ours.
     pub(super) fn lineage(&self, record: &mut Members, lineage: &Lineage, opened: Moment, cut: Cut) {
+        self.lineage_but_chain(record, lineage, opened, cut);
+        let chain = lineage.ancestry.iter().map(|p| self.link(p, opened, cut)).collect::<Vec<_>>();
+        record.own(ANCESTRY, json!(chain));
+    }
+
+    /// The same without the whole chain.
+    pub(super) fn lineage_but_chain(
+        &self,
+        record: &mut Members,
+        lineage: &Lineage,
+        opened: Moment,
+        cut: Cut,
+    ) {
         self.owner(record, &lineage.process, opened, cut);
         if let Some(hash) = lineage.hash {
             put_hash(record, hash);
         }
-        let chain = lineage.ancestry.iter().map(|p| self.link(p, opened, cut)).collect::<Vec<_>>();
         if let Some(parent) = lineage.ancestry.first() {
             let parent = self.parent(parent, opened, cut);
             if let Some(process) = record.fields.get_mut("process") {
                 set(process, "parent", Some(parent));
             }
         }
-        record.own("ancestry", json!(chain));
         if let Some(cut) = lineage.cut {
             record.own("ancestry_cut", json!(cut.name()));
         }
@@ -55,7 +69,7 @@ impl Host {
         set(&mut fields, "parent", parent.as_ref().map(|parent| self.parent(&parent.process, opened, cut)));
         record.put("process", fields);
         if !chain.is_empty() {
-            record.own("ancestry", json!(chain));
+            record.own(ANCESTRY, json!(chain));
         }
         let cut = parent.as_ref().map_or(Some(ChainCut::Vanished), |parent| parent.cut);
         if let Some(cut) = cut {
@@ -119,7 +133,7 @@ impl Host {
     }
 
     /// What is told of every process: pid, name, executable, command line, start, user.
-    fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
+    pub(super) fn link(&self, process: &Process, opened: Moment, cut: Cut) -> Value {
         let mut link = json!({ "pid": process.pid, "name": readable(&process.comm) });
         set(&mut link, "executable", path(process.executable.as_deref(), cut.ancestor_path()));
         if !process.args.is_empty() && cut < Cut::Ancestors {

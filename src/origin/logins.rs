@@ -44,7 +44,7 @@ impl Marks {
         Self {
             audit: login.as_ref().and_then(|login| login.session),
             scope: cgroup.as_deref().and_then(scope_of),
-            leader: owner.and_then(|owner| proc.session_leader_of(owner)),
+            leader: owner.and_then(|owner| proc.session_leader_then(owner)),
         }
     }
 

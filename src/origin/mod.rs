@@ -153,7 +153,7 @@ impl Origins {
         let lineage = question.lineage;
         let chain: Vec<&Arc<Process>> = [&lineage.process].into_iter().chain(&lineage.ancestry).collect();
         let servers = chain.iter().enumerate().skip(at).take_while(|(_, process)| is_server(process));
-        let hint = || proc.variable_of(question.owner?, VARIABLE).as_deref().and_then(parse_variable);
+        let hint = || variable_of(proc, question).as_deref().and_then(parse_variable);
         let (server, tuple) =
             servers.filter(|(_, process)| !is_listener(process)).find_map(|(place, process)| {
                 Some((place, self.seats.find(proc, process, question.ports, hint)?))
@@ -263,13 +263,17 @@ fn by_title(lineage: &Lineage) -> Option<Origin> {
     Some(origin)
 }
 
+fn variable_of(proc: &Proc, question: Question<'_>) -> Option<Vec<u8>> {
+    proc.variable_of(question.owner?, question.lineage.process.ids, VARIABLE)
+}
+
 /// `198.51.100.7 50122 192.0.2.10 22`
 fn by_environment(proc: &Proc, question: Question<'_>) -> Option<Origin> {
     // What a unit or a container starts may have been started from a login, and is none.
     if elsewhere(&question.lineage.process).kind != Kind::Unknown {
         return None;
     }
-    let value = proc.variable_of(question.owner?, VARIABLE)?;
+    let value = variable_of(proc, question)?;
     let inbound = parse_variable(&value)?;
     Some(Origin {
         kind: Kind::Ssh,

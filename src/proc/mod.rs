@@ -110,6 +110,8 @@ pub struct Proc {
     sockstat: [OnceCell<OwnedFd>; 2],
     last_pid: OnceCell<OwnedFd>,
     version: OnceCell<Option<(u32, u32)>>,
+    /// True if the kernel numbers processes by the inodes of their pidfds.
+    has_pidfs: OnceCell<bool>,
     patience: RefCell<patience::Patience>,
 }
 
@@ -132,6 +134,7 @@ impl Proc {
             sockstat: Default::default(),
             last_pid: OnceCell::new(),
             version: OnceCell::new(),
+            has_pidfs: OnceCell::new(),
             patience: RefCell::default(),
         })
     }

@@ -3,6 +3,7 @@
 //! (pid, start time) is no identity: a pid that is reused at once mostly bears the same start tick. The held folder
 //! is one: once its process is gone every read through it fails with ESRCH. Files: proc_pid_stat(5) and its like.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Held {
     /// The number it was opened by.
     pub pid: u32,
     pub(super) dir: OwnedFd,
+    /// The leader of its session, as `stat` told it last.
+    leader: Cell<Option<u32>>,
 }
 
 /// A held process whose files stay open: another look at it costs 4 µs if it slept meanwhile and 12 µs if it did not,
@@ -106,7 +109,8 @@ impl Held {
     /// The same process, held once more. `None`: we are out of descriptors.
     #[must_use]
     pub fn duplicate(&self) -> Option<Self> {
-        self.dir.try_clone().ok().map(|dir| Self { pid: self.pid, dir })
+        let leader = self.leader.clone();
+        self.dir.try_clone().ok().map(|dir| Self { pid: self.pid, dir, leader })
     }
 
     pub(super) fn error(&self, proc: &Proc, name: &str, error: Errno) -> ProcError {
@@ -161,7 +165,7 @@ impl Proc {
     pub fn hold(&self, pid: u32) -> Result<Held, ProcError> {
         let name = Decimal::new(pid);
         openat(&self.dir, name.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map(|dir| Held { pid, dir })
+            .map(|dir| Held { pid, dir, leader: Cell::default() })
             .map_err(|e| self.read_error(name.as_str(), e))
     }
 
@@ -262,6 +266,35 @@ impl Proc {
         Ok(process)
     }
 
+    /// Reads an owner of which the kernel has told, a moment ago, the program, the arguments and the users: what there is
+    /// beside these, 30 µs. `None`: it runs another program by now, or what was told cannot be held against what it is; then
+    /// all of it is to be read.
+    ///
+    /// # Errors
+    /// As `read_process`.
+    pub fn read_rest(&self, held: &Held, told: Process) -> Result<Option<Process>, ProcError> {
+        let (stat, comm) = self.read_stat(held)?;
+        if (stat.starttime, &comm) != (told.start_ticks, &told.comm) || told.executable_deleted {
+            return Ok(None);
+        }
+        let pidfd_inode = told.pidfd_inode.or_else(|| self.pidfd_inode(held));
+        let cgroup = held.read("cgroup", 4096).ok().and_then(|text| parse_cgroup(&text));
+        let Ok(working_directory) = held.link("cwd") else { return Ok(None) };
+        // The last: a process that is gone has none.
+        if held.link("exe").ok() != told.executable {
+            return Ok(None);
+        }
+        Ok(Some(Process {
+            ppid: unsigned(stat.ppid),
+            pidfd_inode,
+            working_directory: Some(working_directory),
+            tty: parse_tty(&stat),
+            cgroup,
+            remembered: false,
+            ..told
+        }))
+    }
+
     /// A process whose first thread has ended shows its program, arguments and folder only through those that live.
     fn ask_threads(&self, held: &Held, depth: Depth, process: &mut Process) {
         if process.executable.is_some() || !process.denied.is_empty() || self.is_alone(held) {
@@ -296,8 +329,7 @@ impl Proc {
 
     /// Who is to blame if a process does not answer: who logged in, as long as that is known, for he may be several users.
     pub(super) fn whose(&self, held: &Held) -> Whose {
-        let status = parse_status(&held.read("status", 4096).unwrap_or_default());
-        let real_uid = status.ids.map_or(0, |ids| ids.real_uid);
+        let real_uid = ids_of(held).map_or(0, |ids| ids.real_uid);
         let uid = read_login(held).map_or(real_uid, |login| login.uid);
         Whose { uid, pid: self.process_of(held).unwrap_or(held.pid) }
     }
@@ -323,16 +355,11 @@ impl Proc {
     }
 
     fn ask_for(&self, held: &Held, file: &Arc<OwnedFd>, of: Option<Ids>) -> Asked<Vec<u8>> {
-        match of {
-            // Root needs no such tricks, and his short-lived processes are read at once.
-            Some(Ids { real_uid: 0, effective_uid: 0, .. }) => {
-                Asked::There(read_text(file, MAX_ARGS_BYTES + 1))
-            }
-            _ => {
-                let file = Arc::clone(file);
-                self.ask_whole(held, move || read_text(&file, MAX_ARGS_BYTES + 1))
-            }
+        if is_root(of) {
+            return Asked::There(read_text(file, MAX_ARGS_BYTES + 1));
         }
+        let file = Arc::clone(file);
+        self.ask_whole(held, move || read_text(&file, MAX_ARGS_BYTES + 1))
     }
 
     /// Empty where they cannot be had, but for the one reason that is told.
@@ -359,16 +386,27 @@ impl Proc {
     /// session, no other process is given it. `None`: gone.
     #[must_use]
     pub fn session_leader_of(&self, held: &Held) -> Option<u32> {
-        self.read_stat(held).ok().map(|(stat, _)| unsigned(stat.session)).filter(|pid| *pid != 0)
+        self.read_stat(held).ok().and_then(|_| held.leader.get())
+    }
+
+    /// The same, as it was when the process was read.
+    #[must_use]
+    pub fn session_leader_then(&self, held: &Held) -> Option<u32> {
+        held.leader.get().or_else(|| self.session_leader_of(held))
     }
 
     /// A variable of the environment that a process began with. `None`: it has none of this name, or its environment
-    /// may not be read, which takes its user's rights or root's.
+    /// may not be read, which takes its user's rights or root's. `of`: its users, as they were read before.
     #[must_use]
-    pub fn variable_of(&self, held: &Held, name: &str) -> Option<Vec<u8>> {
+    pub fn variable_of(&self, held: &Held, of: Option<Ids>, name: &str) -> Option<Vec<u8>> {
         let file = openat(&held.dir, "environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        // Its pages are the process's, as those of its arguments are: it may let who asks for them wait.
-        let asked = self.ask_whole(held, move || read_text(file, MAX_ENVIRONMENT));
+        // Its pages are the process's, as those of its arguments are: it may let who asks for them wait. What is open stays of the
+        // memory that it had: root's, if it was root before and is.
+        let asked = if is_root(of) && is_root(ids_of(held)) {
+            Asked::There(read_text(file, MAX_ENVIRONMENT))
+        } else {
+            self.ask_whole(held, move || read_text(file, MAX_ENVIRONMENT))
+        };
         let text = self.wait_for(held, asked).ok()?;
         let value =
             |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
@@ -503,7 +541,7 @@ impl Proc {
             pid: held.pid,
             ppid: unsigned(stat.ppid),
             start_ticks: stat.starttime,
-            pidfd_inode: if owner && self.live { pidfd_inode(held.pid) } else { None },
+            pidfd_inode: if owner { self.pidfd_inode(held) } else { None },
             comm,
             executable,
             executable_deleted,
@@ -524,19 +562,39 @@ impl Proc {
         Ok((process, size))
     }
 
+    /// The inode of a pidfd, where that is an identity. The number is asked for by pid, so a pid that was reused since it
+    /// was held gives another process's: the caller reads `exe` through the held folder afterwards, which then fails.
+    fn pidfd_inode(&self, held: &Held) -> Option<u64> {
+        let pid = Pid::from_raw(i32::try_from(held.pid).ok()?).filter(|_| self.live)?;
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let is_identity = *self.has_pidfs.get_or_init(|| is_of_pidfs(&fd));
+        is_identity.then(|| fstat(&fd).ok().map(|stat| stat.st_ino))?
+    }
+
     fn bad_stat(&self, held: &Held) -> ProcError {
         ProcError::Parse { path: self.root.join(held.pid.to_string()).join("stat"), field: "stat" }
     }
 
     fn read_stat(&self, held: &Held) -> Result<(Stat, Vec<u8>), ProcError> {
         let text = held.read("stat", 4096).map_err(|e| held.error(self, "stat", e))?;
-        parse_stat(&text).ok_or_else(|| self.bad_stat(held))
+        let (stat, comm) = parse_stat(&text).ok_or_else(|| self.bad_stat(held))?;
+        held.leader.set(Some(unsigned(stat.session)).filter(|pid| *pid != 0));
+        Ok((stat, comm))
     }
 }
 
 /// `None`: it cannot be read, or the kernel does not count.
 fn read_schedule(kept: &Kept) -> Option<Vec<u8>> {
     read_text(kept.schedule.as_ref()?, 128).ok().filter(|text| !text.starts_with(b"0 0 0"))
+}
+
+/// Root needs no tricks to let us wait, and his short-lived processes are read at once.
+fn is_root(ids: Option<Ids>) -> bool {
+    matches!(ids, Some(Ids { real_uid: 0, effective_uid: 0, .. }))
+}
+
+fn ids_of(held: &Held) -> Option<Ids> {
+    parse_status(&held.read("status", 4096).unwrap_or_default()).ids
 }
 
 fn unsigned(pid: i32) -> u32 {
@@ -636,13 +694,8 @@ pub fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
     path(b"name=systemd").or_else(|| path(b""))
 }
 
-/// The inode of a pidfd, where that is an identity. The number is asked for by pid, so a pid that was reused since it
-/// was held gives another process's: the caller reads `exe` through the held folder afterwards, which then fails.
-fn pidfd_inode(pid: u32) -> Option<u64> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    let magic = u64::try_from(fstatfs(&fd).ok()?.f_type).ok()?;
-    (magic == PIDFS_MAGIC).then(|| fstat(&fd).ok().map(|stat| stat.st_ino))?
+fn is_of_pidfs(pidfd: &OwnedFd) -> bool {
+    fstatfs(pidfd).is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIDFS_MAGIC))
 }
 
 #[cfg(test)]
@@ -752,10 +805,46 @@ mod tests {
             let held = proc.hold(child.id()).unwrap();
             // Between fork and exec it is what we are.
             while !held.is_called(b"sleep") {}
-            assert_eq!(proc.variable_of(&held, "SSH").as_deref(), wanted, "{variables:?}");
+            let ids = ids_of(&held);
+            assert!(ids.is_some());
+            for of in [None, ids] {
+                assert_eq!(proc.variable_of(&held, of, "SSH").as_deref(), wanted, "{variables:?}");
+            }
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn what_was_told_of_a_process_is_not_read_again_unless_it_runs_another_program() {
+        let proc = Proc::new("/proc").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("9").spawn().unwrap();
+        let held = proc.hold(child.id()).unwrap();
+        while !held.is_called(b"sleep") {}
+        let whole = proc.read_process(&held, Depth::Owner).unwrap();
+        let bare = |whole: &Process| Process {
+            pidfd_inode: None,
+            working_directory: None,
+            tty: None,
+            cgroup: None,
+            remembered: true,
+            ..whole.clone()
+        };
+        let told = bare(&whole);
+        assert_eq!(proc.read_rest(&held, told.clone()).unwrap(), Some(whole));
+        assert_eq!(proc.session_leader_then(&held), proc.session_leader_of(&held));
+        for other in [
+            Process { comm: b"slee".to_vec(), ..told.clone() },
+            Process { start_ticks: told.start_ticks + 1, ..told.clone() },
+            Process { executable: Some(b"/bin/other".to_vec()), ..told.clone() },
+            Process { executable: None, ..told.clone() },
+            Process { executable_deleted: true, ..told.clone() },
+        ] {
+            assert_eq!(proc.read_rest(&held, other.clone()).unwrap(), None, "{other:?}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(proc.read_rest(&held, told).unwrap_err().is_gone());
     }
 
     #[test]

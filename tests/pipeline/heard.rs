@@ -73,6 +73,7 @@ fn flow(kernel: &Kernel, millis: u64, remote: &str, is_connected: bool) -> Word 
         args: vec![b"resolver".to_vec()],
         args_bytes: 9,
         args_cut: false,
+        args_whole: true,
         executable: None,
         executable_cut: false,
         executable_deleted: false,

@@ -124,6 +124,7 @@ fn opening(millis: u64, local: &str, remote: &str, inode: u64) -> Word {
         args: CLIENT.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         args_bytes: 37,
         args_cut: false,
+        args_whole: true,
         executable: Some(b"/usr/bin/ssh".to_vec()),
         executable_cut: false,
         executable_deleted: false,

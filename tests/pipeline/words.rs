@@ -85,6 +85,7 @@ fn opening(millis: u64) -> Observation {
         args: vec![b"ssh".to_vec(), b"git.example.net".to_vec()],
         args_bytes: 20,
         args_cut: false,
+        args_whole: true,
         executable: Some(b"/usr/bin/ssh".to_vec()),
         executable_cut: false,
         executable_deleted: false,
