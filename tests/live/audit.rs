@@ -131,11 +131,13 @@ fn what_is_over_soon_after_it_was_told_without_an_owner_gets_the_one_who_asked()
     sleep_ms(3_600);
     let records = watch.stop().records;
     let of = |action| with_action(&records, action);
-    let (opens, changes, closes) =
+    let (opens, mut changes, closes) =
         (of("connection-opened"), of("connection-changed"), of("connection-closed"));
+    // On a busy machine that nobody is seen to own it is told later.
+    changes.retain(|change| change["process"]["pid"].is_u64());
     assert_eq!((opens.len(), changes.len(), closes.len()), (2, 2, 2), "{records:#?}");
     for ((open, change), close) in opens.iter().zip(&changes).zip(&closes) {
-        assert_fields(open, &json!({ "process.pid": null, "portreeve.attribution.reason": "denied" }));
+        assert_fields(open, &json!({ "process.pid": null, "portreeve.attribution.status": "unknown" }));
         for record in [change, close] {
             assert_eq!(record["portreeve"]["connection"]["id"], open["portreeve"]["connection"]["id"]);
             assert_fields(

@@ -144,9 +144,13 @@ fn a_home_and_a_folder_that_are_made_later_are_watched_and_what_is_in_them_is_to
     settle();
     // As useradd does it: with what is in /etc/skel.
     lab.run("mkdir -p /tmp/skel-$$/carol/.ssh && touch /tmp/skel-$$/carol/.ssh/authorized_keys && cp -r /tmp/skel-$$/carol /home/ && rm -r /tmp/skel-$$");
-    wait(&mut watch, "/home/carol/.ssh/authorized_keys", "found");
+    // Where the copying takes long, the folder is watched before what is in it is there.
+    let keys = "/home/carol/.ssh/authorized_keys";
+    watch.wait_for("a home with its files", |records| {
+        (has(records, keys, "found") || has(records, keys, "created")).then_some(())
+    });
     lab.run("echo x >> /home/carol/.ssh/authorized_keys");
-    wait(&mut watch, "/home/carol/.ssh/authorized_keys", "modified");
+    wait(&mut watch, keys, "modified");
     // Bob had none.
     lab.run("mkdir -m 700 /home/bob/.ssh");
     wait(&mut watch, "/home/bob/.ssh", "created");

@@ -192,7 +192,7 @@ fn a_namespace_that_is_entered_is_heard_too() {
     let lab = lab!("perl", "nft", "unshare");
     let inner = "ip link set lo up; nft -f \"$0\"; exec perl -e \"$1\"";
     let server = "use Socket; socket(L, PF_INET, SOCK_STREAM, 0); bind(L, sockaddr_in(22, INADDR_LOOPBACK)); \
-                  listen(L, 5); sleep 1; socket(S, PF_INET, SOCK_STREAM, 0); \
+                  listen(L, 5); sleep 3; socket(S, PF_INET, SOCK_STREAM, 0); \
                   connect(S, sockaddr_in(22, INADDR_LOOPBACK)); select(undef, undef, undef, 0.05)";
     // This one enters the namespaces of the other tests as well: they have another group.
     std::fs::write(lab.path("rule"), rule(&["--group", "77"])).unwrap();

@@ -557,12 +557,17 @@ fn of_one_port_that_is_used_again_and_again_each_connection_is_another() {
             *all.entry(close["portreeve"]["close"]["reason"].to_string()).or_default() += 1;
             all
         });
+        // Those that came too late, on a busy machine.
+        let gaps = with_action(&records, "gap");
+        let counted: u64 = gaps.iter().filter_map(|gap| gap["portreeve"]["gap"]["count"].as_u64()).sum();
         println!(
-            "{ROUNDS} rounds of {lasts} ms: {} opened, {} closed, {reasons:?}",
+            "{ROUNDS} rounds of {lasts} ms: {} opened, {} closed, {counted} counted, {reasons:?}",
             opens.len(),
             closes.len()
         );
-        assert_eq!((opens.len(), closes.len()), (ROUNDS, ROUNDS));
+        assert_eq!(opens.len(), closes.len());
+        assert!(opens.len() <= ROUNDS && opens.len() as u64 + counted >= ROUNDS as u64, "{gaps:#?}");
+        assert!(opens.len() > ROUNDS / 2);
         assert_agreement(&records);
     }
 }
