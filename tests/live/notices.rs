@@ -566,7 +566,11 @@ fn of_one_port_that_is_used_again_and_again_each_connection_is_another() {
             closes.len()
         );
         assert_eq!(opens.len(), closes.len());
-        assert!(opens.len() <= ROUNDS && opens.len() as u64 + counted >= ROUNDS as u64, "{gaps:#?}");
+        let coverage = with_action(&records, "coverage");
+        assert!(
+            opens.len() <= ROUNDS && opens.len() as u64 + counted >= ROUNDS as u64,
+            "{gaps:#?} {coverage:#?}"
+        );
         assert!(opens.len() > ROUNDS / 2);
         assert_agreement(&records);
     }
