@@ -129,6 +129,8 @@ pub struct Pipeline {
     missed_cookies: HashMap<Cookie, Moment>,
     /// Connections that were told by a table or by their end alone, and when: their SYN may come behind it.
     told_by_end: HashMap<(Netns, Tuple), Moment>,
+    /// Ends of sockets of which only the local port was told, and no SYN from there yet: since when, and how many.
+    disconnected: HashMap<(Netns, u16), (Moment, u32)>,
     /// SYNs whose socket was gone when it was looked for.
     syns: HashMap<(Netns, Tuple), observe::Syn>,
     /// SYNs behind which another socket stood when they were looked up: the last of them, and how many. Repeated, or
@@ -211,6 +213,7 @@ impl Pipeline {
             missed_notices: HashMap::new(),
             missed_cookies: HashMap::new(),
             told_by_end: HashMap::new(),
+            disconnected: HashMap::new(),
             syns: HashMap::new(),
             overtaken: HashMap::new(),
             told_last: HashMap::new(),

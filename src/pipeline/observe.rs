@@ -24,6 +24,9 @@ use crate::source::{Kind, Observation};
 const SYN_PATIENCE: Duration = Duration::from_millis(500);
 /// In a flood a SYN may be taken so long after the end of what it began.
 const SYN_LATE: Duration = Duration::from_secs(10);
+/// The notice of a socket that was disconnected tells no more than its local port, which another may have soon: so long
+/// a SYN from there may be its.
+const DISCONNECTED_KEPT: Duration = Duration::from_secs(1);
 /// A notice that was missed is expected so long: an end whose last bytes nobody takes may last.
 const MISSED_KEPT: Duration = Duration::from_secs(130);
 /// Ticks between two looks for those that are not expected any more.
@@ -189,7 +192,7 @@ impl Pipeline {
                 if self.syns.contains_key(&place) || self.overtaken.contains_key(&place) {
                     self.overtake(place, syn);
                 } else if comes_again {
-                    self.let_syn_wait(proc, space, place, syn);
+                    self.let_syn_wait(proc, space, place, syn, told);
                 } else {
                     let found = self.look_up_syn(proc, space, *tuple, *device, syn, told);
                     born.extend(found.map(|socket| (seen, socket)));
@@ -260,7 +263,7 @@ impl Pipeline {
                 Some(found.socket)
             }
             _ => {
-                self.let_syn_wait(proc, space, place, syn);
+                self.let_syn_wait(proc, space, place, syn, told);
                 None
             }
         }
@@ -278,8 +281,21 @@ impl Pipeline {
     }
 
     /// What this began is over, and something else tells of it, or has told.
-    fn let_syn_wait(&mut self, proc: &Proc, space: &Namespace, place: (Netns, Tuple), syn: Syn) {
+    fn let_syn_wait(
+        &mut self,
+        proc: &Proc,
+        space: &mut Namespace,
+        place: (Netns, Tuple),
+        syn: Syn,
+        told: &mut Vec<Event>,
+    ) {
         let (tuple, at) = (place.1, syn.at);
+        if self.take_disconnection((place.0, tuple.local.port()), at) {
+            space.balance.matched += 1;
+            let failures = Failures { resets: self.new_failures(proc, space).resets, ..syn.failures };
+            self.tell_syn(place, Syn { failures, ..syn }, at, told);
+            return;
+        }
         let told = self.told_by_end.remove(&place);
         if self.table.between(space.netns, tuple).is_some() {
             // Its place is in the table still, and it is over as well.
@@ -427,6 +443,7 @@ impl Pipeline {
         }
         self.overtaken.retain(|_, (last, _)| last.at.boot + SYN_LATE > at.boot);
         self.told_last.retain(|_, last| *last + SYN_LATE > at.boot);
+        self.disconnected.retain(|_, (last, _)| last.boot + DISCONNECTED_KEPT > at.boot);
         self.syns_told.retain(|_, (last, ..)| last.boot + SYN_LATE > at.boot);
         if self.syns.is_empty() {
             self.syns.shrink_to(64);
@@ -503,12 +520,29 @@ impl Pipeline {
     ) -> bool {
         let from = |(of, tuple): &&(Netns, Tuple)| *of == space.netns && tuple.local.port() == port;
         let overtaken = self.overtaken.keys().find(from).copied();
-        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else { return false };
+        let Some(place) = overtaken.or_else(|| self.syns.keys().find(from).copied()) else {
+            if self.disconnected.len() < MOST_MISSED {
+                let (last, count) = self.disconnected.entry((space.netns, port)).or_insert((at, 0));
+                (*last, *count) = (at, *count + 1);
+            }
+            return false;
+        };
         let Some(syn) = self.take_first_syn(place) else { return false };
         let resets = self.new_failures(proc, space).resets;
         let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
         self.tell_syn(place, syn, at, told);
         true
+    }
+
+    /// True if a socket of this port was disconnected a moment ago, and no SYN was its.
+    fn take_disconnection(&mut self, place: (Netns, u16), at: Moment) -> bool {
+        let Some((last, count)) = self.disconnected.get_mut(&place) else { return false };
+        let is_its = at.boot < last.boot + DISCONNECTED_KEPT;
+        *count -= 1;
+        if !is_its || *count == 0 {
+            self.disconnected.remove(&place);
+        }
+        is_its
     }
 
     /// An attempt whose socket was never seen: it failed before it could be looked up, or it is not known what became of

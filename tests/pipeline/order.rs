@@ -154,6 +154,20 @@ fn of_two_that_are_over_the_first_is_told_first() {
 }
 
 #[test]
+fn a_syn_that_is_taken_behind_the_end_of_what_it_began_is_told_at_once() {
+    let mut watch = Watch::new();
+    assert_eq!(watch.reset(1_000), [""; 0]);
+    assert_eq!(watch.syn(1_200), ["open syn from 1200", "close syn seen 1200 gone 1200"]);
+    // One notice is of one connection, and of none that begins long after.
+    assert_eq!(watch.syn(1_300), [""; 0]);
+    assert_eq!(watch.reset(1_400).len(), 2);
+    assert_eq!(watch.reset(1_500), [""; 0]);
+    assert_eq!(watch.syn(2_600), [""; 0]);
+    assert_eq!(watch.reset(2_700).len(), 2);
+    assert_eq!(watch.notices_lost(), 0);
+}
+
+#[test]
 fn an_id_is_of_the_time_of_its_record_however_late_that_is() {
     let mut watch = Watch::new();
     assert_eq!(watch.syn(100), [""; 0]);
