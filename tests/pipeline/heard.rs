@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 
 use portreeve::connection::{Cookie, Inode, Netns, Seen, TcpState, Transport, Tuple};
-use portreeve::ebpf::event::{Opening, Sight, Word};
+use portreeve::ebpf::event::{Sight, Word};
 use portreeve::event::Event;
 use portreeve::pipeline::Pipeline;
-use portreeve::process::Ids;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Observation, Selection};
 
-use super::kernel::{Kernel, moment, pipeline, story, told};
+use super::kernel::{self, Kernel, moment, pipeline, story, told};
 
 const DNS: &str = "127.0.0.53:53";
 const OURS: &str = "127.0.0.1:40000";
@@ -56,29 +55,11 @@ fn sight(kernel: &Kernel, millis: u64, local: &str, remote: &str, is_connected: 
 
 /// Pid 200 connects to `remote`, or is about to send there.
 fn flow(kernel: &Kernel, millis: u64, remote: &str, is_connected: bool) -> Word {
-    Word::Flow(Box::new(Opening {
-        sight: sight(kernel, millis, "0.0.0.0:40000", remote, is_connected),
-        is_attempt: false,
-        socket_uid: 1_000,
-        pid: 200,
-        tid: 200,
-        start_ticks: 1_200,
-        pidfd_inode: None,
-        ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
-        login: Some(1_000),
-        session: None,
-        cgroup: 0,
-        tty: None,
-        comm: b"resolver".to_vec(),
-        args: vec![b"resolver".to_vec()],
-        args_bytes: 9,
-        args_cut: false,
-        args_whole: true,
-        executable: None,
-        executable_cut: false,
-        executable_deleted: false,
-        ancestors: Vec::new(),
-    }))
+    Word::Flow(kernel::opening(
+        sight(kernel, millis, "0.0.0.0:40000", remote, is_connected),
+        200,
+        &["resolver"],
+    ))
 }
 
 /// As the program tells it: of a packet only what is in it.

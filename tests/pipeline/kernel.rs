@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portreeve::connection::{Moment, Netns};
+use portreeve::ebpf::event::{Opening, Sight};
 use portreeve::event::{Event, What};
 use portreeve::pipeline::{Outside, Pipeline};
 use portreeve::proc::Proc;
+use portreeve::process::Ids;
 use portreeve::secrets::Masker;
 use portreeve::source::{Filter, Selection};
 use tempfile::TempDir;
@@ -39,6 +41,33 @@ pub const TIME_WAIT: u8 = 6;
 pub const CLOSE: u8 = 7;
 pub const CLOSE_WAIT: u8 = 8;
 pub const LISTEN: u8 = 10;
+
+/// What the kernel's own words tell of a process that connects, or sends: alice's, as `spawn` makes it.
+pub fn opening(sight: Sight, pid: u32, args: &[&str]) -> Box<Opening> {
+    Box::new(Opening {
+        sight,
+        is_attempt: false,
+        socket_uid: 1_000,
+        pid,
+        tid: pid,
+        start_ticks: 1_000 + u64::from(pid),
+        pidfd_inode: None,
+        ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
+        login: Some(1_000),
+        session: Some(3),
+        cgroup: 1,
+        tty: None,
+        comm: args[0].as_bytes().to_vec(),
+        args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        args_bytes: args.iter().map(|arg| arg.len() as u64 + 1).sum(),
+        args_cut: false,
+        args_whole: true,
+        executable: Some(format!("/usr/bin/{}", args[0]).into_bytes()),
+        executable_cut: false,
+        executable_deleted: false,
+        ancestors: Vec::new(),
+    })
+}
 
 /// The folder, and what is in it.
 pub struct Kernel {

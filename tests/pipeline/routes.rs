@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use portreeve::connection::{Connection, Cookie, Inode, Netns, TcpState, Tuple};
-use portreeve::ebpf::event::{Opening, Sight, Word};
+use portreeve::ebpf::event::{Sight, Word};
 use portreeve::event::{Event, What};
 use portreeve::pipeline::Pipeline;
-use portreeve::process::{Attribution, Ids, Recorded, Told};
+use portreeve::process::{Attribution, Recorded, Told};
 use portreeve::source::{Filter, Observation};
 use serde_json::json;
 
-use super::kernel::{Kernel, moment, pipeline};
+use super::kernel::{self, Kernel, moment, pipeline};
 
 const SERVER: &str = "203.0.113.7:22";
 const TARGET: &str = "192.0.2.2:22";
@@ -107,29 +107,7 @@ fn sight(millis: u64, local: &str, remote: &str, inode: u64, before: TcpState) -
 }
 
 fn opening(millis: u64, local: &str, remote: &str, inode: u64) -> Word {
-    Word::Open(Box::new(Opening {
-        sight: sight(millis, local, remote, inode, TcpState::Close),
-        is_attempt: false,
-        socket_uid: 1_000,
-        pid: 300,
-        tid: 300,
-        start_ticks: 1_300,
-        pidfd_inode: None,
-        ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
-        login: Some(1_000),
-        session: Some(3),
-        cgroup: 1,
-        tty: None,
-        comm: b"ssh".to_vec(),
-        args: CLIENT.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
-        args_bytes: 37,
-        args_cut: false,
-        args_whole: true,
-        executable: Some(b"/usr/bin/ssh".to_vec()),
-        executable_cut: false,
-        executable_deleted: false,
-        ancestors: Vec::new(),
-    }))
+    Word::Open(kernel::opening(sight(millis, local, remote, inode, TcpState::Close), 300, CLIENT))
 }
 
 fn established(millis: u64, local: &str, remote: &str, inode: u64) -> Word {

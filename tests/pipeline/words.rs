@@ -1,14 +1,13 @@
 //! What the kernel's own words and the table tell of the same connection, in the orders in which they may come.
 
 use portreeve::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple};
-use portreeve::ebpf::event::{Ended, Fault, Opening, Sight, Word};
+use portreeve::ebpf::event::{Ended, Fault, Sight, Word};
 use portreeve::event::Event;
 use portreeve::netlink::Destroyed;
 use portreeve::pipeline::Pipeline;
-use portreeve::process::Ids;
 use portreeve::source::{Filter, Kind, Observation};
 
-use super::kernel::{Kernel, moment, pipeline, story};
+use super::kernel::{self, Kernel, moment, pipeline, story};
 
 const OWN: Netns = Netns(4_026_531_840);
 const OURS: &str = "192.0.2.10:40000";
@@ -68,29 +67,11 @@ fn established(millis: u64) -> Observation {
 }
 
 fn opening(millis: u64) -> Observation {
-    Observation::Word(Word::Open(Box::new(Opening {
-        sight: sight(millis, "0.0.0.0:0", TcpState::Close),
-        is_attempt: false,
-        socket_uid: 1_000,
-        pid: 300,
-        tid: 300,
-        start_ticks: 1_300,
-        pidfd_inode: None,
-        ids: Ids { real_uid: 1_000, effective_uid: 1_000, real_gid: 1_000 },
-        login: Some(1_000),
-        session: Some(3),
-        cgroup: 1,
-        tty: None,
-        comm: b"ssh".to_vec(),
-        args: vec![b"ssh".to_vec(), b"git.example.net".to_vec()],
-        args_bytes: 20,
-        args_cut: false,
-        args_whole: true,
-        executable: Some(b"/usr/bin/ssh".to_vec()),
-        executable_cut: false,
-        executable_deleted: false,
-        ancestors: Vec::new(),
-    })))
+    Observation::Word(Word::Open(kernel::opening(
+        sight(millis, "0.0.0.0:0", TcpState::Close),
+        300,
+        &["ssh", "git.example.net"],
+    )))
 }
 
 fn closed(millis: u64) -> Observation {
