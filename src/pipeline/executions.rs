@@ -44,6 +44,10 @@ impl Pipeline {
             choice => choice.matches(process.executable.as_deref().unwrap_or(&process.comm)),
         };
         if !is_chosen {
+            // Of one that waits for its parent the program is told no more, and its name alone is not what is chosen by.
+            if process.executable.is_none() && process.denied.is_empty() {
+                executions.miss(at);
+            }
             return;
         }
         let lineage = self.attributor.started(proc, &process);

@@ -13,6 +13,8 @@ mod coverage;
 /// A `/proc` that behaves.
 mod kernel;
 
+/// Programs from their start to their end.
+mod executions;
 /// UDP.
 mod flows;
 /// Gated and ungated polling tell the same.
