@@ -207,6 +207,32 @@ pub struct Lineage {
     pub hash: Option<Hash>,
 }
 
+impl Lineage {
+    /// The same process with those above it that it had when it was read before, as `old`. What could not be read of them then
+    /// is taken from now, where they are the same.
+    #[must_use]
+    pub fn with_chain_of(self: Arc<Self>, old: &Self) -> Arc<Self> {
+        if old.cut.is_some() && old.process.ppid == self.process.ppid {
+            return self;
+        }
+        let is_same =
+            |one: &Process, other: &Process| (one.pid, one.start_ticks) == (other.pid, other.start_ticks);
+        let link = |then: &Arc<Process>| {
+            let now = self.ancestry.iter().find(|now| then.args.is_empty() && is_same(then, now));
+            Arc::clone(now.filter(|now| !now.args.is_empty()).unwrap_or(then))
+        };
+        let ancestry: Vec<_> = old.ancestry.iter().map(link).collect();
+        if ancestry == self.ancestry && old.process.ppid == self.process.ppid {
+            return self;
+        }
+        let process = match old.process.ppid == self.process.ppid {
+            true => Arc::clone(&self.process),
+            false => Arc::new(Process { ppid: old.process.ppid, ..Process::clone(&self.process) }),
+        };
+        Arc::new(Self { process, ancestry, cut: old.cut, hash: self.hash })
+    }
+}
+
 /// What is known of an executable's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hash {

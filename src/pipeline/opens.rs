@@ -576,6 +576,7 @@ impl Pipeline {
         self.remember(proc, key, &attribution, held.clone(), at);
         let Some(entry) = self.table.get(&key) else { return };
         let old = &entry.connection.attribution;
+        let attribution = with_chain_of_then(old, attribution);
         let Some(changed) = news(old, &attribution) else { return };
         if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
@@ -689,6 +690,20 @@ pub(super) fn known(connection: &Connection) -> Known<'_> {
         user: owner.map_or(connection.user.as_deref(), |owner| owner.user.as_deref()),
         executable: owner.and_then(|owner| owner.executable.as_deref()),
         sha256: connection.attribution.hash().and_then(Hash::proven),
+    }
+}
+
+/// Of one that is read again, who stood above it when it was told first: its parent may have ended since, and another have
+/// adopted it, who has nothing to do with the connection.
+fn with_chain_of_then(old: &Attribution, new: Attribution) -> Attribution {
+    match (old, new) {
+        (Attribution::Owned { lineage: old, .. }, Attribution::Owned { lineage, holders, latency })
+            if (old.process.pid, old.process.start_ticks)
+                == (lineage.process.pid, lineage.process.start_ticks) =>
+        {
+            Attribution::Owned { lineage: lineage.with_chain_of(old), holders, latency }
+        }
+        (_, new) => new,
     }
 }
 

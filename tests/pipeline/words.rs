@@ -1,11 +1,17 @@
 //! What the kernel's own words and the table tell of the same connection, in the orders in which they may come.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
 use portreeve::connection::{Cookie, Counts, Inode, Netns, TcpState, Tuple};
-use portreeve::ebpf::event::{Ended, Fault, Sight, Word};
-use portreeve::event::Event;
+use portreeve::ebpf::event::{Ancestor, Ended, Fault, Opening, Sight, Word};
+use portreeve::event::{Event, What};
 use portreeve::netlink::Destroyed;
-use portreeve::pipeline::Pipeline;
-use portreeve::source::{Filter, Kind, Observation};
+use portreeve::pipeline::{Outside, Pipeline};
+use portreeve::secrets::Masker;
+use portreeve::source::{Filter, Kind, Observation, Selection};
+use portreeve::ssh::Route;
 
 use super::kernel::{self, Kernel, moment, pipeline, story};
 
@@ -67,11 +73,11 @@ fn established(millis: u64) -> Observation {
 }
 
 fn opening(millis: u64) -> Observation {
-    Observation::Word(Word::Open(kernel::opening(
-        sight(millis, "0.0.0.0:0", TcpState::Close),
-        300,
-        &["ssh", "git.example.net"],
-    )))
+    Observation::Word(Word::Open(Box::new(opening_of_ssh(millis))))
+}
+
+fn opening_of_ssh(millis: u64) -> Opening {
+    *kernel::opening(sight(millis, "0.0.0.0:0", TcpState::Close), 300, &["ssh", "git.example.net"])
 }
 
 fn closed(millis: u64) -> Observation {
@@ -121,4 +127,150 @@ fn of_one_whose_end_is_told_when_the_next_on_its_ports_stands_nothing_is_told_an
     assert_eq!(watch.pipeline.totals().notices_lost, 1);
     let end = format!("{OURS} connection-closed by 300 closed Some(true)");
     assert_eq!(watch.hear(TICK + 60, vec![closed(TICK + 50)]), [end]);
+}
+
+/// A machine that is so busy that the time for reading is spent before the client's turn comes.
+struct Busy {
+    kernel: Kernel,
+    pipeline: Pipeline,
+    /// What each look at the processor's clock finds spent since the one before.
+    step: Rc<Cell<Duration>>,
+}
+
+impl Busy {
+    fn new(client: &[&str]) -> Self {
+        let mut kernel = Kernel::new();
+        kernel.spawn(298, 100, "git", &["git"]);
+        kernel.spawn(299, 100, "ssh", &["ssh", "-J", "bastion", "bob@target"]);
+        kernel.spawn(300, 299, "ssh", client);
+        let step = Rc::new(Cell::new(Duration::ZERO));
+        let (steps, spent) = (Rc::clone(&step), Cell::new(Duration::ZERO));
+        let mut ids = 0;
+        let outside = Outside {
+            new_id: Box::new(move |_| {
+                ids += 1;
+                uuid::Uuid::from_u128(ids)
+            }),
+            user_name: Box::new(|_| None),
+            boottime: Box::new(|| Duration::ZERO),
+            cputime: Box::new(move || {
+                spent.set(spent.get() + steps.get());
+                spent.get()
+            }),
+        };
+        let select = Selection::new("22".parse().unwrap(), Filter::default());
+        let time = Duration::from_secs(1);
+        let pipeline = Pipeline::new(&kernel.proc(), select, Masker::new(&[]), outside, time, 100);
+        let mut busy = Self { kernel, pipeline, step };
+        assert!(busy.tick(0).is_empty());
+        busy
+    }
+
+    fn tick(&mut self, millis: u64) -> Vec<Event> {
+        self.kernel.write();
+        self.pipeline.tick(&self.kernel.proc(), moment(millis)).unwrap()
+    }
+
+    /// The client connects, behind another process, and is told by the kernel's word alone.
+    fn connect(&mut self, client: &[&str]) -> Vec<Event> {
+        self.kernel.connect(300, OURS, THEIRS, INODE);
+        self.kernel.establish(INODE);
+        self.kernel.write();
+        let of_git = Opening {
+            sight: Sight {
+                cookie: Cookie::new(8),
+                inode: Inode::new(6),
+                ..sight(1, "0.0.0.0:0", TcpState::Close)
+            },
+            pid: 298,
+            start_ticks: 1_298,
+            ..opening_of_ssh(1)
+        };
+        let word = |opening| Observation::Word(Word::Open(Box::new(opening)));
+        let observed = vec![word(of_git), word(self.opening(client)), established(3)];
+        self.step.set(Duration::from_secs(2));
+        let told = self.pipeline.observe(&self.kernel.proc(), moment(4), observed);
+        self.step.set(Duration::ZERO);
+        told
+    }
+
+    fn opening(&self, client: &[&str]) -> Opening {
+        Opening {
+            args: client.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            ancestors: vec![Ancestor { pid: 299, start_ticks: 1_299, comm: b"ssh".to_vec() }],
+            ..opening_of_ssh(2)
+        }
+    }
+}
+
+/// Action, holders, route and parent of each.
+fn ways(events: &[Event]) -> Vec<(&'static str, usize, Option<Route>, Option<u32>)> {
+    let connections = events.iter().filter_map(|event| Some((&event.what, event.what.connection()?)));
+    connections
+        .map(|(what, connection)| {
+            let portreeve::process::Attribution::Owned { lineage, holders, .. } = &connection.attribution
+            else {
+                panic!("{connection:?}")
+            };
+            let route = connection.way.as_ref().and_then(|way| way.route);
+            (what.action(), holders.len(), route, lineage.ancestry.first().map(|parent| parent.pid))
+        })
+        .collect()
+}
+
+#[test]
+fn of_a_client_that_is_read_when_its_parent_has_ended_it_is_told_what_that_asked_for() {
+    let client = ["ssh", "-W", "[target]:22", "bastion"];
+    let mut busy = Busy::new(&client);
+    let told = busy.connect(&client);
+    assert_eq!(ways(&told), [("connection-opened", 0, Some(Route::Jump), Some(299))]);
+    // Its parent ends before there is time to read it.
+    busy.kernel.exit(299);
+    busy.kernel.spawn(300, 1, "ssh", &client);
+    let told: Vec<Event> = (1..30).flat_map(|tick| busy.tick(tick * 100)).collect();
+    assert_eq!(ways(&told), [("connection-changed", 1, Some(Route::Jump), Some(299))], "{told:#?}");
+    let What::Changed { connection, .. } = &told[0].what else { panic!("{told:#?}") };
+    let asked = connection.way.as_ref().and_then(|way| way.ssh.clone()).unwrap();
+    assert_eq!(asked.target.as_deref(), Some(&b"bob@target"[..]));
+}
+
+#[test]
+fn what_a_client_that_there_was_no_time_to_read_opens_for_its_server_is_told_as_that() {
+    let client = ["ssh", "-R", "8082:192.0.2.2:80", "target"];
+    let mut busy = Busy::new(&client);
+    let told = busy.connect(&client);
+    assert_eq!(ways(&told), [("connection-opened", 0, Some(Route::Direct), Some(299))]);
+    let local = "192.0.2.10:40001";
+    busy.kernel.connect(300, local, THEIRS, INODE + 1);
+    busy.kernel.establish(INODE + 1);
+    let sight =
+        Sight { cookie: Cookie::new(10), inode: Inode::new(INODE + 1), ..sight(50, local, TcpState::Close) };
+    let opening = Opening { sight, ..busy.opening(&client) };
+    let observed = vec![
+        Observation::Word(Word::Open(Box::new(opening))),
+        Observation::Word(Word::Established(Sight {
+            at: moment(51).boot,
+            before: TcpState::SynSent,
+            ..sight
+        })),
+    ];
+    busy.kernel.write();
+    let routes = |told: &[Event]| {
+        let local = |event: &Event| event.what.connection().unwrap().tuple.local.port();
+        let ports: Vec<_> = told.iter().map(local).collect();
+        let routes = ports
+            .into_iter()
+            .zip(ways(told))
+            .map(|(port, (action, _, route, _))| (port, action, route.unwrap()));
+        let mut routes: Vec<_> = routes.collect();
+        routes.sort_unstable_by_key(|(port, ..)| *port);
+        routes
+    };
+    let told = busy.pipeline.observe(&busy.kernel.proc(), moment(52), observed);
+    assert_eq!(routes(&told)[0], (40_001, "connection-opened", Route::Forwarded));
+    // Once both are read, the first one is its client's own all the same.
+    let told: Vec<Event> = (1..30).flat_map(|tick| busy.tick(tick * 100)).collect();
+    let wanted =
+        [(40_000, "connection-changed", Route::Direct), (40_001, "connection-changed", Route::Forwarded)];
+    assert_eq!(routes(&told), wanted, "{told:#?}");
 }
