@@ -21,6 +21,8 @@ const AFTER_END: Duration = Duration::from_secs(10);
 
 /// As many are followed from their start to their end; these are not forgotten.
 const MOST_FOLLOWED: usize = 1_024;
+/// Of as many it is known that they made connections before the notice of their start was taken.
+const MOST_EARLY: usize = 1_024;
 /// Of one that ended, as many ancestors are told as are remembered, up to this.
 const MOST_ANCESTORS: usize = 32;
 /// What one that ended did last may come a little later.
@@ -39,6 +41,9 @@ pub(super) struct Memory {
     /// Followed ones that ended, in that order.
     leaving: VecDeque<(Moment, Option<u32>, Name)>,
     over: Vec<Execution>,
+    /// Connections of those that are not followed, by pid and start, with the program that they ran: on a busy machine the
+    /// notice of a program's start is taken behind its first connection.
+    early: HashMap<(u32, u64), (Option<Vec<u8>>, u64)>,
 }
 
 /// A program that is followed from its start to its end.
@@ -139,7 +144,11 @@ impl Memory {
         let known = self.by_pid.get_mut(&lineage.process.pid);
         let known = known.filter(|known| is_same(&known.process, &lineage.process) && !known.has_ended);
         let Some(known) = known.filter(|_| self.followed < MOST_FOLLOWED) else { return false };
-        if known.followed.replace(Box::new(Followed { lineage, origin, started, connections: 0 })).is_none() {
+        let process = &lineage.process;
+        let early = self.early.remove(&(process.pid, process.start_ticks));
+        let connections =
+            early.filter(|(program, _)| *program == process.executable).map_or(0, |(_, count)| count);
+        if known.followed.replace(Box::new(Followed { lineage, origin, started, connections })).is_none() {
             self.followed += 1;
         }
         true
@@ -158,7 +167,17 @@ impl Memory {
         let known = self.by_pid.get_mut(&process.pid).filter(|known| is_same(&known.process, process));
         if let Some(followed) = known.and_then(|known| known.followed.as_mut()) {
             followed.connections += 1;
+            return;
         }
+        let place = (process.pid, process.start_ticks);
+        if self.early.len() >= MOST_EARLY && !self.early.contains_key(&place) {
+            self.early.clear();
+        }
+        let early = self.early.entry(place).or_default();
+        if early.0 != process.executable {
+            *early = (process.executable.clone(), 0);
+        }
+        early.1 += 1;
     }
 
     /// Hashes have come that were pending when followed programs started.
@@ -409,6 +428,29 @@ mod tests {
         assert_eq!(memory.followed().len(), MOST_FOLLOWED - 5);
         memory.clear();
         assert_eq!((memory.followed().len(), memory.by_pid.len()), (MOST_FOLLOWED - 5, MOST_FOLLOWED - 5));
+    }
+
+    #[test]
+    fn connections_before_the_notice_of_its_start_are_of_a_program_and_those_of_what_it_was_before_are_not() {
+        let mut memory = Memory::default();
+        let at = Moment { boot: Duration::from_secs(1), ..Moment::default() };
+        let runs = |pid, program: &str| Process { executable: Some(program.into()), ..process(pid, &["x"]) };
+        for (pid, program) in [(2, "/bin/sh"), (2, "/bin/ssh"), (2, "/bin/ssh"), (3, "/bin/sh")] {
+            memory.connected(&runs(pid, program));
+        }
+        for pid in [2, 3] {
+            memory.changed(runs(pid, "/bin/ssh"), at.boot);
+            let process = Arc::new(runs(pid, "/bin/ssh"));
+            let lineage = Lineage { process, ancestry: Vec::new(), cut: None, hash: None };
+            assert!(memory.follow(Arc::new(lineage), None, at));
+            memory.connected(&runs(pid, "/bin/ssh"));
+        }
+        let connections = [2, 3].map(|pid| memory.replaced(pid, at).unwrap().connections);
+        assert_eq!(connections, [3, 1]);
+        for pid in 4..30_000 {
+            memory.connected(&runs(pid, "/bin/nc"));
+        }
+        assert!(memory.early.len() <= MOST_EARLY);
     }
 
     #[test]

@@ -12,14 +12,14 @@ use crate::support::not_run;
 use crate::words::netns;
 
 /// Attempts of each kind, to watched ports and to others: answered, refused, and for want of a port never sent. Answers how
-/// many were sent.
+/// many were sent. The ports are of these tests alone: a watcher hears of every namespace.
 fn attempt_all(lab: &Lab) -> u64 {
     let to = |address: &str| address.parse::<SocketAddr>().unwrap();
     lab.inside(|| {
         for _ in 0..7 {
-            TcpStream::connect(to("127.0.0.1:22")).unwrap();
+            TcpStream::connect(to("127.0.0.1:2214")).unwrap();
             TcpStream::connect(to("127.0.0.1:8022")).unwrap();
-            TcpStream::connect(to("127.0.0.1:2222")).unwrap_err();
+            TcpStream::connect(to("127.0.0.1:2215")).unwrap_err();
             TcpStream::connect(to("127.0.0.1:8023")).unwrap_err();
         }
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003").unwrap();
@@ -41,8 +41,8 @@ fn attempt_all(lab: &Lab) -> u64 {
 #[test]
 fn it_counts_the_attempts_that_the_kernel_counts() {
     let lab = lab!();
-    let ebpf = ebpf!(&[22..=22, 2222..=2222]);
-    let _listeners = ["127.0.0.1:22", "0.0.0.0:8022"].map(|address| lab.listen(address));
+    let ebpf = ebpf!(&[2214..=2215]);
+    let _listeners = ["127.0.0.1:2214", "0.0.0.0:8022"].map(|address| lab.listen(address));
     let (netns, before) = (netns(&lab), lab.active_opens());
     assert_eq!(ebpf.count_attempts(netns), None, "nobody connected there");
     let mut sent = 0;
@@ -55,9 +55,9 @@ fn it_counts_the_attempts_that_the_kernel_counts() {
 #[test]
 fn auto_compares_them_and_asks_for_no_notice_of_ends_of_the_whole_machine() {
     let lab = lab!();
-    let _listeners = ["127.0.0.1:22", "0.0.0.0:8022"].map(|address| lab.listen(address));
+    let _listeners = ["127.0.0.1:2214", "0.0.0.0:8022"].map(|address| lab.listen(address));
     for options in [&["--events", "auto"][..], &["--events", "auto", "--inbound"], &["--events", "ebpf"]] {
-        let watch = lab.watch(&[&["--ports", "22,2222"], options].concat());
+        let mut watch = lab.watch(&[&["--ports", "2214,2215"], options].concat());
         let events =
             with_action(&watch.records(), "watch-started")[0]["portreeve"]["watch"]["events"].clone();
         if events["ebpf"] != "on" {
@@ -71,7 +71,9 @@ fn auto_compares_them_and_asks_for_no_notice_of_ends_of_the_whole_machine() {
         };
         assert_eq!(events["destroy"], ends, "{options:?}: {events}");
         let sent = attempt_all(&lab);
-        std::thread::sleep(Duration::from_millis(300));
+        watch.wait_for("the end of each", |records| {
+            (with_action(records, "connection-closed").len() >= 14).then_some(())
+        });
         let records = watch.stop().records;
         let coverage = &with_action(&records, "coverage").pop().unwrap()["portreeve"]["coverage"];
         let fields = ["comparable", "accounted", "missed_at_most", "agrees", "kernel.active_opens"];
@@ -82,8 +84,10 @@ fn auto_compares_them_and_asks_for_no_notice_of_ends_of_the_whole_machine() {
         let gaps = with_action(&records, "gap");
         assert!(gaps.is_empty(), "{options:?}: {gaps:#?}");
         let closes = with_action(&records, "connection-closed");
-        let mut inexact = closes.iter().filter(|close| close["portreeve"]["close"]["exact"] != true);
-        assert!(inexact.next().is_none(), "{options:?}: {coverage:#} {closes:#?}");
+        // The kernel leaves a run of the program out now and then, and counts it: a look tells of that end, and not exactly.
+        let inexact = closes.iter().filter(|close| close["portreeve"]["close"]["exact"] != true).count();
+        let left_out = coverage["lost"]["ebpf"].as_u64().unwrap();
+        assert!(inexact as u64 <= left_out, "{options:?}: {coverage:#} {closes:#?}");
         assert_eq!((with_action(&records, "connection-opened").len(), closes.len()), (14, 14), "{options:?}");
     }
 }

@@ -3,15 +3,14 @@
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::lab;
 use crate::support::lab::{Lab, NOBODY};
 use crate::support::log::{assert_fields, with_action};
-use crate::support::watch::{PORTREEVE, Watch};
-use crate::support::{find_program, not_run};
+use crate::support::watch::{PATIENCE, PORTREEVE, Watch};
+use crate::support::{find_program, not_run, wait_for};
 
 fn copy(lab: &Lab, of: &str, to: &str) -> String {
     let path = lab.path(to);
@@ -52,7 +51,14 @@ fn a_client_that_connects_and_one_that_never_does_are_told_from_start_to_end() {
     };
     let mut connects = run(&["-p", &port, "127.0.0.1"]);
     // No name: it never gets as far as a socket.
-    let mut fails = run(&["-o", "ProxyCommand=false", "127.0.0.1"]);
+    let gate = lab.path("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let mut fails = run(&["-o", &format!("ProxyCommand=cat {}", gate.display()), "127.0.0.1"]);
+    // Each lives until its start is told: one that is over sooner may be missed, which is told otherwise.
+    for client in [&connects, &fails] {
+        watch.wait_for("its start", |records| of(records, "process-started", client.id()).map(drop));
+    }
+    std::fs::write(&gate, "").unwrap();
     assert_eq!(fails.wait().unwrap().code(), Some(255));
     let (stream, _) = listener.accept().unwrap();
     let open = watch.wait_opened();
@@ -100,7 +106,10 @@ fn a_process_that_becomes_another_program_ends_as_the_first_and_what_stood_is_no
     let lab = lab!();
     let (sh, sleep) = (copy(&lab, "sh", "test-sh"), copy(&lab, "sleep", "test-sleep"));
     let mut before = Command::new(&sleep).arg("9").spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    wait_for("what stands", PATIENCE, || {
+        let runs = std::fs::read_link(format!("/proc/{}/exe", before.id())).ok()?;
+        (runs.as_os_str() == sleep.as_str()).then_some(())
+    });
     let both = format!("--executions={sh},{sleep}");
     let mut watch = match watch(&lab, &["--ports", "1", &both]) {
         Ok(watch) => watch,
@@ -111,10 +120,15 @@ fn a_process_that_becomes_another_program_ends_as_the_first_and_what_stood_is_no
     };
     before.kill().unwrap();
     before.wait().unwrap();
-    // It has to be the first for as long as it takes to be read.
-    let script = format!("sleep 0.2; exec {sleep} 0.1");
-    let mut child = Command::new(&sh).args(["-c", &script]).spawn().unwrap();
-    assert!(child.wait().unwrap().success());
+    // It has to be each of them for as long as it takes to be read.
+    let script = format!("read line; exec {sleep} 9");
+    let mut child = Command::new(&sh).args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    watch.wait_actions("process-started", 1);
+    drop(child.stdin.take());
+    watch.wait_actions("process-started", 2);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    child.wait().unwrap();
     watch.wait_actions("process-ended", 2);
     let records = watch.stop().records;
     let story: Vec<_> = records
@@ -130,7 +144,7 @@ fn a_process_that_becomes_another_program_ends_as_the_first_and_what_stood_is_no
         ("test-sh", "started"),
         ("test-sh", "executed"),
         ("test-sleep", "started"),
-        ("test-sleep", "exited"),
+        ("test-sleep", "killed"),
     ];
     assert_eq!(story, wanted);
 }

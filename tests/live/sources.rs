@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -259,15 +259,25 @@ fn syn_follows_the_ports_that_are_watched() {
     let lab = lab!("bash");
     let (_first, _second) = (lab.listen(SSH), lab.listen("127.0.0.1:2222"));
     let mut watch = lab.watch(&["--interval", "1s"]);
+    // Each lives until it is let go, so that it can be read. Answers when it has connected.
     let connect = |port: u16| {
-        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; sleep 0.02");
-        let mut bash = lab.command("bash").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap();
-        let pid = bash.id();
-        assert!(bash.wait().unwrap().success());
-        pid
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; echo; read");
+        let mut bash = lab.command("bash");
+        bash.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut bash = bash.spawn().unwrap();
+        bash.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        bash
     };
-    let pids = [connect(22), connect(2222), connect(22)];
+    let end = |clients: Vec<Child>| {
+        for mut client in clients {
+            drop(client.stdin.take());
+            client.wait().unwrap();
+        }
+    };
+    let clients = vec![connect(22), connect(2222), connect(22)];
+    let pids: Vec<u32> = clients.iter().map(Child::id).collect();
     let opens = watch.wait_opens(2);
+    end(clients);
     for (open, pid) in opens.iter().zip([pids[0], pids[2]]) {
         let fields =
             json!({ "portreeve.connection.seen": "syn", "destination.port": 22, "process.pid": pid });
@@ -276,8 +286,10 @@ fn syn_follows_the_ports_that_are_watched() {
     std::fs::write(lab.path("portreeve.toml"), "ports = '2222'\n").unwrap();
     watch.signal(Signal::HUP);
     watch.wait_actions("watch-reloaded", 1);
-    let pids = [connect(22), connect(2222), connect(22), connect(2222)];
+    let clients = vec![connect(22), connect(2222), connect(22), connect(2222)];
+    let pids: Vec<u32> = clients.iter().map(Child::id).collect();
     let opens = watch.wait_opens(4);
+    end(clients);
     for (open, pid) in opens[2..].iter().zip([pids[1], pids[3]]) {
         let fields =
             json!({ "portreeve.connection.seen": "syn", "destination.port": 2222, "process.pid": pid });

@@ -212,10 +212,11 @@ fn what_ended_before_the_watch_began_is_not_told() {
     wait_for("three rows in TIME_WAIT", PATIENCE, || {
         (lab.run("ss -tanH state time-wait").lines().count() == 3).then_some(())
     });
-    let watch = lab.watch(&[]);
+    let mut watch = lab.watch(&[]);
     // Another connection makes it read the tables again, also after its first look.
     let client = lab.connect("127.0.0.1:22");
-    sleep_ms(500);
+    watch.wait_opened();
+    sleep_ms(300);
     let records = watch.stop().records;
     let told: Vec<_> = with_action(&records, "connection-opened")
         .iter()
