@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::lab;
 use crate::support::lab::Lab;
-use crate::support::log::{pick, with_action};
+use crate::support::log::{gaps_but_stalls, pick, with_action};
 use crate::support::not_run;
 use crate::words::netns;
 
@@ -81,7 +81,7 @@ fn auto_compares_them_and_asks_for_no_notice_of_ends_of_the_whole_machine() {
             "comparable": true, "accounted": sent, "missed_at_most": 0, "agrees": true, "kernel.active_opens": sent,
         });
         assert_eq!(pick(coverage, &fields), expected, "{options:?}: {coverage:#}");
-        let gaps = with_action(&records, "gap");
+        let gaps = gaps_but_stalls(&records);
         assert!(gaps.is_empty(), "{options:?}: {gaps:#?}");
         let closes = with_action(&records, "connection-closed");
         // The kernel leaves a run of the program out now and then, and counts it: a look tells of that end, and not exactly.

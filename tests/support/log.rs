@@ -10,6 +10,13 @@ pub fn with_action(records: &[Value], action: &str) -> Vec<Value> {
     records.iter().filter(|record| record["event"]["action"] == action).cloned().collect()
 }
 
+/// The gaps, but for those that only say that a watcher had no processor for a while: nothing is lost by that.
+pub fn gaps_but_stalls(records: &[Value]) -> Vec<Value> {
+    let mut gaps = with_action(records, "gap");
+    gaps.retain(|gap| gap["portreeve"]["gap"]["cause"] != "stalled");
+    gaps
+}
+
 /// The actions on connections, in order, without the frame of the run and without news of owners, which a busy machine
 /// may tell apart from the open.
 pub fn actions(records: &[Value]) -> Vec<&str> {
