@@ -43,7 +43,14 @@ pub(super) struct Memory {
     over: Vec<Execution>,
     /// Connections of those that are not followed, by pid and start, with the program that they ran: on a busy machine the
     /// notice of a program's start is taken behind its first connection.
-    early: HashMap<(u32, u64), (Option<Vec<u8>>, u64)>,
+    early: HashMap<(u32, u64), Early>,
+}
+
+/// Connections of a program whose start is not known.
+#[derive(Default)]
+struct Early {
+    program: Option<Vec<u8>>,
+    connections: u64,
 }
 
 /// A program that is followed from its start to its end.
@@ -146,8 +153,8 @@ impl Memory {
         let Some(known) = known.filter(|_| self.followed < MOST_FOLLOWED) else { return false };
         let process = &lineage.process;
         let early = self.early.remove(&(process.pid, process.start_ticks));
-        let connections =
-            early.filter(|(program, _)| *program == process.executable).map_or(0, |(_, count)| count);
+        let early = early.filter(|early| early.program == process.executable);
+        let connections = early.map_or(0, |early| early.connections);
         if known.followed.replace(Box::new(Followed { lineage, origin, started, connections })).is_none() {
             self.followed += 1;
         }
@@ -174,10 +181,10 @@ impl Memory {
             self.early.clear();
         }
         let early = self.early.entry(place).or_default();
-        if early.0 != process.executable {
-            *early = (process.executable.clone(), 0);
+        if early.program != process.executable {
+            *early = Early { program: process.executable.clone(), connections: 0 };
         }
-        early.1 += 1;
+        early.connections += 1;
     }
 
     /// Hashes have come that were pending when followed programs started.

@@ -159,6 +159,8 @@ impl Pipeline {
         let due = |(key, waiting): &(&Key, &Waiting)| {
             let waited = waited(waiting);
             let has_time = match self.has_word(key) {
+                // As long as the last row is there the kernel may not have let go of it: our FIN waits for its answer.
+                true if waiting.by == Evidence::Row && waited < LATE_NOTICE => true,
                 true => waited < LATE_WORD && !self.has_heard(waiting.since.boot + NOTICE_GRACE),
                 false => waited < LATE_NOTICE && self.holds.look(proc, key) == Sight::Gone,
             };

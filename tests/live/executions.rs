@@ -2,7 +2,8 @@
 //! programs are copies under names that nobody else uses.
 
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -29,6 +30,12 @@ fn watch(lab: &Lab, arguments: &[&str]) -> Result<Watch, String> {
     }
 }
 
+fn client(ssh: &str, config: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(ssh);
+    command.arg("-F").arg(config).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
 fn of<'a>(records: &'a [Value], action: &str, pid: u32) -> Option<&'a Value> {
     records.iter().find(|record| record["event"]["action"] == action && record["process"]["pid"] == pid)
 }
@@ -44,11 +51,7 @@ fn a_client_that_connects_and_one_that_never_does_are_told_from_start_to_end() {
         Err(why) => return not_run("executions::a_client_that_connects", &why),
     };
     let config = lab.path("ssh_config");
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(&ssh);
-        command.arg("-F").arg(&config).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
-        command.spawn().unwrap()
-    };
+    let run = |arguments: &[&str]| client(&ssh, &config, arguments);
     let mut connects = run(&["-p", &port, "127.0.0.1"]);
     // No name: it never gets as far as a socket.
     let gate = lab.path("gate");
