@@ -283,6 +283,8 @@ fn syn_follows_the_ports_that_are_watched() {
             json!({ "portreeve.connection.seen": "syn", "destination.port": 22, "process.pid": pid });
         assert_fields(open, &fields);
     }
+    // So has been taken the end of the one between them, whose port is none of those that are watched yet.
+    watch.wait_actions("connection-closed", 2);
     std::fs::write(lab.path("portreeve.toml"), "ports = '2222'\n").unwrap();
     watch.signal(Signal::HUP);
     watch.wait_actions("watch-reloaded", 1);
