@@ -11,6 +11,7 @@ use crate::attribution::{Execution, ExecutionEnd};
 use crate::connection::Moment;
 use crate::event::{Actor, Event, ProcessEnd, ProcessFate, What};
 use crate::proc::Proc;
+use crate::process::Process;
 use crate::source::ExecutionChoice;
 use crate::ssh;
 
@@ -57,6 +58,13 @@ impl Pipeline {
             executions.miss(at);
         }
         told.push(Event { at, what: What::ProcessStarted(who) });
+    }
+
+    /// A connection was attributed to a process, whose program may be followed.
+    pub(super) fn count_connection(&mut self, owner: &Process) {
+        if self.executions.is_some() {
+            self.attributor.connected(owner);
+        }
     }
 
     /// Those that are over, and what was missed.

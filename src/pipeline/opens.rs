@@ -393,7 +393,7 @@ impl Pipeline {
         }
         self.remember(proc, key, &attribution, held.clone(), at);
         if let Some(owner) = attribution.owner().filter(|_| direction == Direction::Egress) {
-            self.attributor.connected(owner);
+            self.count_connection(owner);
         }
         let Some(entry) = self.table.get_mut(&key) else { return };
         let connection = Arc::make_mut(&mut entry.connection);
@@ -581,12 +581,15 @@ impl Pipeline {
         if let Attribution::Owned { latency, .. } | Attribution::Audited { latency, .. } = &attribution {
             self.coverage.attributed(*latency);
         }
-        if let (Attribution::Unknown(_), Attribution::Owned { lineage, .. }) = (old, &attribution) {
-            self.attributor.connected(&lineage.process);
-        }
+        let was_unknown = matches!(old, Attribution::Unknown(_));
         let was_sought = *old == Attribution::Unknown(Reason::Budget);
         let Connection { direction, opened, way: old, .. } = entry.connection.as_ref();
         let (direction, opened, old) = (*direction, opened.boot, old.clone());
+        if let Attribution::Owned { lineage, .. } = &attribution
+            && was_unknown
+        {
+            self.count_connection(&lineage.process);
+        }
         let way = self.way_of(proc, &key, direction, &attribution, held.as_ref(), opened);
         let way = way.map(|way| Arc::new(old.as_ref().map_or(way.clone(), |old| way.or_older(old))));
         let Some(entry) = self.table.get_mut(&key) else { return };

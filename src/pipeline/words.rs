@@ -626,7 +626,7 @@ impl Pipeline {
     ) -> Connection {
         let Pending { sight, opened, uid, attribution, way, .. } = pending;
         if let Some(owner) = attribution.owner() {
-            self.attributor.connected(owner);
+            self.count_connection(owner);
         }
         Connection {
             id: (self.new_id)(at),
