@@ -70,6 +70,12 @@ pub fn split_arguments(text: &[u8]) -> Vec<Vec<u8>> {
 }
 
 impl Process {
+    /// True if both are readings of one process. Two that bear one pid within a clock tick are taken for one.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.start_ticks) == (other.pid, other.start_ticks)
+    }
+
     /// One of which nothing is known but its number; whoever makes it says what else is.
     #[must_use]
     pub fn of_pid(pid: u32) -> Self {
@@ -215,10 +221,8 @@ impl Lineage {
         if old.cut.is_some() && old.process.ppid == self.process.ppid {
             return self;
         }
-        let is_same =
-            |one: &Process, other: &Process| (one.pid, one.start_ticks) == (other.pid, other.start_ticks);
         let link = |then: &Arc<Process>| {
-            let now = self.ancestry.iter().find(|now| then.args.is_empty() && is_same(then, now));
+            let now = self.ancestry.iter().find(|now| then.args.is_empty() && then.is_same(now));
             Arc::clone(now.filter(|now| !now.args.is_empty()).unwrap_or(then))
         };
         let ancestry: Vec<_> = old.ancestry.iter().map(link).collect();

@@ -149,7 +149,7 @@ impl Memory {
         started: Moment,
     ) -> bool {
         let known = self.by_pid.get_mut(&lineage.process.pid);
-        let known = known.filter(|known| is_same(&known.process, &lineage.process) && !known.has_ended);
+        let known = known.filter(|known| known.process.is_same(&lineage.process) && !known.has_ended);
         let Some(known) = known.filter(|_| self.followed < MOST_FOLLOWED) else { return false };
         let process = &lineage.process;
         let early = self.early.remove(&(process.pid, process.start_ticks));
@@ -171,7 +171,7 @@ impl Memory {
 
     /// A connection of a process was told.
     pub(super) fn connected(&mut self, process: &Process) {
-        let known = self.by_pid.get_mut(&process.pid).filter(|known| is_same(&known.process, process));
+        let known = self.by_pid.get_mut(&process.pid).filter(|known| known.process.is_same(process));
         if let Some(followed) = known.and_then(|known| known.followed.as_mut()) {
             followed.connections += 1;
             return;
@@ -229,7 +229,7 @@ impl Memory {
     /// True if this is the process that is followed under its number.
     pub(super) fn is_followed(&self, process: &Process) -> bool {
         let known = self.by_pid.get(&process.pid).filter(|known| known.followed.is_some());
-        known.is_some_and(|known| is_same(&known.process, process))
+        known.is_some_and(|known| known.process.is_same(process))
     }
 
     /// A followed one is gone, and nothing told its end.
@@ -288,7 +288,7 @@ impl Memory {
     /// True if the one that is read now is the one that made `of`.
     pub(super) fn is_parent(&self, of: &Process, now: &Process) -> bool {
         match self.parent(of) {
-            Some(noted) => !noted.has_ended && is_same(&noted.process, now),
+            Some(noted) => !noted.has_ended && noted.process.is_same(now),
             // Older than its child and alive, so it was when it made it.
             None => now.pid == of.ppid && now.start_ticks < of.start_ticks,
         }
@@ -297,7 +297,7 @@ impl Memory {
     /// Those above a process that are remembered, the nearest first.
     pub(super) fn ancestors(&self, of: &Process) -> Vec<Arc<Process>> {
         let mut chain: Vec<Arc<Process>> = Vec::new();
-        let mut child = self.by_pid.get(&of.pid).filter(|known| is_same(&known.process, of));
+        let mut child = self.by_pid.get(&of.pid).filter(|known| known.process.is_same(of));
         while let Some(Name { pid, id }) = child.and_then(|child| child.parent)
             && chain.len() < MOST_ANCESTORS
         {
@@ -311,7 +311,7 @@ impl Memory {
     }
 
     fn parent(&self, of: &Process) -> Option<&Remembered> {
-        let known = self.by_pid.get(&of.pid).filter(|known| is_same(&known.process, of))?;
+        let known = self.by_pid.get(&of.pid).filter(|known| known.process.is_same(of))?;
         let Name { pid, id } = known.parent?;
         self.by_pid.get(&pid).filter(|parent| parent.id == id)
     }
@@ -362,10 +362,6 @@ impl Memory {
             None => followed.over(gone_by, ExecutionEnd::Vanished),
         });
     }
-}
-
-fn is_same(one: &Process, other: &Process) -> bool {
-    (one.pid, one.start_ticks) == (other.pid, other.start_ticks)
 }
 
 fn shortened(mut process: Process) -> Arc<Process> {

@@ -292,8 +292,7 @@ impl Pipeline {
         let (tuple, at) = (place.1, syn.at);
         if self.take_disconnection((place.0, tuple.local.port()), at) {
             space.balance.matched += 1;
-            let failures = Failures { resets: self.new_failures(proc, space).resets, ..syn.failures };
-            self.tell_syn(place, Syn { failures, ..syn }, at, told);
+            self.tell_disconnected(proc, space, place, syn, at, told);
             return;
         }
         let told = self.told_by_end.remove(&place);
@@ -528,10 +527,23 @@ impl Pipeline {
             return false;
         };
         let Some(syn) = self.take_first_syn(place) else { return false };
+        self.tell_disconnected(proc, space, place, syn, at, told);
+        true
+    }
+
+    /// What a SYN began whose socket was disconnected since.
+    fn tell_disconnected(
+        &mut self,
+        proc: &Proc,
+        space: &Namespace,
+        place: (Netns, Tuple),
+        syn: Syn,
+        at: Moment,
+        told: &mut Vec<Event>,
+    ) {
         let resets = self.new_failures(proc, space).resets;
         let syn = Syn { failures: Failures { resets, ..syn.failures }, ..syn };
         self.tell_syn(place, syn, at, told);
-        true
     }
 
     /// True if a socket of this port was disconnected a moment ago, and no SYN was its.

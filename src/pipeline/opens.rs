@@ -701,8 +701,7 @@ pub(super) fn known(connection: &Connection) -> Known<'_> {
 fn with_chain_of_then(old: &Attribution, new: Attribution) -> Attribution {
     match (old, new) {
         (Attribution::Owned { lineage: old, .. }, Attribution::Owned { lineage, holders, latency })
-            if (old.process.pid, old.process.start_ticks)
-                == (lineage.process.pid, lineage.process.start_ticks) =>
+            if old.process.is_same(&lineage.process) =>
         {
             Attribution::Owned { lineage: lineage.with_chain_of(old), holders, latency }
         }
